@@ -1,0 +1,23 @@
+"""BioCLIP 2 in JAX: contrastive image-text training on the tree of life.
+
+`load` opens a trained model, `tokenize` turns texts into CLIP token ids. Both are imported on
+first use so that `import bioclip2_jax` and `bioclip2 --help` stay fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bioclip2_jax.loading import load
+    from bioclip2_jax.text.tokenizer import tokenize
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "tokenize"]
+
+_LAZY = {"load": "bioclip2_jax.loading", "tokenize": "bioclip2_jax.text.tokenizer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'bioclip2_jax' has no attribute {name!r}")

@@ -1,0 +1,159 @@
+"""Training batches with Grain: what a batch holds is a function of (seed, step) alone.
+
+The order of the corpus is one global shuffle per epoch. Step `s` takes positions
+`s * batch ... (s + 1) * batch` of the endless sequence of epochs, and a host decodes only its own
+slice of them. No iterator state has to be saved, and any number of hosts, workers and restarts
+sees the same examples, crops and captions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from bioclip2_jax import captions, images
+from bioclip2_jax.data import records, sources
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.text.tokenizer import tokenize
+
+TOKEN_BUCKETS = (16, 24, 32, 48, 77)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image; see `images.augment`."""
+
+    size: int
+    crop_scale: tuple[float, float]
+    flip: bool
+    color_jitter: float
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One stream of pairs: where records come from and how many a step takes.
+
+    Attributes:
+      source: random access to records.
+      seed: of the shuffle and the crops.
+      batch_size: pairs a step, over all hosts.
+      token_lengths: text kind → tokens kept; longer than any caption of that kind.
+    """
+
+    source: sources.Source
+    seed: int
+    batch_size: int
+    token_lengths: dict[str, int]
+
+
+def bucket(length: int) -> int:
+    """The smallest token length the step is compiled for that holds `length` tokens."""
+    return next(size for size in TOKEN_BUCKETS if size >= min(length, TOKEN_BUCKETS[-1]))
+
+
+def caption_of(record: dict, kind: str) -> str:
+    """The training caption of a record: its own `caption` label (replay) or its taxonomy's."""
+    own = record["labels"].get("caption", "")
+    if own:
+        return own
+    taxon = records.taxon_of(record)
+    return captions.caption(kind, taxon, record["scientificName"], record["vernacularName"])
+
+
+def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus:
+    """Opens a prepared dataset for training.
+
+    Captions are cut to the longest of their kind in the whole dataset: exact, because the text
+    tower is causal and pools at the end-of-text token, and the same on every host.
+
+    Raises:
+      UserError: the split is missing or empty.
+    """
+    source = sources.open_split(data_dir, split)
+    if not len(source):
+        raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
+    taxa = sources.read_taxa(data_dir)
+    own_captions = "caption" in source[0]["labels"]
+    lengths = {}
+    for kind in captions.TEXT_KINDS:
+        texts = [
+            captions.caption(kind, entry.taxon, entry.scientific_name, entry.vernacular_name)
+            for entry in taxa
+        ]
+        end = 76 if own_captions or not texts else int(tokenize(texts).argmax(axis=1).max())
+        lengths[kind] = bucket(end + 1)
+    return Corpus(source, seed, batch_size, lengths)
+
+
+def examples_at(corpus: Corpus, step: int, host: int, num_hosts: int) -> list[tuple[int, int]]:
+    """(epoch, record index) of every example that `host` reads at `step`, in batch order."""
+    order = grain.MapDataset.range(len(corpus.source)).shuffle(corpus.seed).repeat()
+    local = corpus.batch_size // num_hosts
+    start = step * corpus.batch_size + host * local
+    return [(p // len(corpus.source), int(order[p])) for p in range(start, start + local)]
+
+
+def make_batch(
+    corpus: Corpus, augmentation: Augmentation, step: int, host: int = 0, num_hosts: int = 1
+) -> dict[str, np.ndarray]:
+    """Reads, augments and tokenises this host's slice of one step.
+
+    A record whose image cannot be decoded becomes a grey image of weight 0.
+
+    Returns:
+      `images` [local, size, size, 3] uint8, `tokens` [local, length] int32, `weights` [local]
+      float32.
+    """
+    size = augmentation.size
+    examples = examples_at(corpus, step, host, num_hosts)
+    pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
+    weights = np.ones(len(examples), np.float32)
+    kind = captions.text_kind(corpus.seed, step)
+    texts = []
+    for row, (epoch, index) in enumerate(examples):
+        record = corpus.source[index]
+        texts.append(caption_of(record, kind))
+        rng = np.random.default_rng((corpus.seed, epoch, index))
+        try:
+            image = images.decode(record["image"])
+            pixels[row] = images.augment(image, rng, **vars(augmentation))
+        except images.BadImage:
+            weights[row] = 0
+    tokens = tokenize(texts)[:, : corpus.token_lengths[kind]]
+    return {"images": pixels, "tokens": tokens, "weights": weights}
+
+
+def batches(
+    config: ConfigDict, image_size: int, start: int, host: int = 0, num_hosts: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """This host's slices of the batches of steps `start` ... `config.train.steps`.
+
+    With replay on, the keys of the second stream carry the prefix `replay_`.
+    """
+    data, train = config.data, config.train
+    augmentation = Augmentation(
+        image_size, tuple(data.crop_scale), data.flip, float(data.color_jitter)
+    )
+    streams = {"": open_corpus(data.dir, data.split, config.seed, train.batch_size)}
+    if train.replay_batch_size:
+        # Another seed, so that equal-sized corpora do not walk in the same order.
+        streams["replay_"] = open_corpus(
+            data.replay_dir, data.split, config.seed + 1, train.replay_batch_size
+        )
+
+    def load(step: int) -> dict[str, np.ndarray]:
+        return {
+            prefix + key: value
+            for prefix, corpus in streams.items()
+            for key, value in make_batch(corpus, augmentation, step, host, num_hosts).items()
+        }
+
+    dataset = grain.MapDataset.range(start, train.steps).map(load)
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)
+    dataset = dataset.to_iter_dataset(options)
+    if data.workers:
+        workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(workers)
+    return iter(dataset)

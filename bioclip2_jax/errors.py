@@ -1,0 +1,25 @@
+"""Errors a user can act on: one sentence that names the culprit and the way out."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad data or a failed run. The command line prints the message alone and exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """A wrong option, config key or path in the call itself. The command line exits with 2."""
+
+    exit_code = 2
+
+
+def exit_on_user_error(program: Callable[[], object]) -> None:
+    """Runs a program; a `UserError` becomes one line on standard error and its exit code."""
+    try:
+        program()
+    except UserError as error:
+        print(f"bioclip2: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Evaluation protocols as pure functions: arrays of features and labels in, results out."""

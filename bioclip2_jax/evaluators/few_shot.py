@@ -1,0 +1,105 @@
+"""Few-shot classification by nearest centroid (SimpleShot, Wang et al. 2019, CL2N).
+
+Protocol of BioCLIP 2: five folds seeded 0 ... 4, k images of every class as support, all other
+images as queries; features are centred by the mean of the support and normalised again, centroids
+are plain means.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from bioclip2_jax.evaluators.metrics import TOP, Outcomes, top_k
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Result of `few_shot` on n images.
+
+    Attributes:
+      outcomes: trials are the folds in which an image was a query.
+      fold_top1: [folds] float, accuracy over the queries of each fold.
+      classes: labels that took part, in order of first appearance.
+      left_out: labels with fewer than k + 1 images.
+    """
+
+    outcomes: Outcomes
+    fold_top1: np.ndarray
+    classes: list[int]
+    left_out: list[int]
+
+    @property
+    def std(self) -> float | None:
+        """Population standard deviation over the folds."""
+        return float(self.fold_top1.std()) if len(self.fold_top1) else None
+
+
+def split_support(images_of: dict[int, list[int]], k: int, fold: int) -> tuple[list, list]:
+    """Draws k images a class as the reference does: Python's `random` seeded by the fold.
+
+    Args:
+      images_of: class → its image rows, classes in order of first appearance.
+      k: support images a class.
+      fold: the seed.
+
+    Returns:
+      Support and query rows of every class, in the order of `images_of`.
+    """
+    rng = random.Random(fold)
+    support, queries = [], []
+    for rows in images_of.values():
+        shuffled = list(rows)
+        rng.shuffle(shuffled)
+        support.append(shuffled[:k])
+        queries.append(shuffled[k:])
+    return support, queries
+
+
+def _normalize(features: np.ndarray) -> np.ndarray:
+    # A single support image equals its own mean: leave it at zero rather than divide by zero.
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)
+
+
+def few_shot(
+    features: np.ndarray, labels: np.ndarray, k: int, rank_groups: dict[str, np.ndarray]
+) -> FewShot:
+    """Names images by the nearest centroid of k labelled images a class.
+
+    Args:
+      features: [n, dim] float32, L2-normalised.
+      labels: [n] int.
+      k: support images a class.
+      rank_groups: rank → [classes] int, lineage number of every label.
+    """
+    images_of: dict[int, list[int]] = {}
+    for row, label in enumerate(labels.tolist()):
+        images_of.setdefault(label, []).append(row)
+    left_out = [label for label, rows in images_of.items() if len(rows) < k + 1]
+    images_of = {label: rows for label, rows in images_of.items() if len(rows) > k}
+    classes = np.fromiter(images_of, np.int64)
+
+    trials = np.zeros(len(labels), np.int64)
+    top = {size: np.zeros(len(labels), np.int64) for size in TOP}
+    ranks = {rank: np.zeros(len(labels), np.int64) for rank in rank_groups}
+    fold_top1 = []
+    # With a single class there is nothing to tell apart.
+    for fold in range(FOLDS if len(classes) > 1 else 0):
+        support, queries = split_support(images_of, k, fold)
+        mean = features[np.concatenate(support)].mean(axis=0)
+        centroids = np.stack([_normalize(features[rows] - mean).mean(axis=0) for rows in support])
+        rows = np.concatenate(queries)
+        truth = labels[rows]
+        # Squared Euclidean distance without the query's own norm, which is the same for all.
+        distances = (centroids**2).sum(axis=1) - 2 * _normalize(features[rows] - mean) @ centroids.T
+        answers = classes[top_k(-distances, max(TOP))]
+        trials[rows] += 1
+        for size in TOP:
+            top[size][rows] += (answers[:, :size] == truth[:, None]).any(axis=1)
+        for rank, groups in rank_groups.items():
+            ranks[rank][rows] += groups[answers[:, 0]] == groups[truth]
+        fold_top1.append((answers[:, 0] == truth).mean())
+    return FewShot(Outcomes(trials, top, ranks), np.asarray(fold_top1), classes.tolist(), left_out)

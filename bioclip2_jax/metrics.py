@@ -1,0 +1,84 @@
+"""Where the numbers of a training run go: a console bar, `metrics.jsonl`, TensorBoard."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+# Peak dense bfloat16 FLOP/s of one device by `device_kind`, from the makers' data sheets.
+_PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops() -> float | None:
+    """Peak bfloat16 FLOP/s of all devices together, or None where it is not known (CPUs)."""
+    kind = jax.devices()[0].device_kind
+    matches = [name for name in _PEAK_FLOPS if kind.startswith(name)]
+    if not matches:
+        return None
+    return _PEAK_FLOPS[max(matches, key=len)] * jax.device_count()
+
+
+class MetricsWriter:
+    """Appends one row a logged step; on resume first drops the rows past the checkpoint."""
+
+    def __init__(self, workdir: Path, start: int, stop: int):
+        """`start`: finished updates at the checkpoint; `stop`: updates of the whole run."""
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            _drop_rows_after(path, start)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._bar = tqdm(
+            total=stop,
+            initial=start,
+            unit="step",
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        """Records the metrics of the update that made `step` updates finished."""
+        self._file.write(json.dumps({"step": step} | row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+        self._bar.n = step
+        shown = {name: f"{row[name]:.4g}" for name in ("loss", "accuracy", "samples_per_second")}
+        self._bar.set_postfix(shown)
+        if self._bar.disable:
+            text = " ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"step {step} {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._file.close()
+        self._board.close()
+        self._bar.close()
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Keeps the rows up to `step`; a last line cut off by a crash goes as well."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    partial = path.with_suffix(".tmp")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,49 @@
+"""Every setting there is, at its default. A recipe calls `get_config` and edits what differs."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: the paper's optimizer, loss and image handling at a neutral size."""
+    config = ConfigDict()
+    config.seed = 42
+    config.init = ""  # exported directory, workdir or step folder to take the weights from
+
+    config.model = ConfigDict()
+    config.model.name = "vit_b16"  # a key of bioclip2_jax.models.presets.PRESETS
+    config.model.dtype = "bfloat16"  # compute; parameters and Adam stay float32
+    config.model.remat = True  # recompute each block in the backward pass
+
+    config.data = ConfigDict()
+    config.data.dir = ""  # folder written by `bioclip2 prepare`
+    config.data.replay_dir = ""  # the same for general images; empty: no replay
+    config.data.split = "train"
+    config.data.mean = (0.485, 0.456, 0.406)  # ImageNet, which the original trained with
+    config.data.std = (0.229, 0.224, 0.225)
+    config.data.resize_mode = "shortest"  # evaluation: "shortest" (then centre crop) or "squash"
+    config.data.interpolation = "bicubic"  # evaluation
+    config.data.crop_scale = (0.9, 1.0)  # area of RandomResizedCrop
+    config.data.flip = False
+    config.data.color_jitter = 0.0  # largest relative change of brightness, contrast, saturation
+    config.data.workers = 0  # Grain worker processes; 0 reads in threads of this process
+    config.data.threads = 4  # batches made at the same time
+
+    config.train = ConfigDict()
+    config.train.steps = 10_000
+    config.train.batch_size = 4096  # images a step, over all devices
+    config.train.replay_batch_size = 0  # replay images a step, over all devices
+    config.train.learning_rate = 1e-4
+    config.train.warmup_steps = 1000
+    config.train.weight_decay = 0.2
+    config.train.beta1 = 0.9
+    config.train.beta2 = 0.98
+    config.train.epsilon = 1e-6
+    config.train.patch_keep = 1.0  # share of image patches seen in training (FLIP)
+    config.train.log_every = 10
+    config.train.checkpoint_every = 1000
+    config.train.keep_checkpoints = 3
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that split the batch alone; -1: all that are left
+    config.mesh.fsdp = 1  # devices that also split parameters and optimizer state
+    return config
