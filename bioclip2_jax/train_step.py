@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from bioclip2_jax import optim, sharding
 from bioclip2_jax.losses import contrastive_loss
 from bioclip2_jax.models import clip
+from bioclip2_jax.models.layers import Execution
 from bioclip2_jax.models.presets import ClipConfig
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -100,7 +101,8 @@ def make_train_step(
     """
     update = optim.optimizer(config.train)
     schedule = optim.learning_rate(config.train)
-    dtype = jnp.dtype(config.model.dtype)
+    settings = config.model
+    execution = Execution(settings.dtype, settings.scan, settings.remat)
 
     def train_step(
         state: TrainState, batch: dict[str, jax.Array]
@@ -108,7 +110,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_of(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            bound = clip.bind(model, params, dtype=dtype, remat=config.model.remat)
+            bound = clip.bind(model, params, execution)
             return losses(bound, config, batch, key)
 
         (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

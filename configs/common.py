@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "vit_b16"  # a key of bioclip2_jax.models.presets.PRESETS
     config.model.dtype = "bfloat16"  # compute; parameters and Adam stay float32
+    config.model.scan = True  # one compiled body for all blocks; False is faster on CPUs
     config.model.remat = True  # recompute each block in the backward pass
 
     config.data = ConfigDict()

@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
     config = common.get_config()
     config.model.name = "tiny"
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
+    config.model.scan = False
     config.model.remat = False
     config.data.dir = "runs/quickstart/data"
     config.train.steps = 600

@@ -1,0 +1,81 @@
+"""`bioclip2 predict`."""
+
+import click
+
+SOME_FAILED = 3
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option(
+    "--model", "model_path", required=True, help="Exported folder, workdir or checkpoint folder."
+)
+@click.option("--labels", type=click.Path(), help="Text file with one free label a line.")
+@click.option(
+    "--taxa", type=click.Path(), help="CSV with rank columns, such as a dataset's taxa.csv."
+)
+@click.option(
+    "--rank",
+    type=click.Choice(["kingdom", "phylum", "class", "order", "family", "genus", "species"]),
+    help="With --taxa: the rank to answer at.  [default: species]",
+)
+@click.option(
+    "--k", default=5, show_default=True, type=click.IntRange(min=1), help="Names a picture."
+)
+@click.option("--output", default="-", show_default=True, help="CSV file; '-' is standard output.")
+@click.option(
+    "--batch-size",
+    default=32,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Pictures encoded at a time.",
+)
+def predict(
+    images: tuple[str, ...],
+    model_path: str,
+    labels: str | None,
+    taxa: str | None,
+    rank: str | None,
+    k: int,
+    output: str,
+    batch_size: int,
+) -> None:
+    """Name the organisms in IMAGES: files, folders or quoted patterns.
+
+    Prints CSV, the best name first. Pictures that cannot be read are named on standard error; the
+    exit code is then 3, or 1 if none could be read.
+
+    \b
+    Examples:
+      bioclip2 predict bird.jpg --model runs/first --taxa data/birds/taxa.csv
+      bioclip2 predict photos/ --model export/ --labels names.txt --output answers.csv
+    """
+    import csv
+
+    from bioclip2_jax import predict as program
+    from bioclip2_jax.errors import UsageError
+    from bioclip2_jax.loading import load
+
+    if (labels is None) == (taxa is None):
+        raise UsageError("give either --labels FILE or --taxa CSV")
+    if rank and labels:
+        raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
+    paths = program.find_images(images)
+    label_set = (
+        program.read_labels(labels) if labels else program.read_taxa(taxa, rank or "species")
+    )
+    failed = 0
+    with program.open_output(output) as file:
+        model = load(model_path)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file_name", *label_set.columns, "score"])
+        for answer in program.predict(model, paths, label_set, k, batch_size):
+            if answer.error:
+                failed += 1
+                click.echo(f"{answer.file_name}: {answer.error}", err=True)
+            for cells, score in answer.answers:
+                writer.writerow([answer.file_name, *cells, score])
+            file.flush()
+    if failed:
+        click.echo(f"{failed} of {len(paths)} pictures could not be read", err=True)
+        raise SystemExit(1 if failed == len(paths) else SOME_FAILED)

@@ -1,0 +1,54 @@
+"""What one record of a dataset holds, on disk and in memory.
+
+In memory a record is a dict: `image` (bytes, encoded as they came), the text fields of
+`TEXT_FIELDS`, and `labels` (name → text; every further column, such as sex, lifeStage, habitat or
+a measured trait). Empty text means unknown.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bioclip2_jax.taxonomy import RANKS, Taxon
+
+TEXT_FIELDS = (
+    "key",
+    *RANKS,
+    "scientificName",
+    "vernacularName",
+    "source",
+    "licence",
+    "datasetName",
+)
+
+Record = dict[str, Any]
+
+
+def make_record(
+    *,
+    key: str,
+    image: bytes,
+    taxon: Taxon,
+    scientific_name: str = "",
+    vernacular_name: str = "",
+    source: str = "",
+    licence: str = "",
+    dataset_name: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> Record:
+    """Assembles a record; a missing scientific name is taken from the lineage."""
+    texts = (
+        key,
+        *taxon.ranks,
+        scientific_name or taxon.scientific_name,
+        vernacular_name,
+        source,
+        licence,
+        dataset_name,
+    )
+    fields = dict(zip(TEXT_FIELDS, texts, strict=True))
+    return fields | {"image": image, "labels": dict(labels or {})}
+
+
+def taxon_of(record: Mapping[str, Any]) -> Taxon:
+    """The lineage of a record."""
+    return Taxon(*(record[rank] for rank in RANKS))

@@ -1,0 +1,120 @@
+"""Random access to a dataset folder made by `bioclip2 prepare`, without TensorFlow."""
+
+import csv
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from bioclip2_jax.data.records import TEXT_FIELDS, Record
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+
+TAXA_FILE = "taxa.csv"
+
+
+class Source:
+    """The records of one split; `len(source)` and `source[index]`. Can be pickled."""
+
+    def __init__(self, data_source):
+        """`data_source`: of `tfds.core.DatasetBuilder.as_data_source`."""
+        self._data_source = data_source
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._data_source)
+
+    def __getitem__(self, index: int) -> Record:
+        """The record at `index`, see `data/records.py`."""
+        row = self._data_source[index]
+        record: Record = {name: row[name].decode("utf-8") for name in TEXT_FIELDS}
+        record["image"] = row["image"]
+        record["labels"] = {
+            name: value.decode("utf-8") for name, value in row.get("labels", {}).items()
+        }
+        return record
+
+
+def dataset_folder(data_dir: str | Path) -> Path:
+    """The folder that holds `features.json`: `data_dir` itself or the only one below it.
+
+    Raises:
+      UserError: no dataset there, or several.
+    """
+    root = Path(data_dir)
+    if (root / "features.json").is_file():
+        return root
+    found = sorted(path.parent for path in root.glob("**/features.json"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{root} holds several datasets; name one of them, for example {found[0]}")
+    raise UserError(f"{root}: no dataset here (no features.json); make one with `bioclip2 prepare`")
+
+
+def _builder(data_dir: str | Path) -> tfds.core.DatasetBuilder:
+    folder = dataset_folder(data_dir)
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        features = builder.info.features
+    except Exception as error:
+        raise UserError(f"{folder}: its metadata cannot be read ({error})") from error
+    missing = [name for name in (*TEXT_FIELDS, "image") if name not in features]
+    if missing:
+        raise UserError(
+            f"{folder}: not a dataset made by `bioclip2 prepare` (no {', '.join(missing)})"
+        )
+    return builder
+
+
+def splits(data_dir: str | Path) -> dict[str, int]:
+    """Split name → number of records.
+
+    Raises:
+      UserError: no dataset there.
+    """
+    return {name: info.num_examples for name, info in _builder(data_dir).info.splits.items()}
+
+
+def open_split(data_dir: str | Path, split: str) -> Source:
+    """Opens one split.
+
+    Raises:
+      UserError: no dataset there, no such split, or damaged shards.
+    """
+    builder = _builder(data_dir)
+    if split not in builder.info.splits:
+        names = ", ".join(builder.info.splits)
+        raise UserError(f"{data_dir}: no split {split!r}; there are {names}")
+    try:
+        source = builder.as_data_source(split)
+        expected, found = builder.info.splits[split].num_examples, len(source)
+    except Exception as error:
+        raise UserError(f"{data_dir}: the shards of {split!r} cannot be read ({error})") from error
+    if expected != found:
+        raise UserError(
+            f"{data_dir}: {split!r} should hold {expected} records, its shards hold {found};"
+            " prepare the dataset again"
+        )
+    return Source(source)
+
+
+def read_taxa(data_dir: str | Path) -> list[TaxonEntry]:
+    """All taxa of a dataset with their image counts, sorted by lineage.
+
+    Raises:
+      UserError: no dataset there, or its `taxa.csv` is missing or damaged.
+    """
+    path = dataset_folder(data_dir) / TAXA_FILE
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                TaxonEntry(
+                    Taxon(*(row.pop(rank) for rank in RANKS)),
+                    row.pop("scientificName"),
+                    row.pop("vernacularName"),
+                    {split: int(count) for split, count in row.items()},
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); prepare the dataset again") from error

@@ -1,0 +1,196 @@
+"""Features of pictures and of names: batch by batch, over all devices, bad pictures set aside."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bioclip2_jax import images
+from bioclip2_jax.data.records import Record, taxon_of
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.loading import Model
+from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.templates import ZERO_SHOT_TEMPLATES
+from bioclip2_jax.text.tokenizer import tokenize
+
+TOKEN_LENGTHS = (16, 24, 32, 48, 77)  # the text tower is compiled for these alone
+TEXTS_AT_A_TIME = 8192  # tokenised and sorted by length together
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """A stretch of pictures.
+
+    Attributes:
+      indices: number of every good picture.
+      features: [good, dim] float32, L2-normalised.
+      bad: (number, reason) of every picture that could not be read.
+    """
+
+    indices: list[int]
+    features: np.ndarray
+    bad: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """The good images of a dataset split, in the order of the split.
+
+    Attributes:
+      features: [n, dim] float32, L2-normalised.
+      indices: [n] int, position in the split.
+      keys: key of every image.
+      taxa: taxon of every image.
+      datasets: name of the dataset every image came from.
+      bad: (key, reason) of every image that could not be read.
+    """
+
+    features: np.ndarray
+    indices: np.ndarray
+    keys: list[str]
+    taxa: list[Taxon]
+    datasets: list[str]
+    bad: list[tuple[str, str]]
+
+
+def embed_images(
+    model: Model, count: int, read: Callable[[int], bytes], batch_size: int
+) -> Iterator[ImageBatch]:
+    """Decodes pictures in threads and encodes them; the next batch is read while one is encoded.
+
+    Args:
+      model: from `load`.
+      count: pictures are numbered 0 ... count - 1.
+      read: number → encoded bytes; an OSError or BadImage sets the picture aside.
+      batch_size: pictures at a time, rounded up to the devices.
+
+    Raises:
+      UserError: the model's features are not finite.
+    """
+    settings = model.preprocess
+    transform = images.eval_transform(settings.size, settings.resize_mode, settings.interpolation)
+
+    def pixels(index: int) -> np.ndarray | str:
+        try:
+            return transform(images.decode(read(index)))
+        except images.BadImage as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or str(error)
+
+    size = _round_up(min(batch_size, count))
+    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = [pool.submit(pixels, index) for index in chunks[0]] if chunks else []
+        for chunk, following in zip(chunks, [*chunks[1:], range(0)], strict=True):
+            loaded = [future.result() for future in waiting]
+            waiting = [pool.submit(pixels, index) for index in following]
+            good = [i for i, item in zip(chunk, loaded, strict=True) if not isinstance(item, str)]
+            bad = [
+                (i, item) for i, item in zip(chunk, loaded, strict=True) if isinstance(item, str)
+            ]
+            arrays = [item for item in loaded if not isinstance(item, str)]
+            features = np.zeros((0, model.config.embed_dim), np.float32)
+            if arrays:
+                features = _encode(model.encode_image, np.stack(arrays), size)
+            yield ImageBatch(good, features, bad)
+
+
+def embed_split(model: Model, source: Sequence[Record], batch_size: int) -> SplitFeatures:
+    """Encodes every image of a dataset split, as opened by `data.sources.open_split`.
+
+    Raises:
+      UserError: there is not one readable image.
+    """
+    found: dict[int, tuple[str, Taxon, str]] = {}
+
+    def read(index: int) -> bytes:
+        record = source[index]
+        found[index] = record["key"], taxon_of(record), record["datasetName"]
+        return record["image"]
+
+    batches = list(embed_images(model, len(source), read, batch_size))
+    indices = [index for batch in batches for index in batch.indices]
+    if not indices:
+        raise UserError("the split to embed holds no readable image")
+    keys, taxa, datasets = zip(*(found[index] for index in indices), strict=True)
+    return SplitFeatures(
+        np.concatenate([batch.features for batch in batches]),
+        np.asarray(indices),
+        list(keys),
+        list(taxa),
+        list(datasets),
+        [(found[index][0], reason) for batch in batches for index, reason in batch.bad],
+    )
+
+
+def embed_texts(model: Model, texts: Sequence[str], batch_size: int) -> np.ndarray:
+    """Text features: [texts, dim] float32, L2-normalised.
+
+    Texts of like length go together and are cut to the longest of their batch: exact, because the
+    tower is causal and pools at the end-of-text token.
+    """
+    features = np.zeros((len(texts), model.config.embed_dim), np.float32)
+    context = model.config.text.context_length
+    size = _round_up(min(batch_size, len(texts)))
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        tokens = tokenize(texts[start : start + TEXTS_AT_A_TIME], context)
+        lengths = tokens.argmax(axis=1) + 1
+        order = np.argsort(lengths, kind="stable")
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            longest = lengths[rows].max()
+            cut = min(context, next(length for length in TOKEN_LENGTHS if length >= longest))
+            features[start + rows] = _encode(model.encode_text, tokens[rows, :cut], size)
+    return features
+
+
+def embed_classes(
+    model: Model,
+    names: Sequence[str],
+    batch_size: int,
+    templates: Sequence[str] = ZERO_SHOT_TEMPLATES,
+) -> np.ndarray:
+    """One vector a class: the mean of its normalised template features, normalised again.
+
+    Args:
+      model: from `load`.
+      names: class names without "a photo of".
+      batch_size: texts at a time.
+      templates: sentences with a `{}` for the name.
+
+    Returns:
+      [names, dim] float32, L2-normalised.
+    """
+    features = np.zeros((len(names), model.config.embed_dim), np.float32)
+    step = max(1, TEXTS_AT_A_TIME // len(templates))
+    for start in range(0, len(names), step):
+        part = names[start : start + step]
+        texts = [template.format(name) for name in part for template in templates]
+        each = embed_texts(model, texts, batch_size).reshape(len(part), len(templates), -1)
+        mean = each.mean(axis=1)
+        features[start : start + step] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return features
+
+
+def _round_up(size: int) -> int:
+    devices = jax.device_count()
+    return max(1, -(-size // devices)) * devices
+
+
+def _encode(encode: Callable, batch: np.ndarray, size: int) -> np.ndarray:
+    """Pads [rows, ...] to `size` rows, splits them over the devices, returns [rows, dim]."""
+    padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
+    padded[: len(batch)] = batch
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+    features = encode(jax.device_put(padded, NamedSharding(mesh, PartitionSpec("batch"))))
+    features = np.asarray(features, np.float32)[: len(batch)]
+    if not np.isfinite(features).all():
+        raise UserError(
+            "the model's features are not finite: its training diverged; take an earlier checkpoint"
+        )
+    return features

@@ -1,0 +1,148 @@
+"""The pre-LayerNorm transformer block that both towers stack."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Activation = Callable[[jax.Array], jax.Array]
+LAYER_NORM_EPSILON = 1e-5
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """GELU with the error function, not its tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """The sigmoid approximation that OpenAI's weights were trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
+    """A float32 parameter drawn from N(0, std²)."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last axis; statistics and scaling in float32, eps 1e-5."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., width] → the same shape and dtype."""
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
+        return (centred * inverse * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class Dense(nnx.Module):
+    """x @ kernel + bias, computed in the dtype of x."""
+
+    def __init__(self, inputs: int, outputs: int, std: float, rngs: nnx.Rngs):
+        self.kernel = normal(rngs, (inputs, outputs), std)
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., inputs] → [..., outputs]."""
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused projection, in the order q, k, v."""
+
+    def __init__(self, width: int, heads: int, depth: int, causal: bool, rngs: nnx.Rngs):
+        self.heads, self.causal = heads, causal
+        self.qkv = Dense(width, 3 * width, width**-0.5, rngs)
+        self.out = Dense(width, width, (2 * depth * width) ** -0.5, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, tokens, width] → the same."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        mixed = jax.nn.dot_product_attention(
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=self.causal
+        )
+        return self.out(mixed.reshape(batch, tokens, width))
+
+
+class Mlp(nnx.Module):
+    """Two dense layers around an activation."""
+
+    def __init__(self, width: int, hidden: int, depth: int, activation: Activation, rngs: nnx.Rngs):
+        self.activation = activation
+        self.fc = Dense(width, hidden, (2 * width) ** -0.5, rngs)
+        self.proj = Dense(hidden, width, (2 * depth * width) ** -0.5, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., width] → the same."""
+        return self.proj(self.activation(self.fc(x)))
+
+
+class Block(nnx.Module):
+    """x += attention(LN(x)); x += MLP(LN(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        depth: int,
+        causal: bool,
+        activation: Activation,
+        rngs: nnx.Rngs,
+    ):
+        self.ln_1 = LayerNorm(width)
+        self.attention = Attention(width, heads, depth, causal, rngs)
+        self.ln_2 = LayerNorm(width)
+        self.mlp = Mlp(width, hidden, depth, activation, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, tokens, width] → the same."""
+        x = x + self.attention(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+def stack_blocks(
+    depth: int, width: int, heads: int, hidden: int, causal: bool, activation: Activation, rngs
+) -> Block:
+    """`depth` blocks as one module whose parameters carry a leading layer axis."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(width, heads, hidden, depth, causal, activation, rngs)
+
+    return create(rngs)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How blocks are run; the result is the same up to rounding.
+
+    Attributes:
+      dtype: of the towers' computation; parameters stay float32.
+      scan: one compiled body for all blocks. Compiles fast; a CPU runs faster without.
+      remat: the backward pass recomputes each block instead of keeping its activations.
+    """
+
+    dtype: str = "float32"
+    scan: bool = True
+    remat: bool = False
+
+
+def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:
+    """Passes `x` [batch, tokens, width] through stacked blocks."""
+    graph, params = nnx.split(blocks)
+
+    def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
+        return nnx.merge(graph, layer)(x), None
+
+    if execution.remat:
+        body = jax.checkpoint(body)
+    return jax.lax.scan(body, x, params, unroll=not execution.scan)[0]

@@ -1,0 +1,77 @@
+"""The image tower."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bioclip2_jax.models import layers
+from bioclip2_jax.models.presets import VisionConfig
+
+
+class ImageTower(nnx.Module):
+    """ViT with class token, `ln_pre`, and one or two bias-free projections (spec section 1)."""
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        embed_dim: int,
+        activation: layers.Activation,
+        replay_projection: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        width, patch = config.width, config.patch_size
+        std = width**-0.5
+        self.patch_embed = PatchEmbed(patch, width, rngs)
+        self.class_embedding = layers.normal(rngs, (width,), std)
+        tokens = 1 + (config.image_size // patch) ** 2
+        self.position_embedding = layers.normal(rngs, (tokens, width), std)
+        self.ln_pre = layers.LayerNorm(width)
+        self.blocks = layers.stack_blocks(
+            config.layers,
+            width,
+            config.heads,
+            int(config.mlp_ratio * width),
+            False,
+            activation,
+            rngs,
+        )
+        self.ln_post = layers.LayerNorm(width)
+        self.projection = layers.normal(rngs, (width, embed_dim), std)
+        if replay_projection:
+            # Starts as a copy: the original fills both from the same LAION weights.
+            self.replay_projection = nnx.Param(self.projection[...])
+
+    def __call__(
+        self, images: jax.Array, patch_keep: jax.Array | None, execution: layers.Execution
+    ) -> jax.Array:
+        """See `Clip.image_trunk`."""
+        dtype = jnp.dtype(execution.dtype)
+        position = self.position_embedding[...].astype(dtype)
+        x = self.patch_embed(images.astype(dtype)) + position[1:]
+        if patch_keep is not None:
+            x = jnp.take_along_axis(x, patch_keep[:, :, None], axis=1)
+        first = self.class_embedding[...].astype(dtype) + position[0]
+        first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[2]))
+        x = self.ln_pre(jnp.concatenate([first, x], axis=1))
+        x = layers.run_blocks(self.blocks, x, execution)
+        return self.ln_post(x[:, 0])
+
+
+class PatchEmbed(nnx.Module):
+    """A convolution without bias whose stride is its size, as one matrix product."""
+
+    def __init__(self, patch: int, width: int, rngs: nnx.Rngs):
+        # The bound of torch's default convolution initialisation, as a normal of equal variance.
+        std = (3 * 3 * patch * patch) ** -0.5
+        self.kernel = layers.normal(rngs, (patch, patch, 3, width), std)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """[batch, height, width, 3] → [batch, patches, width], row by row."""
+        batch, height, width, channels = images.shape
+        kernel = self.kernel[...].astype(images.dtype)
+        patch = kernel.shape[0]
+        grid = (height // patch, width // patch)
+        x = images.reshape(batch, grid[0], patch, grid[1], patch, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid[0] * grid[1], -1)
+        return x @ kernel.reshape(-1, kernel.shape[-1])

@@ -1,0 +1,216 @@
+"""The report's figures as inline SVG, drawn narrow enough to stay readable on a phone."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; shapes repeat the message.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+OTHER_COLOR = "#B0B0B0"
+WIDTH = 4.7  # inches; 338 CSS pixels at 72 dpi
+MAX_POINTS = 2000
+STYLE = {
+    "font.size": 9.5,
+    "font.family": "sans-serif",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "report",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E7EB",
+    "legend.frameon": False,
+}
+
+
+def _svg(figure: Figure, description: str) -> str:
+    """The figure as an SVG element that scales with the page and speaks to screen readers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    # Ids repeat between figures of one page.
+    prefix = re.sub(r"\W+", "-", description.lower())[:40]
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+
+
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over the last `width` values at every point."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    starts = np.maximum(np.arange(1, len(values) + 1) - width, 0)
+    ends = np.arange(1, len(values) + 1)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _curve(axes: Axes, steps: Sequence[int], values: Sequence[float], color: str, label: str):
+    """A noisy series as a faint line under its running mean."""
+    values = np.asarray(values, float)
+    axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
+    axes.plot(steps, _smooth(values, max(1, len(values) // 30)), color=color, label=label)
+
+
+def training_curves(rows: list[dict]) -> str:
+    """Loss, learning rate, logit scale and speed over the steps of `metrics.jsonl`."""
+    panels = [
+        ("Loss", {"contrastive_loss": "pictures and names", "replay_loss": "replay"}),
+        ("Learning rate", {"learning_rate": ""}),
+        ("Logit scale", {"logit_scale": ""}),
+        ("Samples per second", {"samples_per_second": ""}),
+    ]
+    with pyplot.rc_context(STYLE):
+        figure, all_axes = pyplot.subplots(
+            len(panels), 1, figsize=(WIDTH, 6.6), sharex=True, height_ratios=[2.2, 1, 1, 1]
+        )
+        for axes, (title, series) in zip(all_axes, panels, strict=True):
+            drawn = 0
+            for color, (name, label) in zip(COLORS, series.items(), strict=False):
+                points = [(row["step"], row[name]) for row in rows if name in row]
+                if points:
+                    _curve(axes, *zip(*points, strict=True), color, label)
+                    drawn += 1
+            axes.set_title(title, loc="left", fontsize=9.5)
+            if title == "Learning rate":
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+            if drawn > 1:
+                axes.legend()
+        all_axes[-1].set_xlabel("step")
+        figure.tight_layout()
+        return _svg(figure, "Training curves")
+
+
+def accuracy_over_steps(results: list[dict]) -> str:
+    """Zero-shot accuracy of every evaluated checkpoint, `results` by ascending step."""
+    steps = [result["step"] for result in results]
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 3.0))
+        series = (("macro_top1", "class average"), ("top1", "all images"))
+        for color, marker, (name, label) in zip(COLORS, MARKERS, series, strict=False):
+            low, high = zip(*(result["intervals"][name] for result in results), strict=True)
+            values = [result[name] for result in results]
+            axes.plot(steps, values, color=color, marker=marker, markersize=4, label=label)
+            axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(
+            steps, [r["chance"] for r in results], color="#555", linestyle=":", label="chance"
+        )
+        axes.set_xlabel("step")
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.legend()
+        return _svg(figure, "Species accuracy over training")
+
+
+def accuracy_per_rank(ranks: dict[str, dict]) -> str:
+    """Bars with 95 % intervals for every rank, with chance and the prompted variant marked."""
+    names = list(ranks)
+    places = np.arange(len(names))
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 3.7))
+        values = np.asarray([ranks[name]["top1"] for name in names])
+        intervals = np.asarray([ranks[name]["interval"] for name in names])
+        errors = np.abs(intervals.T - values)
+        axes.barh(places, values, height=0.62, color="#A8CBE3", label="species, summed")
+        axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=COLORS[0], capsize=3)
+        axes.scatter(
+            [ranks[name]["prompted_top1"] for name in names],
+            places,
+            marker="D",
+            s=22,
+            color=COLORS[4],
+            label="asked at this rank",
+            zorder=3,
+        )
+        axes.scatter(
+            [ranks[name]["chance"] for name in names],
+            places,
+            marker="|",
+            s=160,
+            linewidths=2,
+            color="black",
+            label="chance",
+            zorder=3,
+        )
+        for place, value, high in zip(places, values, intervals[:, 1], strict=True):
+            axes.text(max(value, high) + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.12)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.grid(axis="y", visible=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=3, fontsize=8.5)
+        return _svg(figure, "Accuracy per rank")
+
+
+def flat_map(features: np.ndarray) -> np.ndarray:
+    """Lays vectors out in two dimensions: t-SNE, or principal components below ten of them.
+
+    Args:
+      features: [n, dim] float32.
+
+    Returns:
+      [n, 2] float.
+    """
+    if len(features) < 10:
+        centred = features - features.mean(axis=0)
+        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+        flat = (left * sizes)[:, :2]
+        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    return TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(
+        features
+    )
+
+
+def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> str:
+    """A flat map of class vectors, coloured and shaped by group; small groups share grey.
+
+    Args:
+      features: [classes, dim] float32.
+      groups: order (or another rank) of every class, "" where unknown.
+      description: for readers who cannot see the figure.
+    """
+    rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_POINTS)).astype(int))
+    places = flat_map(features[rows])
+    groups = np.asarray([groups[row] or "unknown" for row in rows])
+    counts = Counter(groups.tolist())
+    named = [name for name, _ in counts.most_common(len(COLORS)) if name != "unknown"]
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(WIDTH, WIDTH))
+        for name, color, marker in zip(named, COLORS, MARKERS, strict=False):
+            mask = groups == name
+            axes.scatter(
+                *places[mask].T,
+                s=34,
+                color=color,
+                marker=marker,
+                edgecolors="white",
+                linewidths=0.4,
+                label=f"{name} ({mask.sum()})",
+            )
+        rest = ~np.isin(groups, named)
+        if rest.any():
+            label = f"other ({len(counts) - len(named)} groups, {rest.sum()})"
+            axes.scatter(*places[rest].T, s=26, color=OTHER_COLOR, marker=".", label=label)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=8.5)
+        return _svg(figure, description)

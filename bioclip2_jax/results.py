@@ -1,0 +1,111 @@
+"""Result files of the evaluator: `WORKDIR/eval/<step>/`, written whole or not at all."""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax.embedding import SplitFeatures
+from bioclip2_jax.evaluators import metrics
+from bioclip2_jax.evaluators.zero_shot import ZeroShot
+from bioclip2_jax.taxonomy import RANKS, TaxonEntry
+
+
+def folder_of(workdir: str | Path, step: int) -> Path:
+    """Where the results of one checkpoint lie."""
+    return Path(workdir) / "eval" / str(step)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes all of a file or nothing: into a temporary one that then takes the name."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def write_csv(path: Path, rows: list[dict], columns: Sequence[str]) -> None:
+    """Writes rows as UTF-8 CSV; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())
+
+
+def write_classes(
+    path: Path,
+    classes: Sequence[TaxonEntry],
+    labels: np.ndarray,
+    outcomes: metrics.Outcomes,
+    predictions: np.ndarray | None = None,
+) -> None:
+    """One row a class that has images, in the order of the class list."""
+    columns = [*RANKS, "scientificName", "vernacularName", "train_images", "num_images"]
+    columns += ["top1", "top3", "top5"]
+    columns += ["confused_with", "confused_images"] if predictions is not None else []
+    rows = []
+    for label in np.unique(labels).tolist():
+        entry = classes[label]
+        row = dict(zip(RANKS, entry.taxon.ranks, strict=True))
+        row |= {"scientificName": entry.scientific_name, "vernacularName": entry.vernacular_name}
+        row |= {
+            "train_images": entry.counts.get("train"),
+            "num_images": int((labels == label).sum()),
+        }
+        row |= metrics.rates(outcomes.select(labels == label))
+        if predictions is not None:
+            other, count = metrics.most_confused(labels, predictions, label)
+            row["confused_with"] = classes[other].scientific_name if count else ""
+            row["confused_images"] = count
+        rows.append(row)
+    write_csv(path, rows, columns)
+
+
+def write_datasets(
+    path: Path,
+    datasets: list[str],
+    labels: np.ndarray,
+    outcomes: metrics.Outcomes,
+    closed: Callable[[np.ndarray], float] | None = None,
+) -> None:
+    """One row a source dataset; `closed_top1` chooses among that dataset's own taxa alone."""
+    columns = ["datasetName", "num_images", "num_classes", "top1", "top3", "top5", "macro_top1"]
+    columns += ["top1_low", "top1_high"] + (["closed_top1"] if closed else [])
+    rows = []
+    for name in sorted(set(datasets)):
+        part = np.flatnonzero(np.asarray(datasets) == name)
+        summary = metrics.summarize(outcomes.select(part), labels[part])
+        low, high = summary["intervals"]["top1"] or (None, None)
+        row = {key: summary[key] for key in ("top1", "top3", "top5", "macro_top1")}
+        row |= {"datasetName": name, "top1_low": low, "top1_high": high}
+        row |= {"num_images": len(part), "num_classes": len(np.unique(labels[part]))}
+        rows.append(row | ({"closed_top1": closed(part)} if closed else {}))
+    write_csv(path, rows, columns)
+
+
+def write_images(
+    path: Path,
+    found: SplitFeatures,
+    rows: np.ndarray,
+    classes: Sequence[TaxonEntry],
+    labels: np.ndarray,
+    result: ZeroShot,
+) -> None:
+    """The first five answers for every image; `index` is its position in the split."""
+    kept = result.predictions.shape[1]
+    columns = ["index", "key", "datasetName", "scientificName"]
+    columns += [f"{name}_{i + 1}" for i in range(kept) for name in ("answer", "score")]
+    table = []
+    for number, row in enumerate(rows.tolist()):
+        line = {"index": int(found.indices[row]), "key": found.keys[row]}
+        line |= {"datasetName": found.datasets[row]}
+        line["scientificName"] = classes[labels[number]].scientific_name
+        for place in range(kept):
+            answer = classes[result.predictions[number, place]]
+            line[f"answer_{place + 1}"] = answer.scientific_name
+            line[f"score_{place + 1}"] = float(result.scores[number, place])
+        table.append(line)
+    write_csv(path, table, columns)

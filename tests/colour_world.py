@@ -1,0 +1,107 @@
+"""A world whose organisms are plain coloured squares, and a model that knows the colours.
+
+It lets tests of evaluation, prediction and report state exactly which answers are right.
+"""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+from PIL import Image
+
+from bioclip2_jax.data.records import Record, make_record
+from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.tokenizer import tokenize
+
+COLOURS = {
+    "red": (255, 0, 0),
+    "orange": (255, 128, 0),
+    "blue": (0, 0, 255),
+    "green": (0, 255, 0),
+}
+BIRD = ("Animalia", "Chordata", "Aves")
+TAXA = {
+    "red": Taxon(*BIRD, "Fireformes", "Firidae", "Ignis", "red"),
+    "orange": Taxon(*BIRD, "Fireformes", "Firidae", "Ignis", "orange"),
+    "blue": Taxon(*BIRD, "Seaformes", "Maridae", "Mare", "blue"),
+    # Known to its genus only, whose name is the colour.
+    "green": Taxon("Plantae", "", "", "Leafales", "Leafaceae", "Green"),
+}
+COMMON = {"red": "fire bird", "orange": "", "blue": "sea bird", "green": "leaf"}
+
+
+class ColourModel:
+    """Image features are the mean colour; a text has the colour whose word it holds."""
+
+    def __init__(self, logit_scale: float = 50.0, confuse: dict[str, str] | None = None):
+        """`confuse`: word → the colour it is wrongly taken for."""
+        self.logit_scale = logit_scale
+        self.config = ClipConfig(4, VisionConfig(16, 8, 32, 1, 32), TextConfig(32, 1, 1))
+        self.preprocess = SimpleNamespace(
+            size=16, mean=(0, 0, 0), std=(1, 1, 1), resize_mode="shortest", interpolation="bicubic"
+        )
+        self.params, self.step = {}, None
+        self.batch_shapes: set[tuple] = set()
+        self._words = {
+            int(tokenize(word)[0, 1]): COLOURS[(confuse or {}).get(word, word)] for word in COLOURS
+        }
+
+    def encode_image(self, images: jax.Array) -> np.ndarray:
+        """[b, h, w, 3] uint8 → [b, 4]."""
+        images = np.asarray(images)
+        self.batch_shapes.add(images.shape)
+        return _features(images.mean(axis=(1, 2)))
+
+    def encode_text(self, tokens: jax.Array) -> np.ndarray:
+        """[b, length] int32 → [b, 4]; rows without a known word are grey."""
+        tokens = np.asarray(tokens)
+        self.batch_shapes.add(tokens.shape)
+        colours = [
+            next((self._words[t] for t in row.tolist() if t in self._words), (128, 128, 128))
+            for row in tokens
+        ]
+        return _features(np.asarray(colours, float))
+
+
+def _features(colours: np.ndarray) -> np.ndarray:
+    array = np.concatenate([colours / 127.5 - 1, np.full((len(colours), 1), 0.1)], axis=1)
+    return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(np.float32)
+
+
+def square(colour: str, kind: str = "PNG") -> bytes:
+    """An encoded picture of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 16), COLOURS[colour]).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def record(colour: str, number: int, dataset: str = "squares") -> Record:
+    """A record of that colour."""
+    return make_record(
+        key=f"{colour}{number}",
+        image=square(colour),
+        taxon=TAXA[colour],
+        vernacular_name=COMMON[colour],
+        source="tests",
+        licence="CC0",
+        dataset_name=dataset,
+    )
+
+
+def write_world(folder: Path, val: dict[str, int], train: tuple[str, ...] = tuple(COLOURS)) -> Path:
+    """A dataset with two training pictures of each colour in `train`, and `val` of each in val."""
+    from bioclip2_jax.prepare.builder import write_dataset
+
+    splits = {
+        "train": [record(colour, 100 + i) for colour in train for i in range(2)],
+        "val": [
+            record(colour, i, "greens" if colour == "green" else "squares")
+            for colour, count in val.items()
+            for i in range(count)
+        ],
+    }
+    write_dataset(splits, folder, name="squares", description="Coloured squares.")
+    return folder

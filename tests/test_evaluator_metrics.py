@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from bioclip2_jax.evaluators import metrics
+from bioclip2_jax.evaluators.metrics import Outcomes
+from bioclip2_jax.taxonomy import RANKS, Taxon
+
+
+def outcomes_of(right: list[int], trials: list[int] | None = None) -> Outcomes:
+    hits = np.asarray(right)
+    return Outcomes(
+        np.ones(len(right), np.int64) if trials is None else np.asarray(trials),
+        dict.fromkeys(metrics.TOP, hits),
+        dict.fromkeys(RANKS, hits),
+    )
+
+
+def test_top_k_is_best_first_and_breaks_ties_by_index():
+    scores = np.array([[0.1, 0.5, 0.5, 0.9], [0.3, 0.3, 0.3, 0.3]])
+    assert metrics.top_k(scores, 3).tolist() == [[3, 1, 2], [0, 1, 2]]
+
+
+def test_top_k_is_clipped_to_the_number_of_classes():
+    assert metrics.top_k(np.array([[0.2, 0.8]]), 5).tolist() == [[1, 0]]
+
+
+def test_top_k_agrees_with_a_full_sort():
+    scores = np.random.default_rng(0).normal(size=(20, 50))
+    assert (metrics.top_k(scores, 5) == np.argsort(-scores, axis=1)[:, :5]).all()
+
+
+def test_lineage_groups_separate_equal_genus_names_of_different_families():
+    plant = Taxon("Plantae", family="Pinaceae", genus="Oenanthe", species="x")
+    bird = Taxon("Animalia", family="Muscicapidae", genus="Oenanthe", species="x")
+    groups = metrics.lineage_groups([plant, bird, plant])
+    assert groups["genus"].tolist() == [0, 1, 0]
+    assert groups["species"].tolist() == [0, 1, 0]
+
+
+def test_a_taxon_known_to_its_family_is_a_species_class_of_its_own():
+    ant_family = Taxon("Animalia", family="Formicidae")
+    ant = Taxon("Animalia", family="Formicidae", genus="Lasius", species="niger")
+    groups = metrics.lineage_groups([ant_family, ant])
+    assert groups["family"].tolist() == [0, 0]
+    assert groups["genus"].tolist() == groups["species"].tolist() == [0, 1]
+
+
+def test_micro_counts_images_and_macro_counts_classes():
+    summary = metrics.summarize(outcomes_of([1, 1, 1, 0]), np.array([0, 0, 0, 1]))
+    assert summary["top1"] == pytest.approx(0.75)
+    assert summary["macro_top1"] == pytest.approx(0.5)
+    assert summary["ranks"]["genus"]["top1"] == pytest.approx(0.75)
+
+
+def test_images_never_asked_do_not_count():
+    summary = metrics.summarize(outcomes_of([5, 0, 0], [5, 5, 0]), np.array([0, 0, 1]))
+    assert summary["top1"] == pytest.approx(0.5)
+    assert summary["macro_top1"] == pytest.approx(0.5)
+
+
+def test_the_interval_has_the_width_of_a_binomial():
+    rng = np.random.default_rng(1)
+    right = (rng.random(400) < 0.3).astype(int)
+    low, high = metrics.summarize(outcomes_of(right), np.arange(400) % 7)["intervals"]["top1"]
+    expected = 2 * 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert low < right.mean() < high
+    assert high - low == pytest.approx(expected, rel=0.15)
+
+
+def test_intervals_depend_on_the_seed_alone():
+    labels = np.arange(50) % 5
+    first, again, other = (
+        metrics.summarize(outcomes_of(labels % 2), labels, seed)["intervals"] for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_nothing_asked_gives_no_number():
+    summary = metrics.summarize(outcomes_of([], []), np.zeros(0, np.int64))
+    assert summary["top1"] is None and summary["intervals"]["macro_top1"] is None
+
+
+def test_most_confused_names_the_commonest_wrong_answer():
+    labels = np.array([0, 0, 0, 0, 1])
+    predictions = np.array([0, 2, 2, 1, 0])
+    assert metrics.most_confused(labels, predictions, 0) == (2, 2)
+    assert metrics.most_confused(labels, np.array(labels), 0) == (-1, 0)

@@ -1,0 +1,137 @@
+"""Batches depend on (seed, step) alone: not on hosts, workers, threads or restarts."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from bioclip2_jax.data import pipeline
+from bioclip2_jax.errors import UserError
+from configs import quickstart
+
+SIZE = 32
+
+
+@pytest.fixture
+def config(tiny_data):
+    config = quickstart.get_config()
+    config.data.dir = str(tiny_data)
+    config.train.steps = 12
+    config.train.batch_size = 8
+    return config
+
+
+@pytest.fixture
+def corpus(tiny_data):
+    return pipeline.open_corpus(str(tiny_data), "train", seed=3, batch_size=8)
+
+
+AUGMENTATION = pipeline.Augmentation(SIZE, (0.5, 1.0), True, 0.2)
+
+
+def take(config, start=0, **hosts):
+    return list(pipeline.batches(config, SIZE, start, **hosts))
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_a_batch_has_the_shapes_the_step_expects(config):
+    batch = take(config)[0]
+    assert batch["images"].shape == (8, SIZE, SIZE, 3) and batch["images"].dtype == np.uint8
+    assert batch["tokens"].dtype == np.int32 and batch["tokens"].shape[1] in (16, 24, 32, 48, 77)
+    assert batch["weights"].tolist() == [1.0] * 8
+
+
+def test_every_example_is_seen_once_an_epoch_and_epochs_differ(corpus):
+    size = len(corpus.source)
+    steps = range(-(-2 * size // corpus.batch_size))
+    seen = list(itertools.chain(*(pipeline.examples_at(corpus, s, 0, 1) for s in steps)))
+    first, second = seen[:size], seen[size : 2 * size]
+    assert sorted(first) == [(0, i) for i in range(size)]
+    assert sorted(second) == [(1, i) for i in range(size)]
+    assert [i for _, i in first] != [i for _, i in second]
+
+
+def test_a_restart_continues_with_the_same_batches(config):
+    assert_same(take(config)[7:], take(config, start=7))
+
+
+def test_worker_processes_change_nothing(config):
+    plain = take(config)
+    config.data.workers = 2
+    assert_same(plain, take(config))
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_hosts_together_see_the_batches_of_one_host(config, num_hosts):
+    parts = [take(config, host=host, num_hosts=num_hosts) for host in range(num_hosts)]
+    joined = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same(take(config), joined)
+
+
+def test_another_seed_gives_another_order(config):
+    before = take(config)[0]["images"]
+    config.seed = 1
+    assert not np.array_equal(before, take(config)[0]["images"])
+
+
+def test_replay_comes_in_its_own_batch_size_and_leaves_the_first_stream_alone(config, tiny_data):
+    alone = take(config)
+    config.data.replay_dir = str(tiny_data)
+    config.train.replay_batch_size = 4
+    both = take(config)
+    assert both[0]["replay_images"].shape[0] == 4
+    assert_same(alone, [{k: v for k, v in b.items() if "replay" not in k} for b in both])
+
+
+def test_the_text_kind_is_one_for_the_whole_batch_and_varies_over_steps(corpus):
+    kinds = collections.Counter()
+    for step in range(40):
+        kinds[pipeline.make_batch(corpus, AUGMENTATION, step)["tokens"].shape[1]] += 1
+    assert len(kinds) > 1
+
+
+def test_cutting_captions_never_cuts_the_end_of_text(corpus):
+    for step in range(20):
+        tokens = pipeline.make_batch(corpus, AUGMENTATION, step)["tokens"]
+        assert (tokens.max(axis=1) == 49407).all()
+
+
+def test_an_unreadable_image_becomes_a_pair_of_weight_zero(corpus):
+    class Broken(list):
+        def __getitem__(self, index):
+            record = dict(super().__getitem__(index))
+            return record | {"image": b"no picture"} if index % 2 else record
+
+    records = Broken(corpus.source[i] for i in range(8))
+    broken = pipeline.Corpus(records, corpus.seed, 8, corpus.token_lengths)
+    batch = pipeline.make_batch(broken, AUGMENTATION, 0)
+    indices = [index for _, index in pipeline.examples_at(broken, 0, 0, 1)]
+    assert batch["weights"].tolist() == [float(index % 2 == 0) for index in indices]
+    assert (batch["images"][batch["weights"] == 0] == 127).all()
+
+
+def test_a_record_with_its_own_caption_keeps_it(corpus):
+    record = dict(corpus.source[0])
+    record["labels"] = {"caption": "two dogs on a sofa"}
+    assert pipeline.caption_of(record, "taxon") == "two dogs on a sofa"
+
+
+@pytest.mark.parametrize(("length", "size"), [(1, 16), (16, 16), (17, 24), (49, 77), (200, 77)])
+def test_token_lengths_are_rounded_up_to_a_few_sizes(length, size):
+    assert pipeline.bucket(length) == size
+
+
+def test_a_missing_split_is_named(tiny_data):
+    with pytest.raises(UserError, match="nosuch"):
+        pipeline.open_corpus(str(tiny_data), "nosuch", 0, 8)

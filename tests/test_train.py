@@ -1,0 +1,144 @@
+"""The training program as a user runs it: kill, resume, stop, refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bioclip2_jax import checkpoint, train
+from bioclip2_jax.errors import UsageError, UserError
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+
+
+def arguments(workdir, data, **changes):
+    settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
+    settings |= {"warmup_steps": 3}
+    settings |= changes
+    return [
+        QUICKSTART,
+        f"--workdir={workdir}",
+        f"--config.data.dir={data}",
+        *(f"--config.train.{key}={value}" for key, value in settings.items()),
+    ]
+
+
+def start(args):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bioclip2_jax.train", *args],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def losses(workdir):
+    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    process = start(arguments(workdir, tiny_data))
+    assert process.wait(300) == 0, process.stderr.read()
+    return workdir
+
+
+def test_a_run_leaves_everything_a_reader_needs(undisturbed):
+    names = {path.name for path in undisturbed.iterdir()}
+    assert {"config.json", "model.json", "metrics.jsonl", "done.json", "checkpoints"} <= names
+    row = json.loads((undisturbed / "metrics.jsonl").read_text().splitlines()[-1])
+    wanted = "step loss contrastive_loss logit_scale learning_rate samples_per_second"
+    assert set(f"{wanted} data_wait_fraction".split()) <= row.keys()
+    assert checkpoint.steps(undisturbed) == [4, 8, 12]
+
+
+def test_the_loss_falls(undisturbed):
+    curve = losses(undisturbed)
+    assert sum(curve[-3:]) < sum(curve[:3])
+
+
+def test_kill_and_restart_repeats_the_uninterrupted_run_bit_for_bit(
+    undisturbed, tiny_data, tmp_path
+):
+    process = start(arguments(tmp_path, tiny_data))
+    deadline = time.time() + 300
+    while not (checkpoint.latest_step(tmp_path) or 0) >= 4 and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "done.json").exists(), "the run ended before it could be killed"
+    again = start(arguments(tmp_path, tiny_data))
+    _, messages = again.communicate(timeout=300)
+    assert again.returncode == 0 and "going on after step" in messages
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_sigterm_saves_and_exits_cleanly(undisturbed, tiny_data, tmp_path):
+    process = start(arguments(tmp_path, tiny_data, checkpoint_every=1000))
+    deadline = time.time() + 300
+    metrics = tmp_path / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()) and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=300)
+    assert process.returncode == 0
+    if not (tmp_path / "done.json").exists():
+        assert "stopped and saved after step" in messages
+    kept = checkpoint.latest_step(tmp_path)
+    assert kept and losses(tmp_path) == losses(undisturbed)[:kept]
+
+
+def test_a_finished_run_says_so(undisturbed, tiny_data, capsys):
+    train.main(arguments(undisturbed, tiny_data))
+    assert "all 12 steps are done" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny_data, tmp_path):
+    args = arguments(tmp_path, tiny_data, learning_rate=1e30, warmup_steps=6, checkpoint_every=1)
+    with pytest.raises(UserError, match="last good checkpoint is step"):
+        train.main(args)
+    params = checkpoint.restore_params(
+        checkpoint.step_dir(tmp_path, checkpoint.latest_step(tmp_path))
+    )
+    assert params is not None and not (tmp_path / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch_size": 17}, "config.train.batch_size=17"),
+        ({"steps": 0}, "config.train.steps=0"),
+        ({"replay_batch_size": 8}, "config.data.replay_dir is empty"),
+        ({"patch_keep": 1.5}, "config.train.patch_keep"),
+    ],
+)
+def test_impossible_settings_are_named(tiny_data, tmp_path, changes, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        train.main(arguments(tmp_path, tiny_data, **changes))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_unknown_model_names_the_nearest(tiny_data, tmp_path):
+    with pytest.raises(UsageError, match="did you mean vit_l14"):
+        train.main([*arguments(tmp_path, tiny_data), "--config.model.name=vit_l41"])
+
+
+def test_a_checkpoint_of_another_model_is_refused(undisturbed, tiny_data):
+    with pytest.raises(UserError, match="another model"):
+        train.main([*arguments(undisturbed, tiny_data, steps=20), "--config.model.name=small"])
+
+
+def test_weights_of_another_run_can_start_this_one(undisturbed, tiny_data, tmp_path):
+    train.main([*arguments(tmp_path, tiny_data, steps=1), f"--config.init={undisturbed}"])
+    assert losses(tmp_path)[0] < losses(undisturbed)[0]

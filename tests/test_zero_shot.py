@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from bioclip2_jax.evaluators import zero_shot as module
+from bioclip2_jax.evaluators.zero_shot import probabilities, sum_groups, zero_shot
+
+
+def unit(rows: list[list[float]]) -> np.ndarray:
+    array = np.asarray(rows, np.float32)
+    return array / np.linalg.norm(array, axis=1, keepdims=True)
+
+
+CLASSES = unit([[1, 0, 0], [0, 1, 0], [0, 0.9, 0.4]])
+# Two genera: class 0 alone, classes 1 and 2 together.
+GROUPS = {"genus": np.array([0, 1, 1]), "species": np.array([0, 1, 2])}
+
+
+def test_every_image_gets_the_class_of_the_nearest_text():
+    result = zero_shot(CLASSES, np.array([0, 1, 2]), CLASSES, 100.0, GROUPS)
+    assert result.predictions[:, 0].tolist() == [0, 1, 2]
+    assert result.outcomes.top[1].tolist() == [1, 1, 1]
+
+
+def test_a_species_mistake_within_the_genus_is_right_at_genus():
+    result = zero_shot(CLASSES[1:2], np.array([2]), CLASSES, 100.0, GROUPS)
+    assert result.outcomes.top[1].tolist() == [0]
+    assert result.outcomes.top[3].tolist() == [1]
+    assert result.outcomes.ranks["species"].tolist() == [0]
+    assert result.outcomes.ranks["genus"].tolist() == [1]
+
+
+def test_a_genus_wins_by_the_sum_of_its_species():
+    # Species 0 is the best single answer, but species 1 and 2 together weigh more.
+    image = unit([[1.0, 0.97, 0.1]])
+    scores = probabilities(image, CLASSES, 10.0)
+    assert scores.argmax() == 0 and scores[0, 1:].sum() > scores[0, 0]
+    result = zero_shot(image, np.array([0]), CLASSES, 10.0, GROUPS)
+    assert result.outcomes.ranks["species"].tolist() == [1]
+    assert result.outcomes.ranks["genus"].tolist() == [0]
+
+
+def test_scores_are_softmax_probabilities_of_the_scaled_cosine():
+    image = unit([[1, 2, 3]])
+    logits = 7.0 * (image @ CLASSES.T)[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    result = zero_shot(image, np.array([0]), CLASSES, 7.0, GROUPS)
+    order = result.predictions[0]
+    assert result.scores[0] == pytest.approx(expected[order], rel=1e-5)
+    assert result.scores[0].sum() == pytest.approx(1)
+
+
+def test_large_logit_scales_do_not_overflow():
+    scores = probabilities(CLASSES, CLASSES, 1e6)
+    assert np.isfinite(scores).all()
+
+
+def test_prompted_ranks_are_scored_by_their_own_texts():
+    swapped = unit([[0, 1, 0.2], [1, 0, 0]])  # the two genus names mixed up
+    result = zero_shot(
+        CLASSES, np.array([0, 1, 2]), CLASSES, 50.0, GROUPS, prompted_features={"genus": swapped}
+    )
+    assert result.prompted == {"genus": 0.0}
+
+
+def test_sum_groups_adds_columns_of_the_same_number():
+    scores = np.array([[1.0, 2.0, 4.0, 8.0]])
+    assert sum_groups(scores, np.array([1, 0, 1, 2])).tolist() == [[2.0, 5.0, 8.0]]
+
+
+def test_working_in_chunks_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    images, labels = unit(rng.normal(size=(17, 3))), rng.integers(3, size=17)
+    whole = zero_shot(images, labels, CLASSES, 20.0, GROUPS, {"genus": CLASSES[:2]})
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 12)
+    parts = zero_shot(images, labels, CLASSES, 20.0, GROUPS, {"genus": CLASSES[:2]})
+    assert (whole.predictions == parts.predictions).all()
+    assert whole.scores == pytest.approx(parts.scores)
+    assert whole.prompted == parts.prompted
+
+
+def test_random_features_score_near_chance():
+    rng = np.random.default_rng(0)
+    images, classes = unit(rng.normal(size=(4000, 8))), unit(rng.normal(size=(10, 8)))
+    groups = {"species": np.arange(10)}
+    result = zero_shot(images, rng.integers(10, size=4000), classes, 10.0, groups)
+    assert result.outcomes.top[1].mean() == pytest.approx(0.1, abs=0.02)
+    assert result.outcomes.top[5].mean() == pytest.approx(0.5, abs=0.03)
