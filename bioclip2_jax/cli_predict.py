@@ -53,6 +53,7 @@ def predict(
     import csv
 
     from bioclip2_jax import predict as program
+    from bioclip2_jax.embedding import spread
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.loading import load
 
@@ -66,7 +67,7 @@ def predict(
     )
     failed = 0
     with program.open_output(output) as file:
-        model = load(model_path)
+        model = spread(load(model_path))
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file_name", *label_set.columns, "score"])
         for answer in program.predict(model, paths, label_set, k, batch_size):

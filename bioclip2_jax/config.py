@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,26 +21,25 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     Raises:
       UsageError: a flag, key, value or file is wrong; names the nearest key for a typo.
     """
-    recipe = _recipe_path(argv)
-    # Recipes import each other as `configs.…`, also when the program starts elsewhere.
-    sys.path.insert(0, str(recipe.absolute().parent.parent))
+    recipe, rest = _take_recipe(argv)
+    config = _run_recipe(recipe)
+    _refuse_unknown_keys(rest, config, recipe)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    program = ["train", *rest]
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, lock_config=True, sys_argv=program
+    )
     flags.DEFINE_string("workdir", None, "folder of this run", flag_values=values)
     try:
-        rest = values(["train", *argv])[1:]
-        config = values.config
-    except (AttributeError, KeyError) as error:
-        raise _unknown_key(argv, recipe, error) from error
-    except (flags.Error, TypeError, ValueError, OSError) as error:
-        raise UsageError(f"{_first_sentence(error)}; see --help") from error
-    except Exception as error:  # a recipe is Python: whatever it raises is the user's to mend
-        raise UsageError(f"{recipe}: {_first_sentence(error)}") from error
-    if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r}; options are written --name=value")
+        stray = values(program)[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        message = str(error).replace("\n", " ").strip().rstrip(".")
+        raise UsageError(f"{message}; see `bioclip2 train --help`") from error
+    if stray:
+        raise UsageError(f"unexpected argument {stray[0]!r}; options are written --name=value")
     if not values.workdir:
         raise UsageError("--workdir is missing: name the folder of this run, --workdir=runs/NAME")
-    return config, Path(values.workdir)
+    return values.config, Path(values.workdir)
 
 
 def save(config: ConfigDict, workdir: Path) -> list[str]:
@@ -76,37 +76,48 @@ def load(workdir: str | Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _recipe_path(argv: Sequence[str]) -> Path:
-    for position, argument in enumerate(argv):
-        match = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
-        if match:
-            path = Path(match[1] if match[1] is not None else "".join(argv[position + 1 :][:1]))
-            if not path.is_file():
-                raise UsageError(f"--config={path}: no such recipe file; see configs/")
-            return path
+def _take_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
+    """The file named by `--config` and the other arguments."""
+    rest = list(argv)
+    for position, argument in enumerate(rest):
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-config"):
+            continue
+        if not equals:
+            value = "".join(rest[position + 1 : position + 2])
+            del rest[position + 1 : position + 2]
+        del rest[position]
+        if not Path(value).is_file():
+            raise UsageError(f"--config={value}: no such recipe file; see configs/")
+        return Path(value), rest
     raise UsageError("--config is missing: name a recipe, for example configs/quickstart.py")
 
 
-def _unknown_key(argv: Sequence[str], recipe: Path, error: Exception) -> UsageError:
-    """Explains an AttributeError of ConfigDict: which key, and the nearest one there is."""
+def _run_recipe(recipe: Path) -> ConfigDict:
+    # Recipes import each other as `configs.…`, wherever the program is started.
+    root = str(recipe.absolute().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
     try:
-        keys = list(_flatten(_defaults(recipe)))
-    except Exception:
-        return UsageError(f"{recipe}: {_first_sentence(error)}")
-    for argument in argv:
-        match = re.match(r"--?config\.([\w.]+)", argument)
+        config = runpy.run_path(str(recipe))["get_config"]()
+    except KeyError as error:
+        raise UsageError(f"{recipe}: a recipe must define get_config()") from error
+    except Exception as error:  # a recipe is Python: whatever it raises is its author's to mend
+        message = str(error).replace("\n", " ").strip() or type(error).__name__
+        raise UsageError(f"{recipe}: {message}") from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"{recipe}: get_config() must return an ml_collections.ConfigDict")
+    return config
+
+
+def _refuse_unknown_keys(arguments: Sequence[str], config: ConfigDict, recipe: Path) -> None:
+    keys = list(_flatten(config.to_dict()))
+    for argument in arguments:
+        match = re.match(r"--?config\.([^=]+)", argument)
         if match and match[1] not in keys:
             near = difflib.get_close_matches(match[1], keys, n=1, cutoff=0.3)
             hint = f"; did you mean config.{near[0]}?" if near else ""
-            return UsageError(f"config.{match[1]} is not a key of {recipe}{hint}")
-    return UsageError(f"{recipe}: {_first_sentence(error)}")
-
-
-def _defaults(recipe: Path) -> dict:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
-    values(["train", f"--config={recipe}"])
-    return values.config.to_dict()
+            raise UsageError(f"config.{match[1]} is not a key of {recipe}{hint}")
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict:
@@ -117,9 +128,3 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # ml_collections puts a whole traceback into the message; its last line is the cause.
-    return (lines[-1] if lines and "rror" in lines[-1] else "".join(lines[:1])) or repr(error)

@@ -1,5 +1,6 @@
 """Features of pictures and of names: batch by batch, over all devices, bad pictures set aside."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bioclip2_jax import images
 from bioclip2_jax.data.records import Record, taxon_of
@@ -57,6 +58,14 @@ class SplitFeatures:
     bad: list[tuple[str, str]]
 
 
+def spread(model: Model) -> Model:
+    """The model with a copy of its parameters on every device, made once instead of every batch."""
+    if jax.device_count() == 1:
+        return model
+    whole = NamedSharding(_mesh(), PartitionSpec())
+    return dataclasses.replace(model, params=jax.device_put(model.params, whole))
+
+
 def embed_images(
     model: Model, count: int, read: Callable[[int], bytes], batch_size: int
 ) -> Iterator[ImageBatch]:
@@ -85,9 +94,10 @@ def embed_images(
     size = _round_up(min(batch_size, count))
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = [pool.submit(pixels, index) for index in chunks[0]] if chunks else []
-        for chunk, following in zip(chunks, [*chunks[1:], range(0)], strict=True):
+        waiting = [pool.submit(pixels, index) for index in range(min(size, count))]
+        for number, chunk in enumerate(chunks, start=1):
             loaded = [future.result() for future in waiting]
+            following = chunks[number] if number < len(chunks) else ()
             waiting = [pool.submit(pixels, index) for index in following]
             good = [i for i, item in zip(chunk, loaded, strict=True) if not isinstance(item, str)]
             bad = [
@@ -144,7 +154,7 @@ def embed_texts(model: Model, texts: Sequence[str], batch_size: int) -> np.ndarr
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             longest = lengths[rows].max()
-            cut = min(context, next(length for length in TOKEN_LENGTHS if length >= longest))
+            cut = min((n for n in TOKEN_LENGTHS if longest <= n <= context), default=context)
             features[start + rows] = _encode(model.encode_text, tokens[rows, :cut], size)
     return features
 
@@ -177,6 +187,10 @@ def embed_classes(
     return features
 
 
+def _mesh() -> Mesh:
+    return jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+
+
 def _round_up(size: int) -> int:
     devices = jax.device_count()
     return max(1, -(-size // devices)) * devices
@@ -186,8 +200,7 @@ def _encode(encode: Callable, batch: np.ndarray, size: int) -> np.ndarray:
     """Pads [rows, ...] to `size` rows, splits them over the devices, returns [rows, dim]."""
     padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
     padded[: len(batch)] = batch
-    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
-    features = encode(jax.device_put(padded, NamedSharding(mesh, PartitionSpec("batch"))))
+    features = encode(jax.device_put(padded, NamedSharding(_mesh(), PartitionSpec("batch"))))
     features = np.asarray(features, np.float32)[: len(batch)]
     if not np.isfinite(features).all():
         raise UserError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from bioclip2_jax import captions, checkpoint, results
 from bioclip2_jax.data import sources
-from bioclip2_jax.embedding import SplitFeatures, embed_classes, embed_split
+from bioclip2_jax.embedding import SplitFeatures, embed_classes, embed_split, spread
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluators import metrics
 from bioclip2_jax.evaluators.few_shot import few_shot
@@ -201,7 +201,7 @@ def evaluate_step(
     """Runs the tasks on one checkpoint and writes their files; each JSON last, as its seal."""
     if not tasks:
         return
-    model = load(checkpoint.step_dir(workdir, step))
+    model = spread(load(checkpoint.step_dir(workdir, step)))
     source = sources.open_split(settings.data, settings.split)
     found = embed_split(model, source, batch_size)
     folder = results.folder_of(workdir, step)

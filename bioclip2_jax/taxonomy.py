@@ -1,28 +1,53 @@
 """Lineages of organisms: seven Darwin Core ranks, any of which may be unknown."""
 
+import functools
+import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 
-_NULLS = {"", "unknown", "null", "none", "n/a", "na", "nan", "not available", "incertae sedis"}
-# Marks of open nomenclature: the name before them is known, the epithet is not.
-_OPEN = {"sp", "spp", "cf", "aff", "indet", "gen", "nr"}
-_INFRASPECIFIC = {"subsp", "ssp", "var", "f", "forma", "subvar", "cv"}
+_NULL = re.compile(
+    r"|unknown|null|none|nil|nan|n/?a|n\.a|#n/a|<na>|-+|\?+|not (available|applicable)"
+    r"|un(identified|determined|classified|assigned)|incertae sedis",
+    re.IGNORECASE,
+)
+_KINGDOMS = {
+    "Metazoa": "Animalia",
+    "Archaeplastida": "Plantae",
+    "Chloroplastida": "Plantae",
+    "Viridiplantae": "Plantae",
+}
+
+_GENUS = re.compile(r"×?[^\W\d_]{2,}(-[^\W\d_]+)?")
+_EPITHET = re.compile(r"×?(\d+-)?[^\W\d_]{2,}([-'’][^\W\d_]+)*")
+# Open nomenclature: the name before the mark is known, the one behind it is not.
+_OPEN = re.compile(r"(sp|spp|spec|cf|aff|nr|indet|ined|gen)\.?\d*")
+_BELOW_SPECIES = re.compile(r"(notho)?(subsp|ssp|var|subvar|f|fo|forma)")
+# Words in lower case that follow a name without being part of it, mostly of its authors.
+_NO_EPITHET = re.compile(
+    r"agg|auct|group|complex|sensu|non|nom|hort|cv|pro|and|et|al|ex|in|von|van|der|den|de|da|del"
+    r"|della|di|do|dos|du|la|le|el|ter|ten|zu|zur|af|av"
+)
+_VIRUS = re.compile(r"(virus|viroid|phage)\b", re.IGNORECASE)
 
 
 def clean(value: object) -> str:
-    """A name without outer blanks, doubled blanks and trailing dots; '' for null-like values."""
-    text = re.sub(r"\s+", " ", str(value if value is not None else "")).strip().rstrip(".").strip()
-    return "" if text.lower() in _NULLS else text
+    """A name without HTML entities, surplus blanks and trailing dots; '' for null-like values."""
+    text = "" if value is None else str(value)
+    if "&" in text:
+        text = html.unescape(html.unescape(text))
+    text = " ".join(text.split()).rstrip(". ")
+    return "" if _NULL.fullmatch(text) else text
 
 
 @dataclass(frozen=True, order=True)
 class Taxon:
     """One lineage. Unknown ranks are empty and may lie between known ones.
 
-    `species` is the specific epithet, with a subspecies after a blank ("arctos syriacus").
+    `species` is the specific epithet, with a subspecies after a blank ("arctos syriacus") and the
+    hybrid sign, if any, right before it ("×domestica").
     """
 
     kingdom: str = ""
@@ -36,15 +61,8 @@ class Taxon:
     @property
     def ranks(self) -> tuple[str, ...]:
         """The seven names from kingdom to epithet."""
-        return (
-            self.kingdom,
-            self.phylum,
-            self.class_,
-            self.order,
-            self.family,
-            self.genus,
-            self.species,
-        )
+        higher = (self.kingdom, self.phylum, self.class_, self.order, self.family)
+        return (*higher, self.genus, self.species)
 
     def lineage(self, rank: str = "species") -> tuple[str, ...]:
         """Names from kingdom down to `rank`, holes included."""
@@ -66,75 +84,41 @@ class Taxon:
 
     @classmethod
     def from_row(cls, row: Mapping[str, object]) -> "Taxon":
-        """Reads a table row with Darwin Core, pybioclip or our own headers, case-insensitive.
+        """Reads a table row with Darwin Core, pybioclip or our own headers.
 
-        Ranks are capitalised, epithets lower-cased, null-like values dropped. A binomial in
-        `species` gives its genus away when the row has none. Without genus and epithet,
-        `scientificName` is parsed conservatively (authorship after the epithet is dropped).
+        Headers may differ in case, blanks, underscores and namespace ("dwc:genus"). Ranks are
+        capitalised, epithets lower-cased, null-like values dropped; Metazoa becomes Animalia and
+        the clades of green plants Plantae (BioCLIP, `naming.py`). Authors, open nomenclature
+        ("sp.", "cf. arctos") and a repeated genus are cut from the epithet. `scientificName` fills
+        in a missing genus or epithet, but never contradicts the genus column. An epithet
+        without any genus is dropped: it names nothing.
         """
-        values = {re.sub(r"[^a-z]", "", str(key).lower()): value for key, value in row.items()}
-        names = {rank: clean(values.get(rank)) for rank in RANKS}
-        names["class"] = names["class"] or clean(values.get("cls"))
-        names["class"] = names["class"] or clean(values.get("classname"))
-        epithet = clean(values.get("specificepithet")) or clean(values.get("speciesepithet"))
-        genus, own_epithet = _split_species(names["species"], names["genus"])
-        epithet = epithet or own_epithet
-        genus = names["genus"] or genus
-        if not genus and not epithet:
-            genus, epithet = _parse_scientific_name(clean(values.get("scientificname")))
-        below = clean(values.get("infraspecificepithet")) or clean(values.get("subspecies"))
-        below = below.split(" ")[-1]
-        if below and epithet and below.lower() not in epithet.lower().split(" "):
-            epithet = f"{epithet} {below}"
-        higher = [_capitalize(names[rank]) for rank in RANKS[:5]]
-        return cls(*higher, _capitalize(genus), epithet.lower() if genus else "")
+        cells: dict[str, str] = {}
+        for key, value in row.items():
+            header = _header(str(key))
+            cells[header] = cells.get(header) or clean(value)
 
+        def cell(*headers: str) -> str:
+            return next((cells[header] for header in headers if cells.get(header)), "")
 
-def _capitalize(name: str) -> str:
-    if name[:1] in "×+" and len(name) > 1:  # hybrid and graft marks stand before the name
-        return name[0] + _capitalize(name[1:].strip())
-    return name[:1].upper() + name[1:].lower()
+        higher = [_capitalize(cell(rank)) for rank in RANKS[:5]]
+        higher[0] = _KINGDOMS.get(higher[0], higher[0])
+        higher[2] = higher[2] or _capitalize(cell("cls", "classname"))
 
-
-def _split_species(species: str, genus: str) -> tuple[str, str]:
-    """(genus or '', epithet) of a `species` cell that holds an epithet or a whole binomial."""
-    words = [word for word in species.split(" ") if word]
-    if genus and words and words[0].lower() == genus.lower():
-        words = words[1:]
-        genus = ""
-    elif not genus and len(words) > 1 and words[0][:1].isupper():
-        genus, words = words[0], words[1:]
-    else:
-        genus = ""
-    words = [word for word in words if word.lower().rstrip(".") not in _INFRASPECIFIC]
-    if any(word.lower().rstrip(".") in _OPEN for word in words[:1]):
-        words = []
-    return genus, " ".join(words)
-
-
-def _parse_scientific_name(name: str) -> tuple[str, str]:
-    """(genus, epithet) of a two- or three-part name; ('', '') when it is no such name.
-
-    A single word is not taken for a genus: it may as well be a family or an order.
-    """
-    words = re.sub(r"\([^)]*\)", " ", name.replace("×", " × ")).split()
-    hybrid = "×" in words[1:2]
-    words = [word for word in words if word != "×"]
-    if len(words) < 2 or not words[0].isalpha() or not words[0][0].isupper():
-        return "", ""
-    epithets = []
-    for word in words[1:]:
-        mark = word.lower().rstrip(".")
-        if mark in _INFRASPECIFIC and epithets:
-            continue
-        if mark in _OPEN or not re.fullmatch(r"[^\W\d_]+(-[^\W\d_]+)*", word) or not word.islower():
-            break
-        if mark in {"and", "et", "ex", "in", "von", "van", "de", "da", "del", "la", "den", "der"}:
-            break  # authors' particles
-        epithets.append(word)
-    if not epithets:
-        return words[0], ""
-    return words[0], ("×" if hybrid else "") + " ".join(epithets[:2])
+        genus, epithet = _split_species(cell("species"), cell("genus", "genericname"))
+        epithet = _split_species(cell("specificepithet", "speciesepithet"), genus)[1] or epithet
+        if not (genus and epithet):
+            named = _split_scientific_name(cell("scientificname"))
+            if not genus:
+                genus, epithet = named
+            elif named[0] == genus:
+                epithet = epithet or named[1]
+        if epithet and " " not in epithet:
+            below = cell("infraspecificepithet", "subspecies").split()
+            # A whole trinomial may stand here; its genus and epithet are known by now.
+            below = below[2:] if below and _capitalize(below[0]) == genus else below
+            epithet = " ".join([epithet, *(word.lower() for word in below[-1:])])
+        return cls(*higher, genus, epithet if genus else "")
 
 
 @dataclass(frozen=True)
@@ -145,3 +129,107 @@ class TaxonEntry:
     scientific_name: str
     vernacular_name: str
     counts: dict[str, int] = field(default_factory=dict, compare=False)
+
+
+@functools.lru_cache(1024)
+def _header(name: str) -> str:
+    return re.sub(r"[\s_.-]", "", re.split("[:/]", name)[-1].lower())
+
+
+def _attach_hybrid_signs(name: str) -> str:
+    """'Malus x domestica' and 'Malus × domestica' as 'Malus ×domestica'."""
+    return re.sub(r"(?<!\S)(?:[xX×✕]\s+|[×✕])(?=\w)", "×", name)
+
+
+def _capitalize(name: str) -> str:
+    name = _attach_hybrid_signs(name)
+    sign = name[:1] if name[:1] in ("×", "+") else ""
+    name = name.removeprefix(sign).strip()
+    return sign + name[:1].upper() + name[1:].lower()
+
+
+def _split_species(species: str, genus: str) -> tuple[str, str]:
+    """(genus, epithet) from a `species` cell, an epithet or a whole binomial, and a `genus` cell.
+
+    The genus cell wins over the genus of a binomial, as in the original.
+    """
+    if " " in genus and species.lower().startswith(f"{genus.lower()} "):
+        species = species[len(genus) + 1 :]  # "Candidatus Phytoplasma"
+    words = _words(species.lower().capitalize() if species.isupper() else species)
+    named = _capitalize(genus)
+    if _VIRUS.search(" ".join(words[1:])):
+        return named, species.lower()  # "Tobacco mosaic virus" is no binomial
+    if len(words) > 1:
+        first, rest = words[0], words[1:]
+        if not genus and _GENUS.fullmatch(first) and not _OPEN.fullmatch(first.lower()):
+            named, words = _capitalize(first), rest
+        # "gorilla gorilla" beside "Gorilla" is a subspecies, beside "gorilla" a binomial.
+        elif first == genus or (
+            not first.islower() and (_capitalize(first) == named or rest[0].islower())
+        ):
+            words = rest
+    elif words == [named] and not species.isupper():
+        words = []  # the genus once more; the epithet of a tautonym is in lower case
+    if _is_cross_of_genera(words):
+        return named, " ".join(words).lower()
+    return named, _epithet(words, lenient=True)
+
+
+def _split_scientific_name(name: str) -> tuple[str, str]:
+    """(genus, epithet) of a `scientificName`; ('', '') for anything but a clear species name.
+
+    A single word is not taken for a genus: it may as well be a family or an order.
+    """
+    words = _words(name)
+    if len(words) < 2 or not _GENUS.fullmatch(words[0]) or not words[0].istitle():
+        return "", ""
+    if _is_cross_of_genera(words) or _VIRUS.search(" ".join(words[1:])):
+        return "", ""
+    epithet = _epithet(words[1:], lenient=False)
+    return (words[0], epithet) if epithet or _OPEN.fullmatch(words[1].lower()) else ("", "")
+
+
+def _words(name: str) -> list[str]:
+    """Words of a name without subgenera and authors in brackets; hybrid signs attached.
+
+    The second parent of a cross loses its genus: "Canis lupus × C. latrans" → "lupus ×latrans".
+    """
+    name = _attach_hybrid_signs(re.sub(r"\([^)]*\)", " ", name))
+    genus = name.partition(" ")[0]
+    return re.sub(rf"×({re.escape(genus)}|{re.escape(genus[:1])}\.)\s+", "×", name).split()
+
+
+def _is_cross_of_genera(words: list[str]) -> bool:
+    return any(word[0] == "×" and word[1:2].isupper() for word in words[1:])
+
+
+def _epithet(words: list[str], lenient: bool) -> str:
+    """The specific and, if any, the lowest-ranked infraspecific epithet that `words` begin with.
+
+    Args:
+      words: what follows the genus, authors and rank marks included.
+      lenient: takes the first word whatever it looks like (the column says it is an epithet).
+    """
+    epithets: list[str] = []
+    expected = True  # whether an epithet may stand here: at the start and behind a rank mark
+    for word in words:
+        mark = word.lower().rstrip(".")
+        if _OPEN.fullmatch(mark) or (_BELOW_SPECIES.fullmatch(mark) and not epithets):
+            break
+        if _BELOW_SPECIES.fullmatch(mark):
+            expected = True
+        elif not epithets and lenient:
+            epithets = [word.lower()]
+        elif (
+            expected
+            and word.islower()
+            and not _NO_EPITHET.fullmatch(mark)
+            and _EPITHET.fullmatch(word)
+        ):
+            expected = not epithets
+            epithets = [*epithets[:1], word]
+        elif not epithets:
+            break
+        else:
+            expected = False
+    return " ".join(epithets)

@@ -19,10 +19,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from bioclip2_jax import checkpoint, config as config_lib, metrics, sharding, train_step
+from bioclip2_jax import checkpoint, convert, metrics, sharding, train_step
+from bioclip2_jax import config as config_lib
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
-from bioclip2_jax.models.presets import PRESETS, ClipConfig, to_open_clip
+from bioclip2_jax.loading import load
+from bioclip2_jax.models.presets import PRESETS, ClipConfig
 
 
 def main(argv: Sequence[str]) -> None:
@@ -246,8 +248,6 @@ def initial_state(
     """
     params = None
     if config.init:
-        from bioclip2_jax.loading import load
-
         params = dict(load(config.init).params)
         image = dict(params["image"])
         image.pop("replay_projection", None)
@@ -286,18 +286,15 @@ def restore(
 
 def save_model_description(config: ConfigDict, model: ClipConfig, workdir: Path) -> None:
     """Writes `WORKDIR/model.json`, in the form of `open_clip_config.json`, for every reader."""
-    description = {
-        "model_cfg": to_open_clip(model),
-        "preprocess_cfg": {
-            "size": model.vision.image_size,
-            "mode": "RGB",
-            "mean": list(config.data.mean),
-            "std": list(config.data.std),
-            "interpolation": config.data.interpolation,
-            "resize_mode": config.data.resize_mode,
-            "fill_color": 0,
-        },
-    }
+    data = config.data
+    preprocess = convert.Preprocess(
+        model.vision.image_size,
+        tuple(data.mean),
+        tuple(data.std),
+        data.resize_mode,
+        data.interpolation,
+    )
+    description = convert.write_description(model, preprocess)
     partial = workdir / "model.tmp"
     partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, workdir / "model.json")

@@ -4,13 +4,14 @@ It lets tests of evaluation, prediction and report state exactly which answers a
 """
 
 import io
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 from PIL import Image
 
+from bioclip2_jax.convert import Preprocess
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.taxonomy import Taxon
@@ -33,20 +34,25 @@ TAXA = {
 COMMON = {"red": "fire bird", "orange": "", "blue": "sea bird", "green": "leaf"}
 
 
+@dataclass
 class ColourModel:
-    """Image features are the mean colour; a text has the colour whose word it holds."""
+    """Image features are the mean colour; a text has the colour whose word it holds.
 
-    def __init__(self, logit_scale: float = 50.0, confuse: dict[str, str] | None = None):
-        """`confuse`: word → the colour it is wrongly taken for."""
-        self.logit_scale = logit_scale
+    Attributes:
+      logit_scale: the factor on cosines.
+      confuse: word → the colour it is wrongly taken for.
+    """
+
+    logit_scale: float = 50.0
+    confuse: dict[str, str] = field(default_factory=dict)
+    params: dict = field(default_factory=dict)
+
+    def __post_init__(self):
         self.config = ClipConfig(4, VisionConfig(16, 8, 32, 1, 32), TextConfig(32, 1, 1))
-        self.preprocess = SimpleNamespace(
-            size=16, mean=(0, 0, 0), std=(1, 1, 1), resize_mode="shortest", interpolation="bicubic"
-        )
-        self.params, self.step = {}, None
+        self.preprocess = Preprocess(16)
         self.batch_shapes: set[tuple] = set()
         self._words = {
-            int(tokenize(word)[0, 1]): COLOURS[(confuse or {}).get(word, word)] for word in COLOURS
+            int(tokenize(word)[0, 1]): COLOURS[self.confuse.get(word, word)] for word in COLOURS
         }
 
     def encode_image(self, images: jax.Array) -> np.ndarray:

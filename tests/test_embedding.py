@@ -1,13 +1,18 @@
 import time
 
+import jax
 import numpy as np
 import pytest
 from colour_world import COLOURS, ColourModel, record, square
 
 from bioclip2_jax import embedding
-from bioclip2_jax.embedding import embed_classes, embed_images, embed_split, embed_texts
+from bioclip2_jax.convert import Preprocess
+from bioclip2_jax.embedding import embed_classes, embed_images, embed_split, embed_texts, spread
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.images import BadImage
+from bioclip2_jax.loading import Model
+from bioclip2_jax.models.clip import init_params
+from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 
 NAMES = list(COLOURS)
 
@@ -147,3 +152,28 @@ def test_bad_image_is_the_only_decoder_error_that_is_caught():
 
     with pytest.raises(ValueError, match="a bug"):
         list(embed_images(ColourModel(), 2, read, 2))
+
+
+def test_several_devices_give_the_features_of_one(monkeypatch):
+    config = ClipConfig(16, VisionConfig(16, 8, 32, 1, 32), TextConfig(32, 1, 1))
+    model = Model(config, init_params(config, 0), Preprocess(16))
+    source = [record(name, i) for i in range(3) for name in NAMES]
+
+    def features() -> tuple[np.ndarray, np.ndarray]:
+        wide = spread(model)
+        texts = embed_classes(wide, NAMES, 16, ("a {}", "the {}."))
+        return embed_split(wide, source, 5).features, texts
+
+    assert jax.device_count() == 8
+    many = features()
+    monkeypatch.setattr(embedding.jax, "device_count", lambda: 1)
+    one = features()
+    for name, left, right in zip(("image", "text"), many, one, strict=True):
+        assert left == pytest.approx(right, abs=1e-6), name
+
+
+def test_spreading_puts_the_parameters_on_every_device():
+    config = ClipConfig(16, VisionConfig(16, 8, 32, 1, 32), TextConfig(32, 1, 1))
+    model = spread(Model(config, init_params(config, 0), Preprocess(16)))
+    for leaf in jax.tree.leaves(model.params):
+        assert len(leaf.sharding.device_set) == 8 and leaf.sharding.is_fully_replicated

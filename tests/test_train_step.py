@@ -104,19 +104,19 @@ def test_one_two_and_eight_devices_give_the_same_losses():
 
 
 def test_logit_scale_never_leaves_its_range():
-    config = recipe(learning_rate=2.0, weight_decay=0.0, steps=4)
+    config = recipe(learning_rate=2.0, weight_decay=0.0, steps=4, replay_batch_size=8)
     state, rows = run(config, 1, steps=4)
     assert all(1.0 <= row["logit_scale"] <= 100.001 for row in rows)
     assert 0 <= float(state.params["logit_scale"]) <= np.log(100) + 1e-6
 
 
 def test_patch_dropout_is_a_function_of_the_step_and_shortens_the_work():
-    config = recipe(patch_keep=0.5)
+    config = recipe(patch_keep=0.5, replay_batch_size=8)
     first, again = run(config, 1, steps=3)[1], run(config, 1, steps=3)[1]
     assert first == again
-    assert first != run(recipe(), 1, steps=3)[1]
+    assert first != run(recipe(replay_batch_size=8), 1, steps=3)[1]
     assert train_step.train_flops_per_step(config, MODEL, 16) < train_step.train_flops_per_step(
-        recipe(), MODEL, 16
+        recipe(replay_batch_size=8), MODEL, 16
     )
 
 

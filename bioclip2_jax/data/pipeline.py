@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grain
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from bioclip2_jax import captions, images
@@ -154,6 +155,8 @@ def batches(
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)
     dataset = dataset.to_iter_dataset(options)
     if data.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
         workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(workers)
     return iter(dataset)

@@ -171,11 +171,14 @@ def flat_map(features: np.ndarray) -> np.ndarray:
         flat = (left * sizes)[:, :2]
         return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(
-        features
+    layout = TSNE(
+        init="pca", perplexity=min(30.0, (len(features) - 1) / 3), metric="cosine", random_state=0
     )
+    # On a busy machine its threads wait for each other far longer than they work.
+    with threadpool_limits(1):
+        return layout.fit_transform(features)
 
 
 def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> str:

@@ -1,0 +1,1 @@
+"""Text on its way into the model: the tokenizer and the zero-shot templates."""

@@ -25,7 +25,9 @@ _ASCII_WORDS = re.compile(_CONTRACTIONS + r"|[a-z]+|[0-9]|[^\sa-z0-9]+")
 _CACHED_WORDS = 1 << 18
 
 
-def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.ndarray:
+def tokenize(
+    texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH
+) -> np.ndarray:
     """Token ids with start and end marks, zero-padded.
 
     A text that is too long is cut and its last id becomes the end mark.

@@ -1,0 +1,56 @@
+"""`bioclip2`: one command for everything. Each sub-command is imported only when it is used."""
+
+import importlib
+import sys
+
+import click
+
+from bioclip2_jax import __version__
+from bioclip2_jax.errors import exit_on_user_error
+
+# Name → module and one-line help, so that `--help` imports nothing heavy.
+_COMMANDS = {
+    "prepare": ("cli_prepare", "Make a dataset: from pictures with a table, or simulated."),
+    "train": ("cli_train", "Train a model, or go on with a run that was interrupted."),
+    "evaluate": ("cli_evaluate", "Measure a model: zero-shot and few-shot accuracy."),
+    "export": ("cli_export", "Write a model for PyTorch's open_clip."),
+    "predict": ("cli_predict", "Name the organisms in pictures."),
+    "report": ("cli_report", "Write one HTML page about a training run."),
+    "inspect": ("cli_inspect", "Describe a dataset or a model."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"bioclip2_jax.{_COMMANDS[name][0]}")
+        return getattr(module, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bioclip2")
+def cli() -> None:
+    """BioCLIP 2 in JAX: train, evaluate, export and use models of the tree of life.
+
+    \b
+    Example:
+      bioclip2 predict bird.jpg --model runs/quickstart --taxa runs/quickstart/data/taxa.csv
+    """
+
+
+def main() -> None:
+    """Entry point; exit code 0 for success, 1 for failure, 2 for a wrong call."""
+    try:
+        exit_on_user_error(lambda: cli(prog_name="bioclip2"))
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        sys.stderr.close()
+        sys.exit(1)

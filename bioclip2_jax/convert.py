@@ -1,0 +1,258 @@
+"""Between our parameters and open_clip's files: one table of names, read in both directions."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from bioclip2_jax import images, model_card
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.models import clip
+from bioclip2_jax.models.presets import ClipConfig, from_open_clip, to_open_clip
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+# (ours, open_clip's, axes of ours in the order of open_clip's; None: as it is)
+_IMAGE = (
+    ("image/class_embedding", "visual.class_embedding", None),
+    ("image/position_embedding", "visual.positional_embedding", None),
+    ("image/projection", "visual.proj", None),
+    ("image/patch_embed/kernel", "visual.conv1.weight", (3, 2, 0, 1)),
+    ("image/ln_pre/scale", "visual.ln_pre.weight", None),
+    ("image/ln_pre/bias", "visual.ln_pre.bias", None),
+    ("image/ln_post/scale", "visual.ln_post.weight", None),
+    ("image/ln_post/bias", "visual.ln_post.bias", None),
+)
+_TEXT = (
+    ("text/position_embedding", "positional_embedding", None),
+    ("text/token_embedding", "token_embedding.weight", None),
+    ("text/projection", "text_projection", None),
+    ("text/ln_final/scale", "ln_final.weight", None),
+    ("text/ln_final/bias", "ln_final.bias", None),
+    ("logit_scale", "logit_scale", None),
+)
+_BLOCK = (
+    ("ln_1/scale", "ln_1.weight", None),
+    ("ln_1/bias", "ln_1.bias", None),
+    ("attention/qkv/kernel", "attn.in_proj_weight", (1, 0)),
+    ("attention/qkv/bias", "attn.in_proj_bias", None),
+    ("attention/out/kernel", "attn.out_proj.weight", (1, 0)),
+    ("attention/out/bias", "attn.out_proj.bias", None),
+    ("ln_2/scale", "ln_2.weight", None),
+    ("ln_2/bias", "ln_2.bias", None),
+    ("mlp/fc/kernel", "mlp.c_fc.weight", (1, 0)),
+    ("mlp/fc/bias", "mlp.c_fc.bias", None),
+    ("mlp/proj/kernel", "mlp.c_proj.weight", (1, 0)),
+    ("mlp/proj/bias", "mlp.c_proj.bias", None),
+)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the model's input; the fields of open_clip's `preprocess_cfg`."""
+
+    size: int
+    mean: tuple[float, ...] = images.CLIP_MEAN
+    std: tuple[float, ...] = images.CLIP_STD
+    resize_mode: str = "shortest"
+    interpolation: str = "bicubic"
+
+
+def read_description(description: Mapping) -> tuple[ClipConfig, Preprocess]:
+    """Reads an `open_clip_config.json` object (also our `model.json`).
+
+    Raises:
+      UserError: not a plain CLIP ViT, or incomplete.
+    """
+    config = from_open_clip(description.get("model_cfg") or {})
+    given = description.get("preprocess_cfg") or {}
+    size = given.get("size", config.vision.image_size)
+    return config, Preprocess(
+        size=size[0] if isinstance(size, list) else size,
+        mean=tuple(given.get("mean", images.CLIP_MEAN)),
+        std=tuple(given.get("std", images.CLIP_STD)),
+        resize_mode=given.get("resize_mode", "shortest"),
+        interpolation=given.get("interpolation", "bicubic"),
+    )
+
+
+def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
+    """The object that `read_description` reads and open_clip's `local-dir:` needs."""
+    given = {
+        "size": preprocess.size,
+        "mode": "RGB",
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+        "resize_mode": preprocess.resize_mode,
+        "fill_color": 0,
+    }
+    return {"model_cfg": to_open_clip(config), "preprocess_cfg": given}
+
+
+def to_state_dict(params: Mapping, config: ClipConfig) -> dict[str, np.ndarray]:
+    """Our parameters under open_clip's names and layouts, float32; the replay projection is left.
+
+    Linear weights become [out, in], the patch convolution [out, 3, p, p]; stacked blocks are
+    taken apart.
+    """
+    flat = _flatten(params)
+    tensors = {}
+    for ours, theirs, axes in (*_IMAGE, *_TEXT):
+        tensors[theirs] = _moved(flat[ours], axes)
+    for prefix, stack, layers in _stacks(config):
+        for ours, theirs, axes in _BLOCK:
+            for layer in range(layers):
+                name = f"{prefix}.{layer}.{theirs}"
+                tensors[name] = _moved(flat[f"{stack}/{ours}"][layer], axes)
+    return tensors
+
+
+def from_state_dict(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> dict:
+    """Our float32 parameters from open_clip's tensors; the inverse of `to_state_dict`.
+
+    `visual.continual_proj`, the original's replay projection, becomes `replay_projection`.
+
+    Raises:
+      UserError: keys are missing, unknown or misshapen; all of them are listed.
+    """
+    table = [*_IMAGE, *_TEXT]
+    if "visual.continual_proj" in tensors:
+        table.append(("image/replay_projection", "visual.continual_proj", None))
+    abstract = clip.abstract_params(config, replay_projection="visual.continual_proj" in tensors)
+    shapes = {name: leaf.shape for name, leaf in _flatten(abstract).items()}
+    flat, problems, used = {}, [], set()
+
+    def take(ours: str, theirs: str, axes: tuple | None, shape: tuple) -> np.ndarray:
+        used.add(theirs)
+        if theirs not in tensors:
+            problems.append(f"{theirs} is missing")
+            return np.zeros(shape, np.float32)
+        value = np.asarray(tensors[theirs]).astype(np.float32)
+        wanted = shape if axes is None else tuple(shape[axis] for axis in axes)
+        # logit_scale is stored as [] or [1].
+        if value.size == 1 and shape == ():
+            value = value.reshape(())
+        if value.shape != wanted:
+            problems.append(f"{theirs} is {list(value.shape)}, expected {list(wanted)}")
+            return np.zeros(shape, np.float32)
+        return _moved(value, None if axes is None else tuple(np.argsort(axes)))
+
+    for ours, theirs, axes in table:
+        flat[ours] = take(ours, theirs, axes, shapes[ours])
+    for prefix, stack, layers in _stacks(config):
+        for ours, theirs, axes in _BLOCK:
+            name = f"{stack}/{ours}"
+            parts = [
+                take(name, f"{prefix}.{layer}.{theirs}", axes, shapes[name][1:])
+                for layer in range(layers)
+            ]
+            flat[name] = np.stack(parts)
+    problems += [f"{name} is not known" for name in sorted(tensors.keys() - used)]
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise UserError(f"the weights do not fit: {'; '.join(problems[:10])}{more}")
+    return _unflatten(flat)
+
+
+def export_open_clip(
+    params: Mapping,
+    config: ClipConfig,
+    preprocess: Preprocess,
+    out_dir: Path,
+    *,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    card: str | None = None,
+) -> None:
+    """Writes a directory that open_clip loads as `local-dir:PATH`, with a model card.
+
+    Raises:
+      UsageError: `out_dir` is in use, or an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
+        if not (out_dir / CONFIG_FILE).is_file():
+            raise UsageError(f"--out {out_dir} holds other files; name a new or empty folder")
+        if not overwrite:
+            raise UsageError(f"--out {out_dir} already holds a model; add --overwrite")
+    partial = out_dir.absolute().with_name(out_dir.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors = {
+        name: np.ascontiguousarray(value.astype(DTYPES[dtype]))
+        for name, value in to_state_dict(params, config).items()
+    }
+    save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+    text = json.dumps(write_description(config, preprocess), indent=2) + "\n"
+    (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
+    (partial / "README.md").write_text(
+        card or model_card.render(config, preprocess.size), encoding="utf-8"
+    )
+    if out_dir.exists():
+        shutil.rmtree(out_dir)
+    os.replace(partial, out_dir)
+
+
+def read_open_clip(folder: Path) -> tuple[ClipConfig, dict, Preprocess]:
+    """Reads a directory with `open_clip_config.json` and `open_clip_model.safetensors`.
+
+    Raises:
+      UserError: a file is missing or damaged, or the weights do not fit the config.
+    """
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    try:
+        description = json.loads(config_path.read_text(encoding="utf-8"))
+        config, preprocess = read_description(description)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{config_path}: cannot be read ({error})") from error
+    except UserError as error:
+        raise UserError(f"{config_path}: {error}") from error
+    try:
+        with safe_open(weights_path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"{weights_path}: cannot be read ({error})") from error
+    try:
+        return config, from_state_dict(tensors, config), preprocess
+    except UserError as error:
+        raise UserError(f"{weights_path}: {error}") from error
+
+
+def _stacks(config: ClipConfig) -> tuple[tuple[str, str, int], ...]:
+    return (
+        ("visual.transformer.resblocks", "image/blocks", config.vision.layers),
+        ("transformer.resblocks", "text/blocks", config.text.layers),
+    )
+
+
+def _moved(value: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    value = np.asarray(value)
+    return value if axes is None else np.ascontiguousarray(value.transpose(axes))
+
+
+def _flatten(tree: Mapping) -> dict:
+    leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
+    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def _unflatten(flat: Mapping) -> dict:
+    tree: dict = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree

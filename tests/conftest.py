@@ -1,0 +1,71 @@
+"""Eight forced CPU devices for every test, and the datasets that several tests read."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bioclip2_jax.data.records import make_record
+from bioclip2_jax.prepare.builder import write_dataset
+from bioclip2_jax.taxonomy import Taxon
+
+ROOT = Path(__file__).parent.parent
+_TAXA = {
+    Taxon("Animalia", "Chordata", "Aves", "Piciformes", "Picidae", "Picus", "viridis"): "Woodpecker",
+    Taxon("Animalia", "Chordata", "Aves", "Passeriformes", "Corvidae", "Pica", "pica"): "Magpie",
+    Taxon("Animalia", "Chordata", "", "Cypriniformes", "Cyprinidae", "Tinca", "tinca"): "Tench",
+    Taxon("Plantae", "Tracheophyta", "Liliopsida", "Poales", "Poaceae", "Poa", "annua"): "",
+    Taxon("Fungi", "Basidiomycota", "Agaricomycetes", "Boletales", "Boletaceae"): "Bolete",
+}
+
+
+@pytest.fixture(scope="session")
+def shared_photos() -> Path:
+    """Real photographs beside the checkout; they may not be shipped with it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the photographs (../shared/data) are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A prepared dataset: five taxa, one colour each, 64 train, 20 val and 10 test pictures."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 216, (len(_TAXA), 3))
+
+    def examples(split: str, count: int):
+        for number in range(count):
+            which = number % len(_TAXA)
+            taxon, common = list(_TAXA.items())[which]
+            pixels = np.clip(colours[which] + rng.normal(0, 20, (40, 48, 3)), 0, 255)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=90)
+            yield make_record(
+                key=f"{split}-{number}",
+                image=buffer.getvalue(),
+                taxon=taxon,
+                vernacular_name=common,
+                source="test",
+                licence="CC0-1.0",
+                dataset_name="one" if number % 2 else "two",
+                labels={"sex": ("female", "male")[number // 5 % 2]},
+            )
+
+    sizes = {"train": 64, "val": 20, "test": 10}
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    write_dataset(
+        {split: examples(split, count) for split, count in sizes.items()},
+        folder,
+        name="tiny",
+        description="Coloured squares.",
+        label_names=["sex"],
+    )
+    return folder
