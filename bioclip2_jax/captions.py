@@ -2,17 +2,21 @@
 
 import random
 
+from bioclip2_jax.errors import UsageError
 from bioclip2_jax.taxonomy import Taxon, clean
 
 TEXT_KINDS = ("sci", "com", "taxon", "sci_com", "taxon_com")
 
 
-def text_kind(seed: int, step: int) -> str:
+def text_kind(seed: int | None, step: int) -> str:
     """The one text kind of all captions of a step, uniform over `TEXT_KINDS`.
 
-    The original draws with `random.seed(step)` alone; the run's seed is mixed in here.
+    Args:
+      seed: of the run. None draws exactly what the original draws, which knows the step alone
+        (bioclip-2, training/data.py: `random.seed(step)`, then `random.choice`).
+      step: global step, so that every host and every restart agrees.
     """
-    return random.Random(f"{seed}/{step}").choice(TEXT_KINDS)
+    return random.Random(step if seed is None else f"{seed}/{step}").choice(TEXT_KINDS)
 
 
 def lineage_text(taxon: Taxon, rank: str = "species") -> str:
@@ -21,51 +25,63 @@ def lineage_text(taxon: Taxon, rank: str = "species") -> str:
 
 
 def caption(kind: str, taxon: Taxon, scientific_name: str = "", common_name: str = "") -> str:
-    """The training caption of an image (original: TreeOfLife-toolbox; paper, section 3).
+    """The training caption of an image (TreeOfLife-toolbox, tol_hybrid_to_wds).
 
-    `S` is the taxon's binomial or deepest name, else `scientific_name`, else "Unknown"; `T` the
-    lineage, else S; a missing common name is replaced by S, so every kind exists for every image.
+    Every kind exists for every image. S is the binomial or deepest known name of the taxon, else
+    `scientific_name` (which may carry authors, hence second), else "Unknown"; the lineage T and
+    the common name C fall back to S.
 
     Args:
       kind: one of `TEXT_KINDS`.
+      taxon: lineage of the image.
+      scientific_name: as the source gave it; used when the taxon is empty.
+      common_name: vernacular name or ''.
 
     Returns:
-      "a photo of S.", "a photo of T with common name C." and so on.
+      "a photo of S.", "a photo of T with common name C." and so on; one dot at the end.
+
+    Raises:
+      UsageError: there is no such kind.
     """
-    scientific = taxon.scientific_name or clean(scientific_name) or "Unknown"
-    name = clean(common_name) or scientific
-    lineage = lineage_text(taxon) or scientific
-    return {
-        "sci": f"a photo of {scientific}.",
-        "com": f"a photo of {name}.",
-        "taxon": f"a photo of {lineage}.",
-        "sci_com": f"a photo of {scientific} with common name {name}.",
-        "taxon_com": f"a photo of {lineage} with common name {name}.",
-    }[kind]
+    _check_kind(kind, TEXT_KINDS)
+    scientific = clean(taxon.scientific_name) or clean(scientific_name) or "Unknown"
+    common = clean(common_name) or scientific
+    name = {"sci": scientific, "com": common}.get(kind.removesuffix("_com"))
+    name = name or clean(lineage_text(taxon)) or scientific
+    return f"a photo of {name}" + (f" with common name {common}." if "_com" in kind else ".")
 
 
-def class_name(kind: str, taxon: Taxon, common_name: str = "", as_is: str = "") -> str:
-    """What stands for a class in the zero-shot templates (original: `naming_eval.py`).
+def class_name(kind: str, taxon: Taxon, common_name: str = "", as_is: str | None = None) -> str:
+    """What stands for a class in the zero-shot templates (bioclip-2, imageomics/naming_eval.py).
 
     Unlike in captions nothing replaces a missing common name in the `_com` forms, and a lineage
-    without kingdom is cut to the binomial.
+    without kingdom is cut to the binomial. A name at a higher rank is `lineage_text`.
 
     Args:
       kind: one of `TEXT_KINDS`, or `asis` for `as_is` unchanged.
+      taxon: lineage of the class.
+      common_name: vernacular name or ''.
+      as_is: the class in the user's own words; stands in where the taxon is empty, too.
 
     Returns:
       The text without "a photo of" and without a final dot.
+
+    Raises:
+      UsageError: there is no such kind.
     """
+    _check_kind(kind, ("asis", *TEXT_KINDS))
+    scientific = clean(taxon.scientific_name) or clean(as_is) or "Unknown"
     if kind == "asis":
-        return as_is
-    scientific = taxon.scientific_name or clean(as_is) or "Unknown"
-    lineage = lineage_text(taxon) if taxon.kingdom else scientific
+        return as_is or scientific
     common = clean(common_name)
-    with_common = f" with common name {common}" if common else ""
-    return {
-        "sci": scientific,
-        "com": common or scientific,
-        "taxon": lineage,
-        "sci_com": scientific + with_common,
-        "taxon_com": lineage + with_common,
-    }[kind]
+    if kind == "com":
+        return common or scientific
+    name = scientific
+    if kind.startswith("taxon") and taxon.kingdom:
+        name = clean(lineage_text(taxon))
+    return f"{name} with common name {common}" if common and kind.endswith("_com") else name
+
+
+def _check_kind(kind: str, kinds: tuple[str, ...]) -> None:
+    if kind not in kinds:
+        raise UsageError(f"no text kind {kind!r}; choose one of {', '.join(kinds)}")

@@ -31,7 +31,6 @@ def export(workdir: str, out: Path, step: int | None, dtype: str, overwrite: boo
     from bioclip2_jax.loading import load
 
     model = load(workdir if step is None else checkpoint.step_dir(workdir, step))
-    card = model_card.render(model.config, model.preprocess.size, Path(workdir), model.step)
     convert.export_open_clip(
         model.params,
         model.config,
@@ -39,6 +38,7 @@ def export(workdir: str, out: Path, step: int | None, dtype: str, overwrite: boo
         out,
         dtype=dtype,
         overwrite=overwrite,
-        card=card,
+        card=model_card.render(model.config, Path(workdir), model.step),
     )
-    click.echo(f"{out}: step {model.step}, {dtype}; open_clip loads it as local-dir:{out}")
+    source = workdir if model.step is None else f"step {model.step} of {workdir}"
+    click.echo(f"{out}: {source} in {dtype}; open_clip loads it as local-dir:{out}")

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from bioclip2_jax.models.presets import ClipConfig, from_open_clip, to_open_clip
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+CARD_FILE = "README.md"
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 # (ours, open_clip's, axes of ours in the order of open_clip's; None: as it is)
@@ -68,22 +69,51 @@ class Preprocess:
     interpolation: str = "bicubic"
 
 
-def read_description(description: Mapping) -> tuple[ClipConfig, Preprocess]:
-    """Reads an `open_clip_config.json` object (also our `model.json`).
+def read_description(path: Path) -> tuple[ClipConfig, Preprocess]:
+    """Reads an `open_clip_config.json` (our `model.json` has the same form).
 
     Raises:
-      UserError: not a plain CLIP ViT, or incomplete.
+      UserError: unreadable, not a plain CLIP ViT, or a setting that we cannot follow.
     """
-    config = from_open_clip(description.get("model_cfg") or {})
-    given = description.get("preprocess_cfg") or {}
-    size = given.get("size", config.vision.image_size)
-    return config, Preprocess(
-        size=size[0] if isinstance(size, list) else size,
-        mean=tuple(given.get("mean", images.CLIP_MEAN)),
-        std=tuple(given.get("std", images.CLIP_STD)),
-        resize_mode=given.get("resize_mode", "shortest"),
-        interpolation=given.get("interpolation", "bicubic"),
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    try:
+        if not isinstance(description, dict):
+            raise UserError("not a JSON object")
+        config = from_open_clip(description.get("model_cfg"))
+        return config, _preprocess(description.get("preprocess_cfg") or {}, config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _preprocess(given: Mapping, config: ClipConfig) -> Preprocess:
+    size = config.vision.image_size
+    if given.get("size", size) not in (size, [size, size]):
+        raise UserError(f"preprocess_cfg.size {given['size']} is not vision_cfg.image_size {size}")
+    for name, known in (
+        ("resize_mode", ("shortest", "squash")),
+        ("interpolation", ("bicubic", "bilinear")),
+    ):
+        if given.get(name, known[0]) not in known:
+            raise UserError(f"preprocess_cfg.{name} {given[name]!r} is not {' or '.join(known)}")
+    return Preprocess(
+        size,
+        _channels("mean", given.get("mean") or images.CLIP_MEAN),
+        _channels("std", given.get("std") or images.CLIP_STD),
+        given.get("resize_mode", "shortest"),
+        given.get("interpolation", "bicubic"),
     )
+
+
+def _channels(name: str, value: object) -> tuple[float, ...]:
+    values = [value] * 3 if isinstance(value, float) else value
+    try:
+        red, green, blue = (float(one) for one in values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"preprocess_cfg.{name} {value!r} is not three numbers") from error
+    return red, green, blue
 
 
 def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
@@ -106,7 +136,7 @@ def to_state_dict(params: Mapping, config: ClipConfig) -> dict[str, np.ndarray]:
     Linear weights become [out, in], the patch convolution [out, 3, p, p]; stacked blocks are
     taken apart.
     """
-    flat = _flatten(params)
+    flat = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(params).items()}
     tensors = {}
     for ours, theirs, axes in (*_IMAGE, *_TEXT):
         tensors[theirs] = _moved(flat[ours], axes)
@@ -130,7 +160,7 @@ def from_state_dict(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> di
     if "visual.continual_proj" in tensors:
         table.append(("image/replay_projection", "visual.continual_proj", None))
     abstract = clip.abstract_params(config, replay_projection="visual.continual_proj" in tensors)
-    shapes = {name: leaf.shape for name, leaf in _flatten(abstract).items()}
+    shapes = {name: leaf.shape for name, leaf in flatten(abstract).items()}
     flat, problems, used = {}, [], set()
 
     def take(ours: str, theirs: str, axes: tuple | None, shape: tuple) -> np.ndarray:
@@ -138,7 +168,7 @@ def from_state_dict(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> di
         if theirs not in tensors:
             problems.append(f"{theirs} is missing")
             return np.zeros(shape, np.float32)
-        value = np.asarray(tensors[theirs]).astype(np.float32)
+        value = np.asarray(tensors[theirs]).astype(np.float32, copy=False)
         wanted = shape if axes is None else tuple(shape[axis] for axis in axes)
         # logit_scale is stored as [] or [1].
         if value.size == 1 and shape == ():
@@ -177,32 +207,51 @@ def export_open_clip(
 ) -> None:
     """Writes a directory that open_clip loads as `local-dir:PATH`, with a model card.
 
+    Args:
+      params: nested dict, see `models/clip.py`; a replay projection is left out.
+      config: sizes.
+      preprocess: how pictures are made its input.
+      out_dir: new or empty; with `overwrite`, one that holds a model, whose three files are
+        replaced.
+      dtype: of the stored weights, a key of `DTYPES`.
+      overwrite: see `out_dir`.
+      card: text of README.md; None for one without training details.
+
     Raises:
       UsageError: `out_dir` is in use, or an unknown dtype.
+      UserError: it cannot be written.
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
-        if not (out_dir / CONFIG_FILE).is_file():
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UsageError(f"--out {out_dir} is a file; name a new or empty folder")
+    if out_dir.is_dir() and any(out_dir.iterdir()):
+        if not (out_dir / WEIGHTS_FILE).is_file():
             raise UsageError(f"--out {out_dir} holds other files; name a new or empty folder")
         if not overwrite:
             raise UsageError(f"--out {out_dir} already holds a model; add --overwrite")
-    partial = out_dir.absolute().with_name(out_dir.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     tensors = {
-        name: np.ascontiguousarray(value.astype(DTYPES[dtype]))
+        name: np.ascontiguousarray(value.astype(DTYPES[dtype], copy=False))
         for name, value in to_state_dict(params, config).items()
     }
-    save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-    text = json.dumps(write_description(config, preprocess), indent=2) + "\n"
-    (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-    (partial / "README.md").write_text(
-        card or model_card.render(config, preprocess.size), encoding="utf-8"
-    )
-    if out_dir.exists():
-        shutil.rmtree(out_dir)
-    os.replace(partial, out_dir)
+    texts = {
+        CARD_FILE: card or model_card.render(config),
+        CONFIG_FILE: json.dumps(write_description(config, preprocess), indent=2) + "\n",
+    }
+    try:
+        parent = out_dir.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=parent) as partial:
+            save_file(tensors, Path(partial, WEIGHTS_FILE), metadata={"format": "pt"})
+            for name, text in texts.items():
+                Path(partial, name).write_text(text, encoding="utf-8")
+            out_dir.mkdir(exist_ok=True)
+            # Without its config, which comes last, the folder is no model to any reader.
+            (out_dir / CONFIG_FILE).unlink(missing_ok=True)
+            for name in (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE):
+                os.replace(Path(partial, name), out_dir / name)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--out {out_dir}: cannot be written ({error})") from error
 
 
 def read_open_clip(folder: Path) -> tuple[ClipConfig, dict, Preprocess]:
@@ -211,23 +260,19 @@ def read_open_clip(folder: Path) -> tuple[ClipConfig, dict, Preprocess]:
     Raises:
       UserError: a file is missing or damaged, or the weights do not fit the config.
     """
-    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    config, preprocess = read_description(folder / CONFIG_FILE)
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such file; weights in PyTorch's .bin or .pt are not read")
     try:
-        description = json.loads(config_path.read_text(encoding="utf-8"))
-        config, preprocess = read_description(description)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{config_path}: cannot be read ({error})") from error
-    except UserError as error:
-        raise UserError(f"{config_path}: {error}") from error
-    try:
-        with safe_open(weights_path, framework="numpy") as file:
+        with safe_open(weights, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise UserError(f"{weights_path}: cannot be read ({error})") from error
+        raise UserError(f"{weights}: damaged or incomplete ({error}); copy it again") from error
     try:
         return config, from_state_dict(tensors, config), preprocess
     except UserError as error:
-        raise UserError(f"{weights_path}: {error}") from error
+        raise UserError(f"{weights}: {error}") from error
 
 
 def _stacks(config: ClipConfig) -> tuple[tuple[str, str, int], ...]:
@@ -242,7 +287,8 @@ def _moved(value: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
     return value if axes is None else np.ascontiguousarray(value.transpose(axes))
 
 
-def _flatten(tree: Mapping) -> dict:
+def flatten(tree: Mapping) -> dict:
+    """Nested dict → flat dict with `a/b/c` names."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
     return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
 

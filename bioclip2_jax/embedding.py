@@ -128,13 +128,14 @@ def embed_split(model: Model, source: Sequence[Record], batch_size: int) -> Spli
     if not indices:
         raise UserError("the split to embed holds no readable image")
     keys, taxa, datasets = zip(*(found[index] for index in indices), strict=True)
+    bad = [pair for batch in batches for pair in batch.bad]
     return SplitFeatures(
         np.concatenate([batch.features for batch in batches]),
         np.asarray(indices),
         list(keys),
         list(taxa),
         list(datasets),
-        [(found[index][0], reason) for batch in batches for index, reason in batch.bad],
+        [(found[i][0] if i in found else f"record {i}", reason) for i, reason in bad],
     )
 
 

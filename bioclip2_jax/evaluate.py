@@ -323,6 +323,6 @@ def _one_line(result: dict) -> str:
         f" {result['macro_top1']:.3f}, chance {result['chance']:.4f};"
         f" {result['num_images']:,} images, {result['num_classes']:,} taxa"
     )
-    for name, text in (("num_excluded", "of other taxa"), ("num_bad", "unreadable")):
+    for name, text in (("num_excluded", "left out"), ("num_bad", "unreadable")):
         line += f", {result[name]:,} {text}" if result[name] else ""
     return line

@@ -46,6 +46,8 @@ def decode(data: bytes) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("it claims too many pixels") from error
     except Image.UnidentifiedImageError as error:
         raise BadImage("not a picture of any known format") from error
     except Exception as error:  # damaged files make decoders raise nearly anything

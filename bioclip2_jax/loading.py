@@ -1,7 +1,6 @@
 """Opens a trained model from any form it is kept in."""
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,10 @@ from bioclip2_jax.models.presets import ClipConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, ready to encode.
+    """A trained model, ready to encode. Each batch size is compiled once.
+
+    Computes in float32. TPUs and recent GPUs multiply that with fewer bits unless
+    `jax.config.update("jax_default_matmul_precision", "float32")` is set.
 
     Attributes:
       config: sizes.
@@ -55,7 +57,19 @@ class Model:
         return self._functions[0](self.params, images)
 
     def encode_text(self, tokens: np.ndarray | jax.Array) -> jax.Array:
-        """Tokens [batch, length <= 77] int32 → L2-normalised float32 [batch, embed_dim]."""
+        """Tokens of `bioclip2_jax.tokenize` → L2-normalised float32 [batch, embed_dim].
+
+        Args:
+          tokens: [batch, length] int32; may be cut after the last end-of-text token.
+
+        Raises:
+          ValueError: another shape or dtype.
+        """
+        context = self.config.text.context_length
+        if tokens.ndim != 2 or not 0 < tokens.shape[1] <= context:
+            raise ValueError(f"tokens must be [batch, up to {context}], not {tokens.shape}")
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"tokens must be int32, not {tokens.dtype}")
         return self._functions[1](self.params, tokens)
 
     @functools.cached_property
@@ -78,24 +92,35 @@ def load(path: str | Path) -> Model:
     Raises:
       UserError: the path is none of these, or damaged.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     if (path / convert.CONFIG_FILE).is_file():
         config, params, preprocess = convert.read_open_clip(path)
         return Model(config, jax.tree.map(jnp.asarray, params), preprocess)
-    if path.name.isdigit() and path.parent.name == checkpoint.FOLDER:
+    workdir, step = path, checkpoint.latest_step(path)
+    if path.name.isdecimal() and path.parent.name == checkpoint.FOLDER:
         workdir, step = path.parent.parent, int(path.name)
-    else:
-        workdir, step = path, checkpoint.latest_step(path)
-    folder = checkpoint.step_dir(workdir, step) if step is not None else None
-    if folder is None or not folder.is_dir():
+    if step is None or step not in checkpoint.steps(workdir):
+        found = ", ".join(str(step) for step in checkpoint.steps(workdir))
         raise UserError(
-            f"{path}: no model here; expected a training workdir (checkpoints/STEP), one of its"
-            f" step folders, or an exported directory ({convert.CONFIG_FILE})"
+            f"{path}: no model here; looked for a training workdir ({checkpoint.FOLDER}/STEP), one"
+            f" of its step folders{f' (there are {found})' if found else ''}, and an exported"
+            f" directory ({convert.CONFIG_FILE})"
         )
-    description = workdir / "model.json"
-    try:
-        config, preprocess = convert.read_description(json.loads(description.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{description}: cannot be read ({error})") from error
-    params = jax.tree.map(jnp.asarray, checkpoint.restore_params(folder))
-    return Model(config, params, preprocess, step)
+    config, preprocess = convert.read_description(workdir / "model.json")
+    folder = checkpoint.step_dir(workdir, step)
+    params = checkpoint.restore_params(folder)
+    _require_fit(folder, params, config)
+    return Model(config, jax.tree.map(jnp.asarray, params), preprocess, step)
+
+
+def _require_fit(folder: Path, params: dict, config: ClipConfig) -> None:
+    found = {name: leaf.shape for name, leaf in convert.flatten(params).items()}
+    replay = "image/replay_projection" in found
+    abstract = clip.abstract_params(config, replay_projection=replay)
+    wanted = {name: leaf.shape for name, leaf in convert.flatten(abstract).items()}
+    wrong = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    if wrong:
+        raise UserError(
+            f"{folder}: does not fit the run's model.json ({len(wrong)} tensors, such as {wrong[0]});"
+            " one of the two was copied from another run"
+        )

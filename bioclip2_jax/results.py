@@ -94,15 +94,19 @@ def write_images(
     labels: np.ndarray,
     result: ZeroShot,
 ) -> None:
-    """The first five answers for every image; `index` is its position in the split."""
+    """The first five answers for every image.
+
+    `index` is its position in the split; `correct` is 1 if the first answer is right.
+    """
     kept = result.predictions.shape[1]
-    columns = ["index", "key", "datasetName", "scientificName"]
+    columns = ["index", "key", "datasetName", "scientificName", "correct"]
     columns += [f"{name}_{i + 1}" for i in range(kept) for name in ("answer", "score")]
     table = []
     for number, row in enumerate(rows.tolist()):
         line = {"index": int(found.indices[row]), "key": found.keys[row]}
         line |= {"datasetName": found.datasets[row]}
         line["scientificName"] = classes[labels[number]].scientific_name
+        line["correct"] = int(result.predictions[number, 0] == labels[number])
         for place in range(kept):
             answer = classes[result.predictions[number, place]]
             line[f"answer_{place + 1}"] = answer.scientific_name

@@ -2,6 +2,7 @@
 
 import functools
 import html
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 
 _NULL = re.compile(
-    r"|unknown|null|none|nil|nan|n/?a|n\.a|#n/a|<na>|-+|\?+|not (available|applicable)"
+    r"|unknown|null|none|nil|nan|n/?a|n\.a|#n/a|<na>|[-?×+]+|not (available|applicable)"
     r"|un(identified|determined|classified|assigned)|incertae sedis",
     re.IGNORECASE,
 )
@@ -183,7 +184,7 @@ def _split_scientific_name(name: str) -> tuple[str, str]:
     words = _words(name)
     if len(words) < 2 or not _GENUS.fullmatch(words[0]) or not words[0].istitle():
         return "", ""
-    if _is_cross_of_genera(words) or _VIRUS.search(" ".join(words[1:])):
+    if _is_cross_of_genera(words[1:]) or _VIRUS.search(" ".join(words[1:])):
         return "", ""
     epithet = _epithet(words[1:], lenient=False)
     return (words[0], epithet) if epithet or _OPEN.fullmatch(words[1].lower()) else ("", "")
@@ -200,7 +201,9 @@ def _words(name: str) -> list[str]:
 
 
 def _is_cross_of_genera(words: list[str]) -> bool:
-    return any(word[0] == "×" and word[1:2].isupper() for word in words[1:])
+    """Whether a hybrid sign past the first word, the epithet, opens another binomial."""
+    pairs = itertools.pairwise([*words[1:], ""])
+    return any(word[0] == "×" and (word[1:2].isupper() or after.islower()) for word, after in pairs)
 
 
 def _epithet(words: list[str], lenient: bool) -> str:

@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
     if start >= config.train.steps:
         print(f"{workdir}: all {start} steps are done", file=sys.stderr)
         return
+    (workdir / "done.json").unlink(missing_ok=True)  # a finished run may be made longer
     abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
     shardings = train_step.state_shardings(abstract, mesh)
     if start:

@@ -4,6 +4,7 @@ It lets tests of evaluation, prediction and report state exactly which answers a
 """
 
 import io
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ COLOURS = {
     "blue": (0, 0, 255),
     "green": (0, 255, 0),
 }
+_NUMBERS = itertools.count()
 BIRD = ("Animalia", "Chordata", "Aves")
 TAXA = {
     "red": Taxon(*BIRD, "Fireformes", "Firidae", "Ignis", "red"),
@@ -109,5 +111,7 @@ def write_world(folder: Path, val: dict[str, int], train: tuple[str, ...] = tupl
             for i in range(count)
         ],
     }
-    write_dataset(splits, folder, name="squares", description="Coloured squares.")
+    # TFDS wants every dataset of a process to have a name of its own.
+    name = f"squares_{next(_NUMBERS)}"
+    write_dataset(splits, folder, name=name, description="Coloured squares.")
     return folder

@@ -88,6 +88,17 @@ def test_a_split_keeps_keys_taxa_and_datasets_beside_the_features():
     assert [key for key, _ in found.bad] == ["red0"]
 
 
+def test_a_record_that_cannot_be_read_at_all_is_named_by_its_number():
+    class Damaged(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise OSError(5, "Input/output error")
+            return super().__getitem__(index)
+
+    found = embed_split(ColourModel(), Damaged([record("red", 0), record("blue", 1)]), 2)
+    assert found.bad == [("record 1", "Input/output error")] and found.keys == ["red0"]
+
+
 def test_a_split_without_a_readable_image_is_an_error():
     source = [record("red", 0) | {"image": b""}]
     with pytest.raises(UserError, match="no readable image"):

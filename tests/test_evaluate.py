@@ -112,6 +112,7 @@ def test_every_image_is_listed_with_its_answers(workdir, data):
     rows = table(workdir, 20, "zero_shot_images")
     assert len(rows) == 15 and len({row["key"] for row in rows}) == 15
     assert all(row["answer_1"] == row["scientificName"] for row in rows)
+    assert {row["correct"] for row in rows} == {"1"}
     scores = [[float(row[f"score_{place}"]) for place in range(1, 5)] for row in rows]
     assert np.allclose(np.sum(scores, axis=1), 1)
 

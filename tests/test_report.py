@@ -191,7 +191,8 @@ def test_the_command_prints_the_path(run, tmp_path):
 
 
 def answer(key: int, truth: str, first: str, score: float) -> dict:
-    return {"key": str(key), "scientificName": truth, "answer_1": first, "score_1": str(score)}
+    row = {"key": str(key), "scientificName": truth, "answer_1": first, "score_1": str(score)}
+    return row | {"correct": str(int(truth == first))}
 
 
 def test_wrong_pictures_are_the_surest_mistakes_one_a_taxon():

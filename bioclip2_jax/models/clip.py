@@ -32,7 +32,7 @@ class Clip(nnx.Module):
     def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs, replay_projection: bool = False):
         activation = layers.quick_gelu if config.quick_gelu else layers.exact_gelu
         self.config = config
-        self.execution = layers.Execution()
+        self.execution = layers.DEFAULT_EXECUTION
         self.image = ImageTower(
             config.vision, config.embed_dim, activation, replay_projection, rngs
         )
@@ -85,7 +85,7 @@ def normalize_images(images: jax.Array, mean: Sequence[float], std: Sequence[flo
 
 
 def init_params(config: ClipConfig, seed: int, *, replay_projection: bool = False) -> dict:
-    """Random float32 parameters, initialised as open_clip does (spec section 1.2). Traceable."""
+    """Random float32 parameters, spread as open_clip's, see `layers.InitialStds`. Traceable."""
     model = Clip(config, rngs=nnx.Rngs(seed), replay_projection=replay_projection)
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
@@ -96,7 +96,7 @@ def abstract_params(config: ClipConfig, *, replay_projection: bool = False) -> d
 
 
 def bind(
-    config: ClipConfig, params: dict, execution: layers.Execution = layers.Execution()
+    config: ClipConfig, params: dict, execution: layers.Execution = layers.DEFAULT_EXECUTION
 ) -> Clip:
     """The model with these parameters; cheap, and usable inside `jit`.
 

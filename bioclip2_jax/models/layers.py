@@ -1,5 +1,6 @@
 """The pre-LayerNorm transformer block that both towers stack."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,33 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
     """A float32 parameter drawn from N(0, std²)."""
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+@dataclass(frozen=True)
+class InitialStds:
+    """Standard deviations of a block's random kernels; biases start at zero."""
+
+    qkv: float
+    out: float
+    fc: float
+    proj: float
+
+    @classmethod
+    def text(cls, width: int, depth: int) -> "InitialStds":
+        """OpenAI CLIP's text tower: the kernels that end in the residual shrink with depth."""
+        residual = width**-0.5 * (2 * depth) ** -0.5
+        return cls(width**-0.5, residual, (2 * width) ** -0.5, residual)
+
+    @classmethod
+    def image(cls, width: int, hidden: int) -> "InitialStds":
+        """What open_clip's image tower gets from torch's defaults, uniform there, normal here.
+
+        Xavier for q, k and v together; U(-b, b) with b = inputs^-0.5 for the rest, which has a
+        standard deviation of b / sqrt(3).
+        """
+        default = math.sqrt(1 / 3)
+        small = default * width**-0.5
+        return cls((2 * width) ** -0.5, small, small, default * hidden**-0.5)
 
 
 class LayerNorm(nnx.Module):
@@ -56,17 +84,17 @@ class Dense(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused projection, in the order q, k, v."""
 
-    def __init__(self, width: int, heads: int, depth: int, causal: bool, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, causal: bool, stds: InitialStds, rngs: nnx.Rngs):
         self.heads, self.causal = heads, causal
-        self.qkv = Dense(width, 3 * width, width**-0.5, rngs)
-        self.out = Dense(width, width, (2 * depth * width) ** -0.5, rngs)
+        self.qkv = Dense(width, 3 * width, stds.qkv, rngs)
+        self.out = Dense(width, width, stds.out, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, tokens, width] → the same."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         mixed = jax.nn.dot_product_attention(
-            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=self.causal
+            *(qkv[:, :, part] for part in range(3)), is_causal=self.causal, implementation="xla"
         )
         return self.out(mixed.reshape(batch, tokens, width))
 
@@ -74,10 +102,12 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two dense layers around an activation."""
 
-    def __init__(self, width: int, hidden: int, depth: int, activation: Activation, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, hidden: int, activation: Activation, stds: InitialStds, rngs: nnx.Rngs
+    ):
         self.activation = activation
-        self.fc = Dense(width, hidden, (2 * width) ** -0.5, rngs)
-        self.proj = Dense(hidden, width, (2 * depth * width) ** -0.5, rngs)
+        self.fc = Dense(width, hidden, stds.fc, rngs)
+        self.proj = Dense(hidden, width, stds.proj, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] → the same."""
@@ -92,15 +122,15 @@ class Block(nnx.Module):
         width: int,
         heads: int,
         hidden: int,
-        depth: int,
         causal: bool,
         activation: Activation,
+        stds: InitialStds,
         rngs: nnx.Rngs,
     ):
         self.ln_1 = LayerNorm(width)
-        self.attention = Attention(width, heads, depth, causal, rngs)
+        self.attention = Attention(width, heads, causal, stds, rngs)
         self.ln_2 = LayerNorm(width)
-        self.mlp = Mlp(width, hidden, depth, activation, rngs)
+        self.mlp = Mlp(width, hidden, activation, stds, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, tokens, width] → the same."""
@@ -109,14 +139,21 @@ class Block(nnx.Module):
 
 
 def stack_blocks(
-    depth: int, width: int, heads: int, hidden: int, causal: bool, activation: Activation, rngs
+    depth: int,
+    width: int,
+    heads: int,
+    hidden: int,
+    causal: bool,
+    activation: Activation,
+    stds: InitialStds,
+    rngs: nnx.Rngs,
 ) -> Block:
     """`depth` blocks as one module whose parameters carry a leading layer axis."""
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap
     def create(rngs: nnx.Rngs) -> Block:
-        return Block(width, heads, hidden, depth, causal, activation, rngs)
+        return Block(width, heads, hidden, causal, activation, stds, rngs)
 
     return create(rngs)
 
@@ -134,6 +171,9 @@ class Execution:
     dtype: str = "float32"
     scan: bool = True
     remat: bool = False
+
+
+DEFAULT_EXECUTION = Execution()
 
 
 def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:

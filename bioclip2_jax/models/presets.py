@@ -76,30 +76,52 @@ def from_open_clip(model_cfg: dict) -> ClipConfig:
     """Reads a `model_cfg` object; absent settings take open_clip's defaults.
 
     Raises:
-      UserError: a setting that this plain CLIP ViT does not have, or a missing size.
+      UserError: a setting that a plain CLIP ViT does not have, or a size that is missing or wrong.
     """
-    known = {f.name for f in dataclasses.fields(VisionConfig)}
-    known |= {f.name for f in dataclasses.fields(TextConfig)}
-    try:
-        vision = dict(model_cfg["vision_cfg"])
-        text = dict(model_cfg["text_cfg"])
-        extra = sorted((vision.keys() | text.keys()) - known)
-        extra += sorted(model_cfg.keys() - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"})
-        if extra:
-            raise UserError(
-                f"model_cfg holds {', '.join(extra)}: not a plain CLIP ViT, which alone is read"
-            )
-        config = ClipConfig(
-            model_cfg["embed_dim"],
-            VisionConfig(**vision),
-            TextConfig(**text),
-            bool(model_cfg.get("quick_gelu", False)),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"model_cfg is incomplete: {error}") from error
-    if config.vision.image_size % config.vision.patch_size:
-        raise UserError(
-            f"model_cfg: patch_size {config.vision.patch_size} does not divide image_size"
-            f" {config.vision.image_size}"
-        )
-    return config
+    if not isinstance(model_cfg, dict):
+        raise UserError("model_cfg is missing or not an object")
+    towers = {}
+    for name, kind in (("vision_cfg", VisionConfig), ("text_cfg", TextConfig)):
+        given = model_cfg.get(name)
+        if not isinstance(given, dict):
+            raise UserError(f"model_cfg.{name} is missing or not an object")
+        towers[name] = _tower(f"model_cfg.{name}", kind, given)
+    rest = {"embed_dim", "quick_gelu", *towers}
+    _refuse_extra("model_cfg", {key: model_cfg[key] for key in model_cfg.keys() - rest})
+    vision, text = towers["vision_cfg"], towers["text_cfg"]
+    embed_dim = _positive("model_cfg.embed_dim", model_cfg.get("embed_dim"))
+    for what, whole, part in (
+        ("vision_cfg.image_size", vision.image_size, vision.patch_size),
+        ("vision_cfg.width", vision.width, vision.head_width),
+        ("text_cfg.width", text.width, text.heads),
+    ):
+        if whole % part:
+            raise UserError(f"model_cfg.{what} {whole} cannot be divided by {part}")
+    return ClipConfig(embed_dim, vision, text, bool(model_cfg.get("quick_gelu")))
+
+
+def _tower(where: str, kind: type, given: dict) -> VisionConfig | TextConfig:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    _refuse_extra(where, {key: given[key] for key in given.keys() - fields.keys()})
+    values = {}
+    for name, field in fields.items():
+        value = given.get(name, field.default)
+        if name == "image_size" and isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]  # open_clip also takes [height, width]
+        values[name] = _positive(f"{where}.{name}", value, float if name == "mlp_ratio" else int)
+    return kind(**values)
+
+
+def _positive(where: str, value: object, kind: type = int) -> int | float:
+    if value is None or value is dataclasses.MISSING:
+        raise UserError(f"{where} is missing")
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value <= 0:
+        raise UserError(f"{where} is {value!r}, not a positive number")
+    return value
+
+
+def _refuse_extra(where: str, extra: dict) -> None:
+    # What is null, false or zero is switched off, and so the plain model again.
+    names = sorted(name for name, value in extra.items() if value)
+    if names:
+        raise UserError(f"{where} holds {', '.join(names)}: not a plain CLIP ViT, all that is read")

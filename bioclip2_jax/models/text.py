@@ -9,7 +9,7 @@ from bioclip2_jax.models.presets import TextConfig
 
 
 class TextTower(nnx.Module):
-    """Causal transformer, pooled at the end-of-text token (spec section 1)."""
+    """Causal transformer, pooled at the end-of-text token: the text half of OpenAI's CLIP."""
 
     def __init__(
         self, config: TextConfig, embed_dim: int, activation: layers.Activation, rngs: nnx.Rngs
@@ -17,8 +17,9 @@ class TextTower(nnx.Module):
         width = config.width
         self.token_embedding = layers.normal(rngs, (config.vocab_size, width), 0.02)
         self.position_embedding = layers.normal(rngs, (config.context_length, width), 0.01)
+        stds = layers.InitialStds.text(width, config.layers)
         self.blocks = layers.stack_blocks(
-            config.layers, width, config.heads, 4 * width, True, activation, rngs
+            config.layers, width, config.heads, 4 * width, True, activation, stds, rngs
         )
         self.ln_final = layers.LayerNorm(width)
         self.projection = layers.normal(rngs, (width, embed_dim), width**-0.5)

@@ -9,7 +9,10 @@ from bioclip2_jax.models.presets import VisionConfig
 
 
 class ImageTower(nnx.Module):
-    """ViT with class token, `ln_pre`, and one or two bias-free projections (spec section 1)."""
+    """ViT with class token, `ln_pre`, and one or two bias-free projections.
+
+    The network of open_clip's `VisionTransformer`; only the class token reaches `ln_post`.
+    """
 
     def __init__(
         self,
@@ -27,14 +30,10 @@ class ImageTower(nnx.Module):
         tokens = 1 + (config.image_size // patch) ** 2
         self.position_embedding = layers.normal(rngs, (tokens, width), std)
         self.ln_pre = layers.LayerNorm(width)
+        hidden = int(config.mlp_ratio * width)
+        stds = layers.InitialStds.image(width, hidden)
         self.blocks = layers.stack_blocks(
-            config.layers,
-            width,
-            config.heads,
-            int(config.mlp_ratio * width),
-            False,
-            activation,
-            rngs,
+            config.layers, width, config.heads, hidden, False, activation, stds, rngs
         )
         self.ln_post = layers.LayerNorm(width)
         self.projection = layers.normal(rngs, (width, embed_dim), std)
@@ -62,7 +61,7 @@ class PatchEmbed(nnx.Module):
     """A convolution without bias whose stride is its size, as one matrix product."""
 
     def __init__(self, patch: int, width: int, rngs: nnx.Rngs):
-        # The bound of torch's default convolution initialisation, as a normal of equal variance.
+        # Torch's default for convolutions, U(-b, b) with b = inputs^-0.5, as a normal distribution.
         std = (3 * 3 * patch * patch) ** -0.5
         self.kernel = layers.normal(rngs, (patch, patch, 3, width), std)
 

@@ -66,7 +66,7 @@ class _Names:
     counts: collections.Counter = field(default_factory=collections.Counter)
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder):
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS's writer around our records; shuffles by a hash of the key."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -198,7 +198,8 @@ def _write_shards(
 ) -> Path:
     tfds.disable_progress_bar()
     name = re.sub(r"\W+", "_", name.strip().lower()).strip("_") or "dataset"
-    builder_class = type(f"{name}_builder", (_Builder,), {"name": name, "__module__": __name__})
+    # TFDS takes the dataset's name from the class.
+    builder_class = type(_Builder)(name, (_Builder,), {"name": name}, skip_registration=True)
     builder = builder_class(
         streams,
         labels,

@@ -131,7 +131,7 @@ def choose_pictures(answers: list[dict[str, str]]) -> tuple[list[dict], list[dic
     right: dict[str, dict] = {}
     wrong: dict[str, dict] = {}
     for row in sorted(answers, key=lambda row: -float(row["score_1"])):
-        chosen = right if row["answer_1"] == row["scientificName"] else wrong
+        chosen = right if row["correct"] == "1" else wrong
         chosen.setdefault(row["scientificName"], row)
     spread = [right[name] for name in sorted(right)]
     places = np.unique(np.linspace(0, len(spread) - 1, PICTURES).astype(int)) if spread else ()

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Callable, Sequence
 from importlib import resources
+from itertools import chain
 
 import ftfy
 import numpy as np
@@ -16,56 +17,75 @@ START, END = 49406, 49407
 CONTEXT_LENGTH = 77
 
 _SPECIAL = {"<start_of_text>": START, "<end_of_text>": END}
-_CONTRACTIONS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d"
-_WORDS = regex.compile(
-    _CONTRACTIONS + r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+_PIECES = regex.compile(
+    r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    regex.IGNORECASE,
 )
-# The same split for lower-case ASCII, which nearly every caption is.
-_ASCII_WORDS = re.compile(_CONTRACTIONS + r"|[a-z]+|[0-9]|[^\sa-z0-9]+")
-_CACHED_WORDS = 1 << 18
+_CACHED_WORDS = 1 << 17
+
+# ftfy costs more than all the rest and changes few texts. It leaves alone printable ASCII, the
+# scripts below, and an accented letter or × between ASCII: mojibake, as ftfy defines it, is an odd
+# meeting of two other characters, or holds one of "ÂÃŒœ". No character here has another NFC form.
+_ACCENTED = "×À-ÁÄ-ÖØ-öø-ıĴ-ňŊ-őŔ-ſ"
+_SCRIPTS = "Α-ΡΣ-ώЁА-яёא-תء-غف-ي\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"
+_NEEDS_CLEANING = re.compile(
+    rf"[^ -%'-~{_ACCENTED}{_SCRIPTS}]|[{_ACCENTED}][^\x00-\x7f]|[^\x00-\x7f][{_ACCENTED}]"
+)
 
 
-def tokenize(
-    texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH
-) -> np.ndarray:
+def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -> np.ndarray:
     """Token ids with start and end marks, zero-padded.
 
-    A text that is too long is cut and its last id becomes the end mark.
+    A text that is too long is cut and its last id becomes the end mark. The tables load on first
+    use, in each process for itself; threads and forked or spawned workers may all call this.
 
     Args:
       texts: one text or several, any Unicode.
-      context_length: tokens a row, at least 2.
+      context_length: tokens a row, at least 1.
 
     Returns:
       [n, context_length] int32.
     """
     if isinstance(texts, str):
         texts = [texts]
-    encode_word = _word_encoder()
+    encode = _words().__getitem__
     rows = np.zeros((len(texts), context_length), np.int32)
     for row, text in zip(rows, texts, strict=True):
-        ids = [START]
-        for word in _split(text):
-            ids += encode_word(word)
-            if len(ids) >= context_length:
-                break
-        ids = [*ids[: context_length - 1], END]
+        # Every word gives a token or more, so no further words can count.
+        words = _clean(text).lower().split()[:context_length]
+        ids = [START, *chain.from_iterable(map(encode, words))][: context_length - 1]
+        ids.append(END)
         row[: len(ids)] = ids
     return rows
 
 
-def _split(text: str) -> list[str]:
-    """Cleans a text as CLIP does and splits it into words that byte pairs do not cross."""
+def _clean(text: str) -> str:
+    """Mends mojibake and resolves HTML entities, twice, as CLIP does."""
     if text.isascii() and text.isprintable() and "&" not in text:
-        # Nothing here that ftfy or html.unescape would change.
-        return _ASCII_WORDS.findall(text.lower())
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return _WORDS.findall(" ".join(text.split()).lower())
+        return text
+    return _mend(text) if _NEEDS_CLEANING.search(text) else text
+
+
+@functools.lru_cache(1 << 12)
+def _mend(text: str) -> str:
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+class _Words(dict[str, tuple[int, ...]]):
+    """Lower-case words between blanks with their ids, filled on demand, emptied when full."""
+
+    def __init__(self, encode_piece: Callable[[str], list[int]]):
+        self.encode_piece = encode_piece
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        if len(self) >= _CACHED_WORDS:
+            self.clear()
+        ids = tuple(chain.from_iterable(map(self.encode_piece, _PIECES.findall(word))))
+        return self.setdefault(word, ids)
 
 
 @functools.cache
-def _word_encoder() -> Callable[[str], list[int]]:
-    """Word → ids, remembered for the words met last."""
+def _words() -> _Words:
     alphabet = _byte_alphabet()
     table = resources.files("bioclip2_jax.text").joinpath("merges.txt.gz").read_bytes()
     lines = gzip.decompress(table).decode("utf-8").splitlines()
@@ -75,14 +95,13 @@ def _word_encoder() -> Callable[[str], list[int]]:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     pairs = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
 
-    @functools.lru_cache(_CACHED_WORDS)
-    def encode_word(word: str) -> list[int]:
-        if word in _SPECIAL:
-            return [_SPECIAL[word]]
-        symbols = "".join(alphabet[byte] for byte in word.encode("utf-8"))
+    def encode_piece(piece: str) -> list[int]:
+        if piece in _SPECIAL:
+            return [_SPECIAL[piece]]
+        symbols = "".join(alphabet[byte] for byte in piece.encode("utf-8"))
         return pairs.encode(symbols, add_special_tokens=False).ids
 
-    return encode_word
+    return _Words(encode_piece)
 
 
 def _byte_alphabet() -> dict[int, str]:

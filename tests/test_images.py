@@ -1,0 +1,187 @@
+"""Decoding of good, odd and broken pictures; resizing and random views."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bioclip2_jax import images
+
+
+def encode(image: Image.Image, format_: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def photo(width=40, height=30) -> Image.Image:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (3, 4, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def pixel(image: Image.Image) -> tuple:
+    return image.getpixel((image.width // 2, image.height // 2))
+
+
+ODD = {
+    "JPEG": lambda: encode(photo(), "JPEG"),
+    "PNG": lambda: encode(photo(), "PNG"),
+    "WebP": lambda: encode(photo(), "WEBP"),
+    "BMP": lambda: encode(photo(), "BMP"),
+    "TIFF": lambda: encode(photo(), "TIFF"),
+    "GIF": lambda: encode(photo(), "GIF"),
+    "grey": lambda: encode(photo().convert("L"), "PNG"),
+    "one bit": lambda: encode(photo().convert("1"), "PNG"),
+    "palette": lambda: encode(photo().convert("P"), "PNG"),
+    "palette with transparency": lambda: encode(photo().convert("P"), "PNG", transparency=0),
+    "alpha": lambda: encode(photo().convert("RGBA"), "PNG"),
+    "grey with alpha": lambda: encode(photo().convert("LA"), "PNG"),
+    "CMYK JPEG": lambda: encode(photo().convert("CMYK"), "JPEG"),
+    "16-bit grey": lambda: encode(Image.fromarray(np.full((30, 40), 40000, np.uint16)), "PNG"),
+    "animation": lambda: encode(
+        photo(), "GIF", save_all=True, append_images=[photo().convert("L").convert("RGB")]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_pictures_become_rgb_of_the_same_size(kind):
+    image = images.decode(ODD[kind]())
+    assert image.mode == "RGB" and image.size == (40, 30)
+
+
+def test_lossless_pictures_keep_every_pixel():
+    np.testing.assert_array_equal(images.decode(ODD["PNG"]()), photo())
+
+
+def test_sixteen_bit_grey_is_scaled_to_eight():
+    assert pixel(images.decode(ODD["16-bit grey"]())) == (156, 156, 156)  # 40000 / 257
+
+
+def test_transparency_lies_over_white():
+    clear = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+    assert pixel(images.decode(encode(clear, "PNG"))) == (255, 255, 255)
+    half = Image.new("RGBA", (20, 20), (255, 0, 0, 128))
+    assert pixel(images.decode(encode(half, "PNG")))[1] in (126, 127, 128)
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    red, blue = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
+    data = encode(red, "GIF", save_all=True, append_images=[blue])
+    assert pixel(images.decode(data)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(orientation):
+    upright = Image.new("RGB", (32, 24), "white")
+    upright.paste("red", (0, 0, 16, 12))  # top left quarter
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    image = images.decode(encode(stored, "PNG", exif=exif))
+    assert image.size == (32, 24)
+    assert image.getpixel((4, 4)) == (255, 0, 0) and image.getpixel((28, 20)) == (255, 255, 255)
+
+
+def bomb() -> bytes:
+    """A PNG whose header claims 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+BROKEN = {
+    "no bytes": (b"", "empty"),
+    "text": (b"this is not a picture", "known format"),
+    "html error page": (b"<html><body>404 Not Found</body></html>", "known format"),
+    "random bytes": (np.random.default_rng(0).bytes(5000), "known format"),
+    "truncated JPEG": (encode(photo(300, 300), "JPEG")[:900], "decoded|known format"),
+    "truncated PNG": (encode(photo(300, 300), "PNG")[:-200], "decoded"),
+    "truncated WebP": (encode(photo(300, 300), "WEBP")[:100], "decoded|known format"),
+    "JPEG header alone": (encode(photo(), "JPEG")[:20], "known format|decoded"),
+    "flipped bits": (bytes(b ^ 255 for b in encode(photo(), "PNG")), "known format"),
+    "decompression bomb": (bomb(), "too many"),
+    "a single pixel": (encode(Image.new("RGB", (1, 1)), "PNG"), "too few"),
+    "a line": (encode(Image.new("RGB", (500, 3)), "PNG"), "too few"),
+    "floating point TIFF": (encode(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "range"),
+    "PDF": (b"%PDF-1.4\n%%EOF", "known format"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_pictures_are_refused_with_a_reason(kind):
+    data, reason = BROKEN[kind]
+    with pytest.raises(images.BadImage, match=reason):
+        images.decode(data)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (33, 97), (16, 16), (500, 17)])
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_the_evaluation_view_has_the_asked_size(size, mode):
+    view = images.eval_transform(32, mode)(photo(*size))
+    assert view.shape == (32, 32, 3) and view.dtype == np.uint8
+
+
+def test_shortest_crops_the_middle_and_squash_shows_all():
+    wide = Image.new("RGB", (96, 32), "white")
+    wide.paste("red", (0, 0, 16, 32))
+    assert (images.eval_transform(32)(wide) == 255).all()
+    assert (images.eval_transform(32, "squash")(wide)[:, :4] == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("settings", [("stretch", "bicubic"), ("squash", "nearest")])
+def test_an_unknown_way_of_resizing_is_named(settings):
+    with pytest.raises(ValueError, match="stretch|nearest"):
+        images.eval_transform(32, *settings)
+
+
+def test_random_crops_are_a_function_of_the_generator():
+    image = photo(120, 110)
+    views = [
+        images.random_resized_crop(image, 24, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(views[0], views[1])
+    assert not np.array_equal(views[0], views[2])
+
+
+def test_a_crop_of_a_very_narrow_picture_still_works():
+    view = images.random_resized_crop(photo(900, 9), 24, np.random.default_rng(0))
+    assert view.shape == (24, 24, 3)
+
+
+def test_the_papers_augmentation_is_the_random_crop_alone():
+    image = photo(200, 120)
+    plain = images.random_resized_crop(image, 24, np.random.default_rng(5), (0.9, 1.0))
+    view = images.augment(image, np.random.default_rng(5), 24, (0.9, 1.0), False, 0.0)
+    np.testing.assert_array_equal(plain, view)
+
+
+def test_flips_mirror_half_of_the_pictures_and_jitter_changes_colours():
+    image = photo(64, 64)
+    plain = images.augment(image, np.random.default_rng(0), 64, (1.0, 1.0), False, 0.0)
+    mirrored = 0
+    for seed in range(200):
+        view = images.augment(image, np.random.default_rng(seed), 64, (1.0, 1.0), True, 0.0)
+        again = images.augment(image, np.random.default_rng(seed), 64, (1.0, 1.0), False, 0.0)
+        mirrored += np.array_equal(view, again[:, ::-1])
+    assert 70 < mirrored < 130
+    jittered = images.augment(image, np.random.default_rng(0), 64, (1.0, 1.0), False, 0.4)
+    assert jittered.dtype == np.uint8 and not np.array_equal(plain, jittered)
