@@ -6,7 +6,9 @@ import click
 
 
 @click.command()
-@click.option("--workdir", required=True, type=click.Path(), help="Training run or model to export.")
+@click.option(
+    "--workdir", required=True, type=click.Path(), help="Training run or model to export."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--step", type=int, help="Checkpoint step.  [default: the newest]")
 @click.option(

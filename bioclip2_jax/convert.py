@@ -108,7 +108,7 @@ def _preprocess(given: Mapping, config: ClipConfig) -> Preprocess:
 
 
 def _channels(name: str, value: object) -> tuple[float, ...]:
-    values = [value] * 3 if isinstance(value, float) else value
+    values = [value] * 3 if isinstance(value, int | float) else value
     try:
         red, green, blue = (float(one) for one in values)
     except (TypeError, ValueError) as error:

@@ -92,13 +92,14 @@ def load(path: str | Path) -> Model:
     Raises:
       UserError: the path is none of these, or damaged.
     """
-    path = Path(path).absolute()
+    path = Path(path)
     if (path / convert.CONFIG_FILE).is_file():
         config, params, preprocess = convert.read_open_clip(path)
         return Model(config, jax.tree.map(jnp.asarray, params), preprocess)
     workdir, step = path, checkpoint.latest_step(path)
-    if path.name.isdecimal() and path.parent.name == checkpoint.FOLDER:
-        workdir, step = path.parent.parent, int(path.name)
+    whole = path.absolute()
+    if whole.name.isdecimal() and whole.parent.name == checkpoint.FOLDER:
+        workdir, step = whole.parent.parent, int(whole.name)
     if step is None or step not in checkpoint.steps(workdir):
         found = ", ".join(str(step) for step in checkpoint.steps(workdir))
         raise UserError(
@@ -121,6 +122,6 @@ def _require_fit(folder: Path, params: dict, config: ClipConfig) -> None:
     wrong = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
     if wrong:
         raise UserError(
-            f"{folder}: does not fit the run's model.json ({len(wrong)} tensors, such as {wrong[0]});"
-            " one of the two was copied from another run"
+            f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
+            " one of the two comes from another run"
         )

@@ -1,18 +1,30 @@
-"""The README.md of an exported model, in the form of Imageomics' model cards."""
+"""The README.md of an exported model, with the sections of Imageomics' model cards."""
 
 import json
+import math
 from pathlib import Path
 
+import jax
+
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.taxonomy import RANKS
 
 
-def render(
-    config: ClipConfig, size: int, workdir: Path | None = None, step: int | None = None
-) -> str:
-    """The card's Markdown; figures are taken from the evaluations found in `workdir`."""
+def render(config: ClipConfig, workdir: Path | None = None, step: int | None = None) -> str:
+    """The card's Markdown; figures come from the config and evaluations found in `workdir`.
+
+    Raises:
+      UserError: the run's config or evaluation is damaged.
+    """
     vision, text = config.vision, config.text
+    leaves = jax.tree.leaves(clip.abstract_params(config))
+    millions = sum(math.prod(leaf.shape) for leaf in leaves) / 1e6
     return f"""---
+license: unknown
+language:
+- en
 library_name: open_clip
 pipeline_tag: zero-shot-image-classification
 tags:
@@ -22,29 +34,42 @@ tags:
 - clip
 - species-classification
 - taxonomy
+- zero-shot-image-classification
 ---
 
 # Model card
 
 A CLIP model of organisms, trained with bioclip2_jax: pictures against captions that hold their
-taxonomic lineage, after BioCLIP 2 (arXiv 2505.23883).
+place in the tree of life, after BioCLIP 2.
 
 ## Model details
+
+- Model type: ViT image tower and causal text transformer, {millions:,.1f} million parameters,
+  {config.embed_dim} dimensions in common, \
+{"QuickGELU" if config.quick_gelu else "GELU"} activation.
+- Licence: state one before publishing. It follows from the training pictures and from the weights
+  that training started from.
 
 | | image tower | text tower |
 |---|---|---|
 | width | {vision.width} | {text.width} |
 | layers | {vision.layers} | {text.layers} |
 | heads | {vision.heads} | {text.heads} |
-| input | {size} x {size} pixels, patches of {vision.patch_size} | {text.context_length} tokens |
-
-Joint space: {config.embed_dim} dimensions. Activation: \
-{"QuickGELU" if config.quick_gelu else "GELU (exact)"}.
+| input | {vision.image_size} x {vision.image_size} pixels, patches of {vision.patch_size} | \
+{text.context_length} tokens |
 
 ## Uses
 
-Zero-shot and few-shot classification of organisms, and image features. Not for decisions about
-safety, such as whether a plant can be eaten.
+Direct use: naming organisms in pictures from a list of taxa without examples (zero-shot), or from
+a few examples each (few-shot), and features for other biological questions. Out of scope: decisions
+about safety, such as whether a plant can be eaten, and any use of a name that nobody checks.
+
+## Bias, risks and limitations
+
+- It always answers with a name from the given list, also for an organism that is not on it.
+- Taxa, places and life stages with few training pictures are recognised less well; pictures of
+  nature are far from evenly spread over the tree of life.
+- Precise positions of rare species in a picture's metadata are a risk to them; strip them.
 
 ## How to get started
 
@@ -74,8 +99,21 @@ features = model.encode_text(bioclip2_jax.tokenize(["a photo of Panthera leo."])
 
 ## Citation
 
-Gu et al., BioCLIP 2: Emergent Properties from Scaling Hierarchical Contrastive Learning,
-arXiv 2505.23883.
+```bibtex
+@article{{gu2025bioclip2,
+  title = {{{{BioCLIP 2}}: Emergent Properties from Scaling Hierarchical Contrastive Learning}},
+  author = {{Gu, Jianyang and Stevens, Samuel and Campolongo, Elizabeth G. and Thompson, Matthew J.
+    and Zhang, Net and Wu, Jiaman and Kopanev, Andrei and Mai, Zheda and White, Alexander E. and
+    Balhoff, James and Dahdul, Wasila M. and Rubenstein, Daniel and Lapp, Hilmar and
+    Berger-Wolf, Tanya and Chao, Wei-Lun and Su, Yu}},
+  journal = {{arXiv preprint arXiv:2505.23883}},
+  year = {{2025}}
+}}
+```
+
+## Acknowledgements
+
+The method is that of BioCLIP 2 (Imageomics Institute); the file format is that of OpenCLIP.
 """
 
 
@@ -83,16 +121,21 @@ def _training(workdir: Path | None, step: int | None) -> str:
     path = workdir / "config.json" if workdir else None
     if path is None or not path.is_file():
         return "Not recorded."
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    train = settings["train"]
-    rows = {
-        "step": f"{step:,} of {train['steps']:,}" if step is not None else f"{train['steps']:,}",
-        "pairs a step": f"{train['batch_size']:,} and {train['replay_batch_size']:,} of replay",
-        "peak learning rate": train["learning_rate"],
-        "weight decay": train["weight_decay"],
-        "computed in": settings["model"]["dtype"],
-        "seed": settings["seed"],
-    }
+    settings = _read(path)
+    try:
+        train = settings["train"]
+        total = f"{train['steps']:,}"
+        rows = {
+            "step": total if step is None else f"{step:,} of {total}",
+            "pairs a step": f"{train['batch_size']:,} and {train['replay_batch_size']:,} of replay",
+            "peak learning rate": train["learning_rate"],
+            "weight decay": train["weight_decay"],
+            "precision": f"computed in {settings['model']['dtype']}, parameters in float32",
+            "starting weights": "random" if not settings["init"] else Path(settings["init"]).name,
+            "seed": settings["seed"],
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the config of a training run ({error})") from error
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
@@ -100,8 +143,24 @@ def _evaluation(workdir: Path | None, step: int | None) -> str:
     path = workdir / "eval" / str(step) / "zero_shot.json" if workdir else None
     if path is None or not path.is_file():
         return "Not evaluated."
-    result = json.loads(path.read_text(encoding="utf-8"))
-    head = f"Zero-shot over {result['num_classes']:,} taxa, {result['num_images']:,} images.\n\n"
-    head += "| rank | top-1 |\n|---|---|\n"
-    rows = [f"| {rank} | {100 * result['ranks'][rank]['top1']:.1f} % |" for rank in RANKS]
-    return head + "\n".join(rows)
+    result = _read(path)
+    try:
+        ranks = [(rank, result["ranks"][rank]) for rank in RANKS]
+        head = f"Zero-shot over {result['num_classes']:,} taxa, {result['num_images']:,} images.\n"
+        rows = [
+            f"| {rank} | {_percent(r['top1'])} | {_percent(r['chance'])} |" for rank, r in ranks
+        ]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a result of the evaluation ({error})") from error
+    return "\n".join([head, "| rank | top-1 | chance |", "|---|---|---|", *rows])
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error

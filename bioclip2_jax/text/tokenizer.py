@@ -11,7 +11,7 @@ from itertools import chain
 import ftfy
 import numpy as np
 import regex
-from tokenizers import Tokenizer, models
+from tokenizers import models
 
 START, END = 49406, 49407
 CONTEXT_LENGTH = 77
@@ -93,13 +93,13 @@ def _words() -> _Words:
     tokens = [*alphabet.values(), *(symbol + "</w>" for symbol in alphabet.values())]
     tokens += ["".join(pair) for pair in merges]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    pairs = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
+    pairs = models.BPE(vocabulary, merges, end_of_word_suffix="</w>")
 
     def encode_piece(piece: str) -> list[int]:
         if piece in _SPECIAL:
             return [_SPECIAL[piece]]
-        symbols = "".join(alphabet[byte] for byte in piece.encode("utf-8"))
-        return pairs.encode(symbols, add_special_tokens=False).ids
+        symbols = piece.encode("utf-8").decode("latin-1").translate(alphabet)
+        return [token.id for token in pairs.tokenize(symbols)]
 
     return _Words(encode_piece)
 

@@ -1,0 +1,291 @@
+"""The network: what each part may depend on, and that ways to run it agree."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.images import CLIP_MEAN, CLIP_STD
+from bioclip2_jax.models import clip, layers
+from bioclip2_jax.models.layers import Execution
+from bioclip2_jax.models.presets import (
+    PRESETS,
+    ClipConfig,
+    TextConfig,
+    VisionConfig,
+    from_open_clip,
+    to_open_clip,
+)
+
+CONFIG = ClipConfig(
+    embed_dim=24,
+    vision=VisionConfig(image_size=24, patch_size=8, width=32, layers=3, head_width=16),
+    text=TextConfig(width=16, heads=2, layers=2, context_length=12, vocab_size=50),
+)
+IMAGES = np.random.default_rng(0).normal(size=(5, 24, 24, 3)).astype(np.float32)
+# 49 is the end-of-text token, the largest id.
+TOKENS = np.array([[48, 7, 9, 49, 0, 0, 0, 0], [48, 1, 2, 3, 4, 5, 6, 49]], np.int32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return clip.init_params(CONFIG, 0, replay_projection=True)
+
+
+def count(config: ClipConfig, **options) -> int:
+    leaves = jax.tree.leaves(clip.abstract_params(config, **options))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "replay"),
+    [("vit_l14", 427_616_513, 786_432), ("vit_h14", 986_109_441, 1_310_720)],
+)
+def test_parameter_counts_are_those_of_the_published_models(name, total, replay):
+    assert count(PRESETS[name]) == total
+    assert count(PRESETS[name], replay_projection=True) == total + replay
+
+
+def test_parameter_names_and_shapes_are_the_documented_ones(params):
+    block = {
+        **{f"{norm}/{part}": (3, 32) for norm in ("ln_1", "ln_2") for part in ("scale", "bias")},
+        "attention/qkv/kernel": (3, 32, 96),
+        "attention/qkv/bias": (3, 96),
+        "attention/out/kernel": (3, 32, 32),
+        "attention/out/bias": (3, 32),
+        "mlp/fc/kernel": (3, 32, 128),
+        "mlp/fc/bias": (3, 128),
+        "mlp/proj/kernel": (3, 128, 32),
+        "mlp/proj/bias": (3, 32),
+    }
+    image = {
+        "patch_embed/kernel": (8, 8, 3, 32),
+        "class_embedding": (32,),
+        "position_embedding": (10, 32),
+        "projection": (32, 24),
+        "replay_projection": (32, 24),
+        **{f"{norm}/{part}": (32,) for norm in ("ln_pre", "ln_post") for part in ("scale", "bias")},
+        **{f"blocks/{name}": shape for name, shape in block.items()},
+    }
+    leaves = jax.tree_util.tree_leaves_with_path(params["image"])
+    assert {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves} == image
+    assert params["text"]["token_embedding"].shape == (50, 16)
+    assert params["text"]["position_embedding"].shape == (12, 16)
+    assert params["text"]["projection"].shape == (16, 24)
+    assert params["logit_scale"].shape == ()
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_random_weights_depend_on_the_seed_alone_and_differ_between_layers(params):
+    again = clip.init_params(CONFIG, 0, replay_projection=True)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, again))
+    other = clip.init_params(CONFIG, 1, replay_projection=True)
+    kernel = params["image"]["blocks"]["mlp"]["fc"]["kernel"]
+    assert not np.array_equal(kernel, other["image"]["blocks"]["mlp"]["fc"]["kernel"])
+    assert not np.array_equal(kernel[0], kernel[1])
+
+
+def test_random_weights_are_spread_as_in_open_clip():
+    params = clip.init_params(PRESETS["tiny"], 0)
+    image, text = params["image"], params["text"]
+    # (tensor, standard deviation) with width 128, hidden 512, 2 text layers, patches of 8.
+    for tensor, std in (
+        (image["class_embedding"], 128**-0.5),
+        (image["position_embedding"], 128**-0.5),
+        (image["projection"], 128**-0.5),
+        (image["patch_embed"]["kernel"], (3 * 192) ** -0.5),
+        (image["blocks"]["attention"]["qkv"]["kernel"], 256**-0.5),
+        (image["blocks"]["attention"]["out"]["kernel"], (3 * 128) ** -0.5),
+        (image["blocks"]["mlp"]["fc"]["kernel"], (3 * 128) ** -0.5),
+        (image["blocks"]["mlp"]["proj"]["kernel"], (3 * 512) ** -0.5),
+        (text["token_embedding"], 0.02),
+        (text["position_embedding"], 0.01),
+        (text["projection"], 128**-0.5),
+        (text["blocks"]["attention"]["qkv"]["kernel"], 128**-0.5),
+        (text["blocks"]["attention"]["out"]["kernel"], 128**-0.5 * 4**-0.5),
+        (text["blocks"]["mlp"]["fc"]["kernel"], 256**-0.5),
+        (text["blocks"]["mlp"]["proj"]["kernel"], 128**-0.5 * 4**-0.5),
+    ):
+        tolerance = 5 / math.sqrt(2 * tensor.size)  # five standard errors
+        assert np.std(tensor) == pytest.approx(std, rel=tolerance)
+    assert params["logit_scale"] == pytest.approx(math.log(1 / 0.07))
+
+
+def test_the_replay_projection_starts_as_a_copy_and_is_optional(params):
+    image = params["image"]
+    np.testing.assert_array_equal(image["projection"], image["replay_projection"])
+    assert "replay_projection" not in clip.init_params(CONFIG, 0)["image"]
+
+
+def test_features_are_float32_of_length_one(params):
+    for dtype in ("float32", "bfloat16"):
+        model = clip.bind(CONFIG, params, Execution(dtype))
+        for features in (model.encode_image(IMAGES), model.encode_text(TOKENS)):
+            assert features.dtype == jnp.float32
+            np.testing.assert_allclose(jnp.linalg.norm(features, axis=-1), 1, rtol=1e-6)
+
+
+def test_replay_projection_is_used_only_when_asked_for(params):
+    changed = jax.tree.map(lambda leaf: leaf, params)
+    changed["image"]["replay_projection"] = -params["image"]["projection"]
+    model = clip.bind(CONFIG, changed)
+    pooled = model.image_trunk(IMAGES)
+    biology = model.project_image(pooled)
+    np.testing.assert_array_equal(biology, model.encode_image(IMAGES))
+    np.testing.assert_array_equal(model.project_image(pooled, replay=True), -biology)
+
+
+def gradient(params, execution):
+    def loss(params):
+        model = clip.bind(CONFIG, params, execution)
+        image, text = model.encode_image(IMAGES), model.encode_text(TOKENS)
+        return (image @ text.T).sum() * jnp.exp(model.logit_scale[...])
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("execution", [Execution(scan=False), Execution(remat=True)])
+def test_unrolled_and_rematerialised_blocks_give_the_same_gradients(params, execution):
+    expected, found = gradient(params, Execution()), gradient(params, execution)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, found)
+
+
+def test_every_parameter_but_the_replay_projection_gets_a_gradient(params):
+    _, gradients = gradient(params, Execution())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        name = "/".join(key.key for key in path)
+        assert bool(jnp.any(leaf != 0)) == (name != "image/replay_projection"), name
+
+
+def test_bfloat16_is_close_to_float32(params):
+    exact = clip.bind(CONFIG, params).encode_image(IMAGES)
+    rough = clip.bind(CONFIG, params, Execution("bfloat16")).encode_image(IMAGES)
+    assert 0 < np.abs(exact - rough).max() < 0.05
+
+
+def test_an_image_does_not_depend_on_its_batch(params):
+    model = clip.bind(CONFIG, params)
+    np.testing.assert_allclose(
+        model.encode_image(IMAGES)[2:3], model.encode_image(IMAGES[2:3]), atol=1e-6
+    )
+
+
+def test_patches_are_read_row_by_row(params):
+    embed = clip.bind(CONFIG, params).image.patch_embed
+    image = np.zeros((1, 24, 24, 3), np.float32)
+    image[0, 8:16, 16:24] = np.random.default_rng(1).normal(size=(8, 8, 3))  # row 1, column 2
+    patches = embed(image)
+    assert np.flatnonzero(np.abs(patches[0]).sum(axis=-1)).tolist() == [5]
+    kernel = params["image"]["patch_embed"]["kernel"]
+    expected = np.einsum("hwc,hwcd->d", image[0, 8:16, 16:24], kernel)
+    np.testing.assert_allclose(patches[0, 5], expected, atol=1e-5)
+
+
+def test_keeping_all_patches_in_any_order_changes_nothing(params):
+    model = clip.bind(CONFIG, params)
+    order = np.tile(np.random.default_rng(2).permutation(9), (5, 1)).astype(np.int32)
+    np.testing.assert_allclose(
+        model.image_trunk(IMAGES, order), model.image_trunk(IMAGES), atol=1e-5
+    )
+
+
+def test_dropped_patches_are_not_looked_at(params):
+    model = clip.bind(CONFIG, params)
+    kept = np.tile(np.array([0, 4], np.int32), (5, 1))
+    other = IMAGES.copy()
+    other[:, 16:] = 0  # patches 6, 7 and 8
+    np.testing.assert_array_equal(model.image_trunk(IMAGES, kept), model.image_trunk(other, kept))
+    other[:, 8:16, 8:16] = 0  # patch 4
+    assert not np.allclose(model.image_trunk(IMAGES, kept), model.image_trunk(other, kept))
+
+
+def test_text_is_read_up_to_its_end_and_no_further(params):
+    model = clip.bind(CONFIG, params)
+    features = model.encode_text(TOKENS)
+    longer = np.zeros((2, 12), np.int32)
+    longer[:, :8] = TOKENS
+    np.testing.assert_allclose(model.encode_text(longer), features, atol=1e-6)
+    np.testing.assert_allclose(model.encode_text(TOKENS[:1, :4]), features[:1], atol=1e-6)
+    after = TOKENS.copy()
+    after[0, 5:] = (11, 49, 12)  # the first end-of-text counts
+    np.testing.assert_allclose(model.encode_text(after), features, atol=1e-6)
+    before = TOKENS.copy()
+    before[0, 1] = 8
+    assert not np.allclose(model.encode_text(before)[0], features[0], atol=1e-4)
+
+
+def test_a_layer_norm_of_bfloat16_is_computed_in_float32():
+    norm = layers.LayerNorm(64)
+    x = 1000 + jax.random.normal(jax.random.key(0), (4, 64), jnp.float32)
+    x = x.astype(jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    assert norm(x).dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(norm(x), np.float64), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_gelu_is_exact_unless_the_config_asks_for_the_quick_one(params):
+    x = np.linspace(-4, 4, 41)
+    exact = [0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in x]
+    np.testing.assert_allclose(layers.exact_gelu(jnp.asarray(x)), exact, atol=1e-6)
+    np.testing.assert_allclose(
+        layers.quick_gelu(jnp.asarray(x)), x / (1 + np.exp(-1.702 * x)), atol=1e-6
+    )
+    quick = clip.bind(dataclasses.replace(CONFIG, quick_gelu=True), params)
+    exact = clip.bind(CONFIG, params)
+    assert not np.allclose(quick.encode_image(IMAGES), exact.encode_image(IMAGES), atol=1e-5)
+
+
+def test_pixels_are_normalised_per_channel():
+    pixels = np.random.default_rng(3).integers(0, 256, (2, 3, 4, 3), np.uint8)
+    expected = (pixels / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
+    found = clip.normalize_images(pixels, CLIP_MEAN, CLIP_STD)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_zero_vector_is_not_divided_by_its_length():
+    np.testing.assert_array_equal(clip.l2_normalize(jnp.zeros((1, 3))), np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_the_way_through_open_clips_form(name):
+    assert from_open_clip(to_open_clip(PRESETS[name])) == PRESETS[name]
+
+
+def test_a_config_with_open_clips_defaults_and_switched_off_options_is_read():
+    sparse = {
+        "embed_dim": 768,
+        "vision_cfg": {
+            "image_size": [224, 224],
+            "layers": 24,
+            "width": 1024,
+            "patch_size": 14,
+            "ls_init_value": None,
+        },
+        "text_cfg": {"width": 768, "heads": 12, "layers": 12, "no_causal_mask": False},
+        "custom_text": False,
+    }
+    assert from_open_clip(sparse) == PRESETS["vit_l14"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vision_cfg": None}, "vision_cfg is missing"),
+        ({"embed_dim": None}, "embed_dim is missing"),
+        ({"embed_dim": "768"}, "embed_dim is '768'"),
+        ({"vision_cfg": {"layers": 2, "width": 64, "patch_size": 8}}, "image_size is missing"),
+        ({"text_cfg": {"width": 64, "heads": 3, "layers": 1}}, "cannot be divided by 3"),
+        ({"text_cfg": {"width": 64, "heads": 2, "layers": -1}}, "layers is -1"),
+        ({"text_cfg": {"hf_model_name": "roberta-base"}}, "text_cfg holds hf_model_name"),
+        ({"multimodal_cfg": {"width": 8}}, "model_cfg holds multimodal_cfg"),
+    ],
+)
+def test_a_config_of_another_kind_of_model_is_refused_with_the_setting_at_fault(change, words):
+    with pytest.raises(UserError, match=words):
+        from_open_clip(to_open_clip(CONFIG) | change)
