@@ -7,7 +7,9 @@ import click
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
     add_help_option=True,
 )
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="--config=FILE --workdir=DIR")
+@click.argument(
+    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="--config=FILE --workdir=DIR"
+)
 def train(arguments: tuple[str, ...]) -> None:
     """Train a model, or go on with a run that was interrupted.
 

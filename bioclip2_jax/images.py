@@ -1,12 +1,13 @@
 """Every rule about pixels: decoding, resizing, cropping, random changes. Pillow throughout."""
 
+import functools
 import io
 import math
 import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -16,6 +17,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 150_000_000  # larger than any camera's picture; a bomb otherwise
 MIN_SIDE = 8
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Raster formats alone: for PostScript and its kin Pillow would start other programs.
+_FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "PPM"]
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A picture is either decoded or refused with a reason; Pillow's remarks about it help nobody.
+# (Not `warnings.catch_warnings` at each call, which threads undo for one another.)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadImage(Exception):
@@ -23,10 +40,10 @@ class BadImage(Exception):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decodes any common format to an upright RGB picture.
+    """Decodes any common raster format to an upright RGB picture.
 
     EXIF rotation is applied, transparency laid over white, 16-bit grey scaled to 8 bits, CMYK and
-    palettes converted, and of an animation the first frame is taken.
+    palettes converted, and of an animation the first frame is taken. Safe to call from threads.
 
     Raises:
       BadImage: empty, truncated, of no known format, too large (more than `MAX_PIXELS`) or too
@@ -35,15 +52,14 @@ def decode(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit replaces Pillow's warning
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage(f"{image.width} x {image.height} pixels are too many")
-            if min(image.size) < MIN_SIDE:
-                raise BadImage(f"{image.width} x {image.height} pixels are too few")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        image = Image.open(io.BytesIO(data), formats=_formats())
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImage(f"{image.width} x {image.height} pixels are too many")
+        if min(image.size) < MIN_SIDE:
+            raise BadImage(f"{image.width} x {image.height} pixels are too few")
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        return _to_rgb(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -53,6 +69,19 @@ def decode(data: bytes) -> Image.Image:
     except Exception as error:  # damaged files make decoders raise nearly anything
         text = (str(error) or type(error).__name__).splitlines()[0]
         raise BadImage(f"cannot be decoded ({text[:120]})") from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # damaged EXIF around a sound picture
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -16,7 +16,9 @@ _SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif",
 def describe_data(data_dir: str) -> str:
     """Splits with their image counts, taxa per rank, and the most and least pictured taxa."""
     lines = [f"{data_dir}"]
-    lines += [f"  {name:<10} {count:>9,} images" for name, count in sources.splits(data_dir).items()]
+    lines += [
+        f"  {name:<10} {count:>9,} images" for name, count in sources.splits(data_dir).items()
+    ]
     taxa = sources.read_taxa(data_dir)
     for rank in RANKS:
         names = {e.taxon.lineage(rank) for e in taxa if e.taxon.lineage(rank)[-1]}

@@ -2,7 +2,6 @@
 
 import functools
 import html
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 
 _NULL = re.compile(
-    r"|unknown|null|none|nil|nan|n/?a|n\.a|#n/a|<na>|[-?×+]+|not (available|applicable)"
+    r"[\W_]*|unknown|null|none|nil|nan|n/?a|n\.a|#n/a|<na>|not (available|applicable)"
     r"|un(identified|determined|classified|assigned)|incertae sedis",
     re.IGNORECASE,
 )
@@ -24,7 +23,7 @@ _KINGDOMS = {
 _GENUS = re.compile(r"×?[^\W\d_]{2,}(-[^\W\d_]+)?")
 _EPITHET = re.compile(r"×?(\d+-)?[^\W\d_]{2,}([-'’][^\W\d_]+)*")
 # Open nomenclature: the name before the mark is known, the one behind it is not.
-_OPEN = re.compile(r"(sp|spp|spec|cf|aff|nr|indet|ined|gen)\.?\d*")
+_OPEN = re.compile(r"(x|sp|spp|spec|cf|aff|nr|indet|ined|gen)\.?\d*")
 _BELOW_SPECIES = re.compile(r"(notho)?(subsp|ssp|var|subvar|f|fo|forma)")
 # Words in lower case that follow a name without being part of it, mostly of its authors.
 _NO_EPITHET = re.compile(
@@ -118,7 +117,7 @@ class Taxon:
             below = cell("infraspecificepithet", "subspecies").split()
             # A whole trinomial may stand here; its genus and epithet are known by now.
             below = below[2:] if below and _capitalize(below[0]) == genus else below
-            epithet = " ".join([epithet, *(word.lower() for word in below[-1:])])
+            epithet = _epithet([epithet, *" ".join(below[:1]).lower().split(), *below[1:]], True)
         return cls(*higher, genus, epithet if genus else "")
 
 
@@ -146,7 +145,7 @@ def _capitalize(name: str) -> str:
     name = _attach_hybrid_signs(name)
     sign = name[:1] if name[:1] in ("×", "+") else ""
     name = name.removeprefix(sign).strip()
-    return sign + name[:1].upper() + name[1:].lower()
+    return sign + name.capitalize()
 
 
 def _split_species(species: str, genus: str) -> tuple[str, str]:
@@ -166,13 +165,14 @@ def _split_species(species: str, genus: str) -> tuple[str, str]:
             named, words = _capitalize(first), rest
         # "gorilla gorilla" beside "Gorilla" is a subspecies, beside "gorilla" a binomial.
         elif first == genus or (
-            not first.islower() and (_capitalize(first) == named or rest[0].islower())
+            first.removeprefix("×")[:1].isupper()
+            and (_capitalize(first) == named or rest[0].islower())
         ):
             words = rest
-    elif words == [named] and not species.isupper():
+    elif words == [named] and not species.isupper() and species != species.lower():
         words = []  # the genus once more; the epithet of a tautonym is in lower case
-    if _is_cross_of_genera(words):
-        return named, " ".join(words).lower()
+    if any(word[0] == "×" for word in words[1:]):
+        return named, _cross(words)
     return named, _epithet(words, lenient=True)
 
 
@@ -184,7 +184,8 @@ def _split_scientific_name(name: str) -> tuple[str, str]:
     words = _words(name)
     if len(words) < 2 or not _GENUS.fullmatch(words[0]) or not words[0].istitle():
         return "", ""
-    if _is_cross_of_genera(words[1:]) or _VIRUS.search(" ".join(words[1:])):
+    crossed = any(word[0] == "×" and word[1:2].isupper() for word in words[1:])
+    if crossed or _VIRUS.search(" ".join(words[1:])):
         return "", ""
     epithet = _epithet(words[1:], lenient=False)
     return (words[0], epithet) if epithet or _OPEN.fullmatch(words[1].lower()) else ("", "")
@@ -200,10 +201,12 @@ def _words(name: str) -> list[str]:
     return re.sub(rf"×({re.escape(genus)}|{re.escape(genus[:1])}\.)\s+", "×", name).split()
 
 
-def _is_cross_of_genera(words: list[str]) -> bool:
-    """Whether a hybrid sign past the first word, the epithet, opens another binomial."""
-    pairs = itertools.pairwise([*words[1:], ""])
-    return any(word[0] == "×" and (word[1:2].isupper() or after.islower()) for word, after in pairs)
+def _cross(words: list[str]) -> str:
+    """The epithets of a cross of two species; '' where a parent is not named to the species."""
+    first = _epithet(words[:1], lenient=True)
+    others = [word.lower() for word in words[1:] if word[0] == "×" or word.islower()]
+    known = (_EPITHET.fullmatch(o) and not _OPEN.fullmatch(o.removeprefix("×")) for o in others)
+    return " ".join([first, *others]) if first and all(known) else ""
 
 
 def _epithet(words: list[str], lenient: bool) -> str:
@@ -221,8 +224,8 @@ def _epithet(words: list[str], lenient: bool) -> str:
             break
         if _BELOW_SPECIES.fullmatch(mark):
             expected = True
-        elif not epithets and lenient:
-            epithets = [word.lower()]
+        elif not epithets and lenient and len(clean(word)) > 1:
+            epithets = [clean(word.lower())]
         elif (
             expected
             and word.islower()

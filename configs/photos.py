@@ -20,10 +20,10 @@ def get_config() -> ConfigDict:
     config.data.crop_scale = (0.3, 1.0)
     config.data.flip = True
     config.data.color_jitter = 0.3
-    config.train.batch_size = 256
-    config.train.steps = 1200
+    config.train.batch_size = 128
+    config.train.steps = 3000
     config.train.patch_keep = 0.5
     config.train.learning_rate = 1e-3
-    config.train.warmup_steps = 100
-    config.train.checkpoint_every = 200
+    config.train.warmup_steps = 150
+    config.train.checkpoint_every = 500
     return config

@@ -10,8 +10,8 @@ fail() {
 use_environment() {
   local extra="${1:-}" python="${PYTHON:-python3}" venv="${VENV:-.venv}" wanted stamp
   if [ ! -x "$venv/bin/python" ]; then
-    command -v "$python" >/dev/null ||
-      fail "no '$python' here; install Python 3.11 or newer, or name one: PYTHON=python3.12 bash $0"
+    "$python" -c '' 2>/dev/null ||
+      fail "no working '$python' here; install Python 3.11 or newer, or name one: PYTHON=python3.12 bash $0"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
       fail "'$python' is older than Python 3.11; name a newer one: PYTHON=python3.12 bash $0"
     echo "== making the environment $venv with $("$python" --version)"

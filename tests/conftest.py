@@ -18,7 +18,9 @@ from bioclip2_jax.taxonomy import Taxon
 
 ROOT = Path(__file__).parent.parent
 _TAXA = {
-    Taxon("Animalia", "Chordata", "Aves", "Piciformes", "Picidae", "Picus", "viridis"): "Woodpecker",
+    Taxon(
+        "Animalia", "Chordata", "Aves", "Piciformes", "Picidae", "Picus", "viridis"
+    ): "Woodpecker",
     Taxon("Animalia", "Chordata", "Aves", "Passeriformes", "Corvidae", "Pica", "pica"): "Magpie",
     Taxon("Animalia", "Chordata", "", "Cypriniformes", "Cyprinidae", "Tinca", "tinca"): "Tench",
     Taxon("Plantae", "Tracheophyta", "Liliopsida", "Poales", "Poaceae", "Poa", "annua"): "",

@@ -55,6 +55,7 @@ def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
     assert len(data) == 3 and data[0]["image"][:4] == b"\x89PNG"
     assert data[0]["genus"] == b"Panthera"
     assert {p.name for p in (tmp_path / "d").iterdir()} == {
+        "LICENSE",
         "dataset_info.json",
         "features.json",
         "quarantine.csv",

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ PREPROCESS = convert.Preprocess(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "squash", 
 
 @pytest.fixture(scope="module")
 def params():
-    params = clip.init_params(CONFIG, 0, replay_projection=True)
+    params = jax.jit(lambda: clip.init_params(CONFIG, 0, replay_projection=True))()
     # Biases and scales too should differ from tensor to tensor.
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
@@ -259,7 +260,8 @@ def workdir(params, tmp_path):
     folder = tmp_path / "run"
     writer = checkpoint.open_writer(folder, keep=5)
     for step in (10, 20):
-        checkpoint.save(writer, step, {**params, "logit_scale": np.float32(step / 10)}, {"n": step})
+        scaled = {**params, "logit_scale": jnp.float32(step / 10)}
+        checkpoint.save(writer, step, scaled, {"step": jnp.int32(step)})
     writer.close()
     description = convert.write_description(CONFIG, PREPROCESS)
     (folder / "model.json").write_text(json.dumps(description))

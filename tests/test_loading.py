@@ -1,9 +1,11 @@
 """`bioclip2_jax.load` opens every form a model is kept in, and says so when it cannot."""
 
+import functools
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,14 +24,19 @@ PREPROCESS = convert.Preprocess(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def random_params(seed: int) -> dict:
+    return clip.init_params(CONFIG, seed, replay_projection=True)
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """A workdir with the steps 4 and 8, and an export of step 8."""
     root = tmp_path_factory.mktemp("models")
     writer = checkpoint.open_writer(root / "run", keep=5)
     for step in (4, 8):
-        params = clip.init_params(CONFIG, step, replay_projection=True)
-        checkpoint.save(writer, step, params, {"step": step})
+        params = random_params(step)
+        checkpoint.save(writer, step, params, {"step": jnp.int32(step)})
     writer.close()
     description = convert.write_description(CONFIG, PREPROCESS)
     (root / "run" / "model.json").write_text(json.dumps(description))
@@ -52,7 +59,7 @@ def test_workdir_step_folder_and_export_are_the_same_model(places):
 
 def test_an_older_step_is_opened_by_its_folder(places, monkeypatch):
     model = bioclip2_jax.load(places / "run" / "checkpoints" / "4")
-    expected = clip.init_params(CONFIG, 4)["image"]["projection"]
+    expected = random_params(4)["image"]["projection"]
     assert model.step == 4
     np.testing.assert_array_equal(model.params["image"]["projection"], expected)
     monkeypatch.chdir(places / "run" / "checkpoints")
@@ -134,8 +141,9 @@ def test_a_description_of_another_model_is_noticed(run):
 def test_features_stay_on_the_devices_the_pictures_were_spread_over(places):
     model = bioclip2_jax.load(places / "export")
     devices = jax.devices()
-    mesh = jax.make_mesh((len(devices),), ("batch",))
-    spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    mesh = jax.sharding.Mesh(devices, ("batch",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     many = np.resize(PIXELS, (len(devices), 16, 16, 3))
-    features = model.encode_image(jax.device_put(many, spec))
+    features = model.encode_image(jax.device_put(many, spread))
+    assert features.sharding.device_set == set(devices)
     np.testing.assert_allclose(features, model.encode_image(many), atol=1e-6)

@@ -25,9 +25,7 @@ def test_the_list_is_the_published_one_in_its_order():
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["Ursus arctos", "{weird} name {0}", "Tomato___Late_blight", "%s"]
-)
+@pytest.mark.parametrize("name", ["Ursus arctos", "{weird} name {0}", "Tomato___Late_blight", "%s"])
 def test_a_name_goes_in_once_and_unchanged(name):
     for template in ZERO_SHOT_TEMPLATES:
         before, after = template.split("{}")

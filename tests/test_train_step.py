@@ -54,9 +54,7 @@ def test_total_loss_is_the_sum_of_the_two_losses_computed_separately():
     model = clip.bind(MODEL, clip.init_params(MODEL, 0, replay_projection=True))
     expected = 0.0
     for prefix in ("", "replay_"):
-        pixels = clip.normalize_images(
-            batch[prefix + "images"], config.data.mean, config.data.std
-        )
+        pixels = clip.normalize_images(batch[prefix + "images"], config.data.mean, config.data.std)
         image_features = model.project_image(model.image_trunk(pixels), replay=bool(prefix))
         text_features = model.encode_text(batch[prefix + "tokens"])
         scale = jnp.exp(model.logit_scale[...])
@@ -66,8 +64,10 @@ def test_total_loss_is_the_sum_of_the_two_losses_computed_separately():
 
 @pytest.mark.parametrize(
     ("changed", "projection", "other"),
-    [("replay_images", "projection", "replay_projection"),
-     ("images", "replay_projection", "projection")],
+    [
+        ("replay_images", "projection", "replay_projection"),
+        ("images", "replay_projection", "projection"),
+    ],
 )
 def test_each_projection_learns_from_its_own_images_only(changed, projection, other):
     config = recipe(replay_batch_size=8)

@@ -69,8 +69,8 @@ class PatchEmbed(nnx.Module):
         """[batch, height, width, 3] → [batch, patches, width], row by row."""
         batch, height, width, channels = images.shape
         kernel = self.kernel[...].astype(images.dtype)
-        patch = kernel.shape[0]
-        grid = (height // patch, width // patch)
-        x = images.reshape(batch, grid[0], patch, grid[1], patch, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid[0] * grid[1], -1)
-        return x @ kernel.reshape(-1, kernel.shape[-1])
+        patch, columns = kernel.shape[0], width // kernel.shape[0]
+        x = images.reshape(batch, height // patch, patch, columns, patch, channels)
+        inputs = patch * patch * channels
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // patch * columns, inputs)
+        return x @ kernel.reshape(inputs, -1)

@@ -6,14 +6,18 @@ Nothing is visible under the final name before all of it is there.
 import collections
 import contextlib
 import csv
+import functools
 import io
 import itertools
+import os
 import re
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,9 +27,16 @@ from bioclip2_jax import images
 from bioclip2_jax.data.records import TEXT_FIELDS, Record, taxon_of
 from bioclip2_jax.data.sources import TAXA_FILE
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.prepare.spool import Spool, digest
 from bioclip2_jax.taxonomy import RANKS, Taxon
 
 QUARANTINE_FILE = "quarantine.csv"
+SHARD_BYTES = 256 << 20  # one shard is held in memory while it is written
+_NAME_COLUMNS = ("scientificName", "vernacularName")
+_MAX_LICENCES = 12
+_OURS = re.compile(
+    r"LICENSE|(features|dataset_info)\.json|(taxa|quarantine)\.csv|.*\.array_record-.*"
+)
 
 
 @dataclass(frozen=True)
@@ -59,38 +70,38 @@ class Summary:
         )
 
 
-@dataclass
-class _Names:
-    scientific: str
-    vernacular: collections.Counter = field(default_factory=collections.Counter)
-    counts: collections.Counter = field(default_factory=collections.Counter)
-
-
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS's writer around our records; shuffles by a hash of the key."""
+class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """TFDS's writer around records that are in their final order already."""
 
     VERSION = tfds.core.Version("1.0.0")
+    spools: ClassVar[Mapping[str, Spool]]
+    label_names: ClassVar[Sequence[str]]
+    about: ClassVar[Mapping[str, str]]
 
-    def __init__(self, splits, label_names, about, **settings):
-        self._splits, self._label_names, self._about = splits, label_names, about
-        super().__init__(**settings)
-
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         # Bytes rather than tfds.features.Image: pictures stay as they came, in any format, and
         # `images.decode` is the only decoder.
         features = {name: tfds.features.Text() for name in TEXT_FIELDS}
         features["image"] = tfds.features.Tensor(shape=(), dtype=np.object_)
-        if self._label_names:
-            features["labels"] = {name: tfds.features.Text() for name in self._label_names}
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), **self._about
-        )
+        if self.label_names:
+            features["labels"] = {name: tfds.features.Text() for name in self.label_names}
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(builder=self, features=features, **self.about)
 
-    def _split_generators(self, dl_manager):
-        return self._splits
+    def _shard_iterators_per_split(self, dl_manager):
+        del dl_manager
+        return {split: _shards(spool) for split, spool in self.spools.items()}
 
-    def _generate_examples(self):
-        raise NotImplementedError  # each split brings its own generator
+
+def _shards(spool: Spool) -> list[Callable[[], Iterator[tuple[str, dict]]]]:
+    """One generator a shard; TFDS runs them one after the other, so they share the stream."""
+    number = min(spool.count, -(-spool.size // SHARD_BYTES))
+    length, longer = divmod(spool.count, number)
+    stream = ((record["key"], record) for record in spool.in_order())
+    return [
+        functools.partial(itertools.islice, stream, length + (shard < longer))
+        for shard in range(number)
+    ]
 
 
 def write_dataset(
@@ -104,6 +115,9 @@ def write_dataset(
     overwrite: bool = False,
 ) -> Summary:
     """Streams records into a new dataset folder; each picture is decoded once as a check.
+
+    Records are stored in the order of a hash of their keys, whatever order they come in. Memory
+    is bounded, except for 8 bytes and their place in a set for each key.
 
     Args:
       splits: split → records, read once and in order; a `Rejected` is passed to the quarantine.
@@ -119,60 +133,133 @@ def write_dataset(
 
     Raises:
       UsageError: `out_dir` is in use.
-      UserError: two records share a key, or no usable picture is left (nothing is written).
+      UserError: two records share a key, no usable picture is left, or the disk refuses.
+        Nothing is written then.
     """
+    out_dir = out_dir.resolve()
     _check_free(out_dir, overwrite)
-    summary, taxa, keys = Summary(), {}, set()
-    progress = tqdm(total=total, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+    summary, catalogue = Summary(), _Catalogue()
     label_names = sorted(label_names)
-
-    def usable(split: str, examples: Iterable[Record | Rejected]) -> Iterator[tuple[str, dict]]:
-        for example in examples:
-            progress.update()
-            if isinstance(example, Rejected):
-                summary.rejected.append(example)
-                continue
-            key = example["key"]
-            if key in keys:
-                raise UserError(f"the key {key!r} stands for two pictures; make keys unique")
-            keys.add(key)
-            try:
-                images.decode(example["image"])
-            except images.BadImage as error:
-                summary.rejected.append(Rejected(key, example.get("file", ""), split, str(error)))
-                continue
-            summary.images[split] = summary.images.get(split, 0) + 1
-            taxon = taxon_of(example)
-            names = taxa.setdefault(taxon, _Names(example["scientificName"]))
-            names.vernacular[example["vernacularName"]] += bool(example["vernacularName"])
-            names.counts[split] += 1
-            row = {field: example[field] for field in (*TEXT_FIELDS, "image")}
-            if label_names:
-                row["labels"] = {label: example["labels"].get(label, "") for label in label_names}
-            yield key, row
-
-    partial = out_dir.absolute().with_name(out_dir.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        streams = {split: usable(split, examples) for split, examples in splits.items()}
-        streams = {split: _unless_empty(stream) for split, stream in streams.items()}
-        streams = {split: stream for split, stream in streams.items() if stream is not None}
-        if not streams:
-            reason = summary.rejected[0].reason if summary.rejected else "there are none"
-            raise UserError(f"no usable picture is left for {out_dir}: {reason}")
-        folder = _write_shards(streams, partial, name, description, label_names)
-        _write_taxa(folder / TAXA_FILE, taxa, list(summary.images))
-        _write_csv(
-            folder / QUARANTINE_FILE,
-            ("key", "file", "split", "reason"),
-            [(r.key, r.file, r.split, r.reason) for r in summary.rejected],
-        )
-        _publish(folder, out_dir)
-    finally:
-        progress.close()
-        shutil.rmtree(partial, ignore_errors=True)
+        with _workshop(out_dir) as workshop:
+            spools: dict[str, Spool] = {}
+            for split, example, reason in _checked(splits, total):
+                if reason:
+                    if isinstance(example, dict):
+                        example = Rejected(example["key"], example.get("file", ""), split, reason)
+                    summary.rejected.append(example)
+                    continue
+                catalogue.add(split, example)
+                row = {field: example[field] for field in (*TEXT_FIELDS, "image")}
+                if label_names:
+                    row["labels"] = {
+                        label: example["labels"].get(label, "") for label in label_names
+                    }
+                if split not in spools:
+                    spools[split] = Spool(workshop / f"spool-{len(spools)}")
+                spools[split].add(row)
+            if not spools:
+                raise UserError(_nothing_left(out_dir, summary.rejected))
+            summary.images = {split: spool.count for split, spool in spools.items()}
+            about = {"description": description, "license": catalogue.licence()}
+            folder = _write_shards(spools, workshop, name, label_names, about)
+            _write_csv(folder / TAXA_FILE, *catalogue.table(list(spools)))
+            _write_csv(
+                folder / QUARANTINE_FILE,
+                ("key", "file", "split", "reason"),
+                [(r.key, r.file, r.split, r.reason) for r in summary.rejected],
+            )
+            _publish(folder, out_dir, workshop)
+    except OSError as error:
+        raise UserError(f"{out_dir}: cannot be written ({error.strerror or error})") from error
     return summary
+
+
+def _checked(
+    splits: Mapping[str, Iterable[Record | Rejected]], total: int | None
+) -> Iterator[tuple[str, Record | Rejected, str]]:
+    """(split, example, reason) in order; the reason is empty for a usable picture.
+
+    Pictures are decoded in threads, a few ahead of the reader.
+    """
+    progress = tqdm(total=total, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+    threads = os.cpu_count() or 1
+    ahead: collections.deque = collections.deque()
+    with progress, ThreadPoolExecutor(threads) as pool:
+
+        def finished() -> tuple[str, Record | Rejected, str]:
+            split, example, reason = ahead.popleft()
+            progress.update()
+            return split, example, reason.result()
+
+        for split, examples in splits.items():
+            for example in examples:
+                ahead.append((split, example, pool.submit(_fault, example)))
+                if len(ahead) > 4 * threads:
+                    yield finished()
+        while ahead:
+            yield finished()
+
+
+def _fault(example: Record | Rejected) -> str:
+    if isinstance(example, Rejected):
+        return example.reason
+    try:
+        images.decode(example["image"])
+    except images.BadImage as error:
+        return str(error)
+    return ""
+
+
+class _Catalogue:
+    """What the records of a dataset have in common: keys, taxa and licences."""
+
+    def __init__(self):
+        self._keys: set[int] = set()
+        self._licences: set[str] = set()
+        self._counts = collections.defaultdict(collections.Counter)
+        self._names = collections.defaultdict(collections.Counter)
+
+    def add(self, split: str, record: Record) -> None:
+        key = int.from_bytes(digest(record["key"])[:8], "big")
+        if key in self._keys:
+            raise UserError(f"the key {record['key']!r} stands for two pictures; make keys unique")
+        self._keys.add(key)
+        if len(self._licences) <= _MAX_LICENCES:
+            self._licences.add(record["licence"])
+        taxon = taxon_of(record)
+        self._counts[taxon][split] += 1
+        for column in _NAME_COLUMNS:
+            self._names[taxon, column][record[column]] += bool(record[column])
+
+    def licence(self) -> str:
+        """For the metadata, one a line if they are few; each record carries its own."""
+        known = sorted(self._licences - {""})
+        if not known or len(self._licences) > _MAX_LICENCES:
+            return "Each record names its own in the field licence."
+        return "\n".join(known)
+
+    def table(self, splits: list[str]) -> tuple[tuple[str, ...], list[tuple]]:
+        """Header and rows of the list of taxa, sorted; each with its commonest names."""
+        rows = []
+        for taxon in sorted(self._counts):
+            names = [self._commonest(taxon, column) for column in _NAME_COLUMNS]
+            rows.append((*taxon.ranks, *names, *(self._counts[taxon][split] for split in splits)))
+        return (*RANKS, *_NAME_COLUMNS, *splits), rows
+
+    def _commonest(self, taxon: Taxon, column: str) -> str:
+        names = self._names[taxon, column]
+        return max(names, key=lambda name: (names[name], name))
+
+
+def _nothing_left(out_dir: Path, rejected: Sequence[Rejected]) -> str:
+    if not rejected:
+        return f"no usable picture is left for {out_dir}: there are none"
+    first = rejected[0]
+    return (
+        f"no usable picture is left for {out_dir}: {len(rejected)} were set aside, the first of"
+        f" them {first.file or first.key}: {first.reason}"
+    )
 
 
 def _check_free(out_dir: Path, overwrite: bool) -> None:
@@ -180,49 +267,44 @@ def _check_free(out_dir: Path, overwrite: bool) -> None:
         return
     if not out_dir.is_dir():
         raise UsageError(f"--out {out_dir} is a file; name a folder")
-    if not any(out_dir.iterdir()):
+    names = {path.name for path in out_dir.iterdir()}
+    if not names:
         return
-    if not (out_dir / "features.json").exists():
-        raise UsageError(f"--out {out_dir} holds other files; name a new or empty folder")
+    others = sorted(name for name in names if not _OURS.fullmatch(name))
+    if others or "features.json" not in names:
+        raise UsageError(
+            f"--out {out_dir} holds other files ({(others or sorted(names))[0]}); name a new or"
+            " empty folder"
+        )
     if not overwrite:
         raise UsageError(f"--out {out_dir} already holds a dataset; add --overwrite to replace it")
 
 
-def _unless_empty(stream: Iterator) -> Iterator | None:
-    first = next(stream, None)
-    return None if first is None else itertools.chain([first], stream)
+@contextlib.contextmanager
+def _workshop(out_dir: Path) -> Iterator[Path]:
+    """A temporary folder beside `out_dir`, so that moving there is one rename."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as folder:
+        yield Path(folder)
 
 
 def _write_shards(
-    streams: Mapping[str, Iterator], partial: Path, name: str, description: str, labels: list[str]
+    spools: Mapping[str, Spool],
+    workshop: Path,
+    name: str,
+    label_names: Sequence[str],
+    about: Mapping[str, str],
 ) -> Path:
     tfds.disable_progress_bar()
     name = re.sub(r"\W+", "_", name.strip().lower()).strip("_") or "dataset"
     # TFDS takes the dataset's name from the class.
-    builder_class = type(_Builder)(name, (_Builder,), {"name": name}, skip_registration=True)
-    builder = builder_class(
-        streams,
-        labels,
-        {"description": description},
-        data_dir=str(partial),
-        file_format="array_record",
-    )
+    settings = {"name": name, "spools": spools, "label_names": label_names, "about": about}
+    settings["__module__"] = __name__
+    builder_class = type(_Builder)(name, (_Builder,), settings, skip_registration=True)
+    builder = builder_class(data_dir=str(workshop), file_format="array_record")
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints advice for downloads
         builder.download_and_prepare()
     return Path(builder.data_path)
-
-
-def _write_taxa(path: Path, taxa: Mapping[Taxon, _Names], splits: list[str]) -> None:
-    rows = [
-        (
-            *taxon.ranks,
-            names.scientific,
-            max(names.vernacular, key=lambda n: (names.vernacular[n], n), default=""),
-            *(names.counts[split] for split in splits),
-        )
-        for taxon, names in sorted(taxa.items())
-    ]
-    _write_csv(path, (*RANKS, "scientificName", "vernacularName", *splits), rows)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
@@ -232,11 +314,8 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
         writer.writerows(rows)
 
 
-def _publish(folder: Path, out_dir: Path) -> None:
+def _publish(folder: Path, out_dir: Path, workshop: Path) -> None:
     """Moves the finished folder to its name; an earlier dataset goes only then."""
-    old = out_dir.absolute().with_name(out_dir.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
     if out_dir.exists():
-        out_dir.rename(old)
+        out_dir.rename(workshop / "replaced")
     folder.rename(out_dir)
-    shutil.rmtree(old, ignore_errors=True)

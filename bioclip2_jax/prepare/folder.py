@@ -1,22 +1,28 @@
-"""Pictures in folders with their metadata in CSV tables, Darwin Core or our own column names."""
+"""Pictures in folders with their metadata in CSV tables, Darwin Core or our own column names.
 
-import csv
+The tables are read once to check and count, then once more for each split, so that a table may
+have millions of rows.
+"""
+
 import hashlib
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bioclip2_jax.data.records import Record, make_record
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare.builder import Rejected, Summary, write_dataset
+from bioclip2_jax.prepare.tables import Table, normal, open_table
 from bioclip2_jax.taxonomy import RANKS, Taxon, clean
 
-# Column names are compared without case, blanks, dashes and underscores.
-_FILE = ("filename", "file", "filepath", "path", "image", "imagepath", "associatedmedia")
-_KEY = ("key", "uuid", "id", "occurrenceid", "gbifid", "catalognumber")
-_SPLIT = ("split", "subset", "fold")
+# Column names as `tables.normal` writes them, the best first.
+_FILE = (
+    *("filename", "file", "filepath", "path", "image", "imagefile", "imagepath", "imagefilename"),
+    *("img", "imgpath", "localpath", "associatedmedia"),
+)
+_KEY = ("key", "uuid", "imageid", "treeoflifeid", "occurrenceid", "gbifid", "catalognumber")
+_SPLIT = ("split", "subset")
 _FIELDS = {
     "scientific_name": ("scientificname",),
     "vernacular_name": ("vernacularname", "commonname", "common"),
@@ -26,31 +32,62 @@ _FIELDS = {
 }
 _TAXON = {
     *RANKS,
-    *("cls", "classname", "specificepithet", "speciesepithet"),
+    *("cls", "classname", "genericname", "specificepithet", "speciesepithet"),
     *("infraspecificepithet", "subspecies"),
 }
-# Darwin Core's spelling for labels that often come in snake case.
-_LABELS = {"lifestage": "lifeStage", "sex": "sex", "habitat": "habitat"}
+# Darwin Core terms that keep their own spelling as labels, however a table writes them.
+_TERMS = (
+    *("sex", "lifeStage", "habitat", "behavior", "reproductiveCondition", "individualCount"),
+    *("basisOfRecord", "establishmentMeans", "country", "countryCode", "stateProvince", "county"),
+    *("locality", "decimalLatitude", "decimalLongitude", "coordinateUncertaintyInMeters"),
+    *("eventDate", "recordedBy", "identifiedBy", "organismID", "institutionCode"),
+    *("collectionCode", "taxonRank", "scientificNameAuthorship", "rightsHolder"),
+)
+_LABELS = {term.lower(): term for term in _TERMS}
 _SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
 _SPLIT_NAMES |= {"testing": "test", "evaluation": "test"}
+_USUAL_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Table:
-    """One CSV: its rows as dicts by header, with the line each began on."""
+class _Set:
+    """One folder of pictures, its table, and what the table's columns mean.
 
-    path: Path
-    header: list[str]
-    rows: list[tuple[int, dict[str, str]]]
+    Attributes:
+      images: the folder that file names count from.
+      table: one row a picture.
+      prefix: whether keys begin with the name of the dataset.
+      file, key, split: columns; only the first is always there.
+      fields: argument of `make_record` → column.
+      labels: column → name of the label.
+    """
 
-    def column(self, names: Sequence[str]) -> str | None:
-        """The header of the first of `names` (normalised) that there is."""
-        by_name = {_normal(header): header for header in reversed(self.header)}
-        return next((by_name[name] for name in names if name in by_name), None)
+    images: Path
+    table: Table
+    prefix: bool
+    file: str
+    key: str | None
+    split: str | None
+    fields: dict[str, str | None]
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A record whose picture is still to be read from `images`/`file`."""
+
+    images: Path
+    file: str
+    split: str
+    record: Record
 
 
 def prepare_folder(
-    sources: Sequence[tuple[Path | None, Path]], out_dir: Path, *, name: str, overwrite: bool = False
+    sources: Sequence[tuple[Path | None, Path]],
+    out_dir: Path,
+    *,
+    name: str,
+    overwrite: bool = False,
 ) -> Summary:
     """Merges folders of pictures into one dataset.
 
@@ -64,118 +101,26 @@ def prepare_folder(
       The counts.
 
     Raises:
-      UserError: a table that cannot be used; names the file and the row.
+      UsageError: a folder that is not there, or `out_dir` is in use.
+      UserError: a table that cannot be used, with its file and row; or no usable picture.
     """
-    tables = [(images or path.parent, read_table(path)) for images, path in sources]
-    plans = [plan for images, table in tables for plan in _plan(images, table, len(tables) > 1)]
-    labels = {label for plan in plans for label in plan.record["labels"]}
-    splits = {
-        split: _load([plan for plan in plans if plan.split == split])
-        for split in dict.fromkeys(plan.split for plan in plans)
-    }
-    about = "Pictures of organisms from " + ", ".join(str(t.path.name) for _, t in tables) + "."
+    sets = [_open_set(images, path, len(sources) > 1) for images, path in sources]
+    total, splits, labels, names = 0, set(), set(), set()
+    for plan in _plans(sets):
+        total += 1
+        splits.add(plan.split)
+        if isinstance(plan, _Plan):
+            labels.update(plan.record["labels"])
+            names.add(plan.record["datasetName"])
     return write_dataset(
-        splits,
+        {split: _load(sets, split) for split in sorted(splits, key=_rank_of_split)},
         out_dir,
         name=name,
-        description=about,
+        description=f"Pictures of organisms: {_listed(sorted(names))}.",
         label_names=sorted(labels),
-        total=len(plans),
+        total=total,
         overwrite=overwrite,
     )
-
-
-def read_table(path: Path) -> Table:
-    """Reads a CSV or TSV in UTF-8 (with or without byte order mark) or Windows-1252.
-
-    The delimiter is found in the header: comma, semicolon, tab or bar.
-
-    Raises:
-      UserError: missing, empty, binary, or a row longer than the header; names the row.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if b"\0" in data:
-        raise UserError(f"{path}: not a text table; export it as CSV in UTF-8")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = max(",;\t|", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header: list[str] = []
-    rows = []
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                continue
-            if len(cells) > len(header) and any(cell.strip() for cell in cells[len(header) :]):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells under {len(header)}"
-                    " columns; quote cells that hold the delimiter"
-                )
-            # A short row lacks its last cells, as spreadsheet programs write it.
-            cells = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
-            rows.append((reader.line_num, dict(zip(header, cells, strict=False))))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
-    if not rows:
-        raise UserError(f"{path}: the table has no rows")
-    return Table(path, header, rows)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A record whose picture is still to be read."""
-
-    path: Path
-    split: str
-    record: Record
-
-
-def _plan(images: Path, table: Table, merged: bool) -> Iterator[_Plan]:
-    file_column = table.column(_FILE)
-    if file_column is None:
-        raise UserError(
-            f"{table.path}: no column names the picture; call one of them 'filename'"
-            f" (there are {', '.join(table.header)})"
-        )
-    fields = {field: table.column(names) for field, names in _FIELDS.items()}
-    key_column, split_column = table.column(_KEY), table.column(_SPLIT)
-    taxon_columns = [header for header in table.header if _normal(header) in _TAXON]
-    if not taxon_columns and not fields["scientific_name"] and "caption" not in table.header:
-        raise UserError(
-            f"{table.path}: no taxonomy; give at least one of {', '.join(RANKS)} or scientificName"
-        )
-    used = {file_column, key_column, split_column, *fields.values(), *taxon_columns}
-    label_columns = [header for header in table.header if header and header not in used]
-    for line, row in table.rows:
-        file = row[file_column]
-        if not file:
-            raise UserError(f"{table.path}, line {line}: the {file_column} cell is empty")
-        values = {field: row[header] if header else "" for field, header in fields.items()}
-        values["dataset_name"] = values["dataset_name"] or table.path.absolute().parent.name
-        key = (row[key_column] if key_column else "") or file
-        if merged:
-            key = f"{values['dataset_name']}/{key}"
-        split = row[split_column].lower() if split_column else ""
-        record = make_record(
-            key=key,
-            image=b"",
-            taxon=Taxon.from_row(row),
-            scientific_name=clean(values.pop("scientific_name")),
-            vernacular_name=clean(values.pop("vernacular_name")),
-            labels={_LABELS.get(_normal(h), h): row[h] for h in label_columns if row[h]},
-            **values,
-        )
-        split = _SPLIT_NAMES.get(split, re.sub(r"\W+", "_", split)) or split_of(key)
-        yield _Plan(_find(images, file), split, record)
 
 
 def split_of(key: str) -> str:
@@ -184,23 +129,123 @@ def split_of(key: str) -> str:
     return "train" if share < 0.8 else "val" if share < 0.9 else "test"
 
 
-def _find(images: Path, file: str) -> Path:
-    """The picture's path; a table may also count from the folder above the pictures."""
-    path = images / file
-    if not path.exists() and Path(file).parts[:1] == (images.absolute().name,):
-        above = images.absolute().parent / file
-        return above if above.exists() else path
-    return path
+def _rank_of_split(split: str) -> tuple[int, str]:
+    return (_USUAL_SPLITS.index(split) if split in _USUAL_SPLITS else len(_USUAL_SPLITS), split)
 
 
-def _load(plans: Sequence[_Plan]) -> Iterator[Record | Rejected]:
-    for plan in plans:
-        key = plan.record["key"]
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return ", ".join(names[:12]) + more
+
+
+def _open_set(images: Path | None, path: Path, prefix: bool) -> _Set:
+    if images and not images.is_dir():
+        raise UsageError(f"--images {images}: there is no such folder")
+    table = open_table(path)
+    file = table.column(_FILE)
+    if file is None:
+        raise UserError(
+            f"{path}: no column names the picture; call one of them 'filename'"
+            f" (there are {', '.join(table.header)})"
+        )
+    fields = {field: table.column(names) for field, names in _FIELDS.items()}
+    taxon_columns = [header for header in table.header if normal(header) in _TAXON]
+    named = taxon_columns or fields["scientific_name"]
+    if not named and "caption" not in table.header:  # corpora for replay have captions instead
+        raise UserError(
+            f"{path}: no taxonomy; give at least one of {', '.join(RANKS)} or scientificName"
+        )
+    key, split = table.column(_KEY), table.column(_SPLIT)
+    used = {"", file, key, split, *fields.values(), *taxon_columns}
+    labels = {
+        header: _LABELS.get(normal(header), header.replace("/", "_"))
+        for header in table.header
+        if header not in used
+    }
+    return _Set(images or path.parent, table, prefix, file, key, split, fields, labels)
+
+
+def _plans(sets: Iterable[_Set]) -> Iterator[_Plan | Rejected]:
+    """What to do with each row, in order; the same at every call."""
+    first_line: dict[Path, str] = {}
+    uses: dict[str, int] = {}
+    for one in sets:
+        for line, row in one.table.rows():
+            place = f"{one.table.path}, line {line}"
+            values = {field: row[column] if column else "" for field, column in one.fields.items()}
+            own_folder = one.table.path.absolute().parent.name
+            values["dataset_name"] = values["dataset_name"] or own_folder
+            for file in _files(one, row):
+                start = f"{values['dataset_name']}/" if one.prefix else ""
+                # Pictures of one occurrence share its key, and so their split.
+                key = start + ((clean(row[one.key]) if one.key else "") or file or f"line {line}")
+                split = _split_name(row[one.split] if one.split else "") or split_of(key)
+                path = one.images / file
+                if not file:
+                    reason = f"{place}: the {one.file} cell is empty"
+                    yield Rejected(key, "", split, reason)
+                    continue
+                if path in first_line:
+                    reason = f"{place}: the same picture as in {first_line[path]}"
+                    yield Rejected(key, str(path), split, reason)
+                    continue
+                first_line[path] = place
+                uses[key] = uses.get(key, 0) + 1
+                if uses[key] > 1:
+                    key = f"{key}#{uses[key]}"
+                yield _Plan(one.images, file, split, _record(one, row, key, values))
+
+
+def _files(one: _Set, row: dict[str, str]) -> list[str]:
+    """The pictures of a row; Darwin Core lists several with bars between them."""
+    cell = row[one.file]
+    if normal(one.file) != "associatedmedia":
+        return [cell]
+    return [part for part in (part.strip() for part in cell.split("|")) if part] or [""]
+
+
+def _split_name(cell: str) -> str:
+    name = re.sub(r"\W+", "_", cell.lower()).strip("_")
+    return _SPLIT_NAMES.get(name, name)
+
+
+def _record(one: _Set, row: dict[str, str], key: str, values: dict[str, str]) -> Record:
+    cleaned = {field: clean(values[field]) for field in ("scientific_name", "vernacular_name")}
+    return make_record(
+        key=key,
+        image=b"",
+        taxon=Taxon.from_row(row),
+        labels={label: row[column] for column, label in one.labels.items() if row[column]},
+        **values | cleaned,
+    )
+
+
+def _load(sets: Iterable[_Set], split: str) -> Iterator[Record | Rejected]:
+    for plan in _plans(sets):
+        if plan.split != split:
+            continue
+        if isinstance(plan, Rejected):
+            yield plan
+            continue
+        path = _find(plan.images, plan.file)
         try:
-            yield plan.record | {"image": plan.path.read_bytes(), "file": str(plan.path)}
-        except OSError as error:
-            yield Rejected(key, str(plan.path), plan.split, f"cannot be read ({error.strerror})")
+            yield plan.record | {"image": path.read_bytes(), "file": str(path)}
+        except (OSError, ValueError) as error:
+            reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            if re.match("(https?|ftp)://", plan.file):
+                reason = "a web address; download the picture and name its file"
+            yield Rejected(plan.record["key"], str(path), plan.split, reason)
 
 
-def _normal(header: str) -> str:
-    return re.sub(r"[^a-z]", "", header.lower())
+def _find(images: Path, file: str) -> Path:
+    """The picture's path: below `images`, or below the folder above it, in either spelling."""
+    path = images / file
+    for name in dict.fromkeys((file, file.replace("\\", "/"))):
+        if (images / name).exists():
+            return images / name
+        # A table may also count from the folder above the pictures.
+        if Path(name).parts[:1] == (images.absolute().name,):
+            above = images.absolute().parent / name
+            if above.exists():
+                return above
+    return path

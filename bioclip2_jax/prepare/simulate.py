@@ -13,8 +13,9 @@ import numpy as np
 
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.prepare import render
+from bioclip2_jax.prepare.bodies import Appearance
 from bioclip2_jax.prepare.builder import Summary, write_dataset
+from bioclip2_jax.prepare.render import render
 from bioclip2_jax.taxonomy import Taxon
 
 TRAITS = (
@@ -47,7 +48,7 @@ class _Group:
 
     Attributes:
       lineage: kingdom, phylum, class; the class of ray-finned fish is empty, as in GBIF.
-      body: see `render`.
+      body: see `bodies.py`.
       share: of all species.
       hue: (centre, spread) on the colour circle.
       habitats: where its members live.
@@ -100,7 +101,7 @@ class Species:
       taxon: its lineage.
       common_name: English, may be empty.
       traits: [len(TRAITS)] float64, the z-scores at the tip.
-      body, form, pattern: see `render.Appearance`.
+      body, form, pattern: see `bodies.Appearance`.
       habitat, diet, activity: discrete traits.
       base_hue, hue_spread: of its group, for `appearance`.
     """
@@ -250,16 +251,19 @@ _COLOURS = ("red", "orange", "golden", "lime", "green", "jade", "teal", "azure",
 _PATTERN_WORDS = {"stripes": "striped", "bands": "banded", "spots": "spotted"}
 
 
-def _common_name(
-    species: Species, noun: str, rng: np.random.Generator, used: set[str]
-) -> str:
+def _common_name(species: Species, noun: str, rng: np.random.Generator, used: set[str]) -> str:
     """An English name from what can be seen; more words until it is new."""
     if rng.random() < _NAMELESS:
         return ""
     look = appearance(species, male=True, juvenile=False, habitat=species.habitat)
     colour = _COLOURS[round(look.hue * 12) % 12]
     size = "long" if look.appendage > 0 else "short"
-    words = [colour, _PATTERN_WORDS.get(species.pattern, "plain"), species.habitat, size + "-limbed"]
+    words = [
+        colour,
+        _PATTERN_WORDS.get(species.pattern, "plain"),
+        species.habitat,
+        size + "-limbed",
+    ]
     for number in range(1, len(words) + 1):
         name = " ".join([*words[:number], noun]).title()
         if name not in used:
@@ -268,10 +272,10 @@ def _common_name(
     return ""
 
 
-def appearance(species: Species, *, male: bool, juvenile: bool, habitat: str) -> render.Appearance:
+def appearance(species: Species, *, male: bool, juvenile: bool, habitat: str) -> Appearance:
     """What an individual of a species looks like."""
     traits = dict(zip(TRAITS, species.traits, strict=True))
-    return render.Appearance(
+    return Appearance(
         body=species.body,
         hue=(species.base_hue + species.hue_spread * traits["hue"]) % 1,
         second_hue=(0.5 + 0.25 * traits["second_hue"]) % 1,
@@ -330,9 +334,7 @@ def draw_individuals(
             habitats = next(g.habitats for g in _GROUPS if g.body == one.body)
             elsewhere = habitats[int(strays[i] * 1e6) % len(habitats)]
             habitat = elsewhere if strays[i] < 0.15 else one.habitat
-            splits[split].append(
-                Individual(number, one, male[i] < 0.5, juvenile[i] < 0.3, habitat)
-            )
+            splits[split].append(Individual(number, one, male[i] < 0.5, juvenile[i] < 0.3, habitat))
             number += 1
     return splits
 
@@ -352,7 +354,7 @@ def photograph(seed: int, one: Individual, image_size: int) -> Record:
     traits = zip(TRAITS, species.traits, strict=True)
     return make_record(
         key=f"sim-{seed}-{one.number:07d}",
-        image=render.render(look, rng, image_size),
+        image=render(look, rng, image_size),
         taxon=species.taxon,
         vernacular_name=species.common_name,
         source="simulated",

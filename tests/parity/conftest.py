@@ -1,49 +1,67 @@
-"""The comparisons with PyTorch need torch and open_clip; without them they are skipped."""
+"""Comparisons with the PyTorch reference; skipped where torch and open_clip are not installed."""
 
-import os
+import importlib.util
+import re
+from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from bioclip2_jax.models import clip
+from bioclip2_jax.models.presets import ClipConfig
 
 
-def _declare_vision_operators(torch) -> None:
-    """Lets torchvision import beside a CPU build of torch.
+def declare_vision_operators() -> None:
+    """Lets torchvision be imported when its compiled half does not load.
 
-    Its Python code refers to operators that only a matching binary registers. None is called by
-    the models compared here, so declaring their signatures is enough.
+    Its wheel is built for CUDA, so beside a CPU build of torch the operators it wants to describe
+    are unknown. Nothing here calls them; to be declared is enough.
     """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height,"
-        " SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor",
-        "roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height,"
-        " SymInt pooled_width) -> (Tensor, Tensor)",
-        "ps_roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height,"
-        " SymInt pooled_width, int sampling_ratio) -> (Tensor, Tensor)",
-        "ps_roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height,"
-        " SymInt pooled_width) -> (Tensor, Tensor)",
-        "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias,"
-        " SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h,"
-        " SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) -> Tensor",
-    ):
-        try:
-            library.define(schema)
-        except RuntimeError:  # a working torchvision has it already
-            return
-    globals()["_kept_alive"] = library
+    import torch
+
+    folder = Path(importlib.util.find_spec("torchvision").origin).parent
+    try:
+        for library in folder.glob("_C*.so"):
+            torch.ops.load_library(str(library))
+    except OSError:
+        text = (folder / "_meta_registrations.py").read_text(encoding="utf-8")
+        names = re.findall(
+            r'(?:register_meta\(|register_fake\(|impl\()"(?:torchvision::)?(\w+)"', text
+        )
+        declare_vision_operators.library = torch.library.Library("torchvision", "DEF")
+        for name in sorted(set(names)):
+            declare_vision_operators.library.define(f"{name}(Tensor input) -> Tensor")
+
+
+if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
+    declare_vision_operators()
 
 
 @pytest.fixture(scope="session")
 def open_clip():
-    torch = pytest.importorskip("torch", reason="the comparison needs torch")
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        import sys
+    """The reference implementation."""
+    return pytest.importorskip("open_clip")
 
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        _declare_vision_operators(torch)
-    return pytest.importorskip("open_clip", reason="the comparison needs open_clip_torch")
+
+@pytest.fixture
+def random_params():
+    """config → parameters none of which is at a special value, as numpy."""
+
+    def make(config: ClipConfig, **options) -> dict:
+        rng = np.random.default_rng(0)
+
+        def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+            noise = rng.standard_normal(shape.shape, np.float32)
+            name = path[-1].key
+            if name in ("scale", "bias"):
+                return (name == "scale") + 0.1 * noise
+            if name == "logit_scale":
+                return np.float32(3.0)
+            inputs = np.prod(shape.shape[:3]) if "patch_embed" in str(path) else shape.shape[-2:][0]
+            return noise * (0.02 if "embedding" in name else inputs**-0.5)
+
+        abstract = clip.abstract_params(config, **options)
+        return jax.tree_util.tree_map_with_path(leaf, abstract)
+
+    return make

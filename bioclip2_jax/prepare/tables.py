@@ -1,0 +1,135 @@
+"""Reads tables as people have them: CSV and TSV from spreadsheets, databases and GBIF."""
+
+import codecs
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bioclip2_jax.errors import UserError
+
+_SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's own hint above the header
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that was found readable; `rows` streams it.
+
+    Attributes:
+      path: of the file.
+      header: column names as written.
+      encoding: of the text.
+      delimiter: one character.
+      skip: lines above the header.
+    """
+
+    path: Path
+    header: tuple[str, ...]
+    encoding: str
+    delimiter: str
+    skip: int
+
+    def column(self, names: Sequence[str]) -> str | None:
+        """The header that is the first of `names` (as `normal` writes them), if there is any."""
+        by_name = {normal(header): header for header in reversed(self.header)}
+        return next((by_name[name] for name in names if name in by_name), None)
+
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """(line it begins on, header → cell without outer blanks) of each row that is not blank.
+
+        A row that is too short lacks its last cells, as spreadsheet programs write it.
+
+        Raises:
+          UserError: more cells than columns, or an unclosed quote; names the line.
+        """
+        for line, cells in _lines(self.path, self.encoding, self.delimiter, self.skip + 1):
+            if len(cells) > len(self.header) and any(cells[len(self.header) :]):
+                raise UserError(
+                    f"{self.path}, line {line}: {len(cells)} cells under {len(self.header)}"
+                    " columns; quote cells that hold the delimiter"
+                )
+            cells += [""] * (len(self.header) - len(cells))
+            yield line, dict(zip(self.header, cells, strict=False))
+
+
+def normal(header: str) -> str:
+    """A column name without namespace, case, blanks, dots, dashes and underscores."""
+    return re.sub(r"[\s_.-]", "", re.split("[:/]", header)[-1].lower())
+
+
+def open_table(path: Path) -> Table:
+    """Finds encoding, delimiter and header of a table.
+
+    Understands UTF-8 and UTF-16 (by its byte order mark); anything else is taken for
+    Windows-1252. The delimiter is the commonest in the header of comma, semicolon, tab and bar.
+
+    Raises:
+      UserError: missing, empty, binary, or two columns of one name.
+    """
+    try:
+        encoding = _encoding(path)
+        with path.open(encoding=encoding, errors="replace") as file:
+            first, skip = file.readline(), 0
+            while first and not first.strip():
+                first, skip = file.readline(), skip + 1
+            hint = _SEP_LINE.fullmatch(first)
+            if hint:
+                first, skip = file.readline(), skip + 1
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    delimiter = hint[1] if hint else max(",;\t|", key=first.count)
+    lines = _lines(path, encoding, delimiter, skip)
+    header = tuple(next(lines, (0, []))[1])
+    if not header or next(lines, None) is None:
+        raise UserError(f"{path}: the table has no rows")
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: two columns are called {twice[0]!r}; rename one of them")
+    return Table(path, header, encoding, delimiter, skip)
+
+
+def _encoding(path: Path) -> str:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    encoding = "utf-8-sig"
+    with path.open("rb") as file:
+        start = file.read(2)
+        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        file.seek(0)
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            if b"\0" in chunk:
+                raise UserError(f"{path}: not a text table; export it as CSV in UTF-8")
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError:
+                encoding = "cp1252"
+    return encoding
+
+
+def _lines(path: Path, encoding: str, delimiter: str, skip: int) -> Iterator[tuple[int, list[str]]]:
+    """(number of the first line, stripped cells) of every line that is not blank."""
+    # Tab-separated exports of databases (GBIF) hold bare quotes; those of Excel quote cells.
+    bare = delimiter == "\t"
+    quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise UserError(
+                    f"{path}, row from line {line}: {error}; check its quotes"
+                ) from error
+            if cells is None:
+                return
+            cells = [_unquoted(cell.strip()) if bare else cell.strip() for cell in cells]
+            if line > skip and any(cells):
+                yield line, cells
+
+
+def _unquoted(cell: str) -> str:
+    if len(cell) > 1 and cell[0] == cell[-1] == '"':
+        return cell[1:-1].replace('""', '"').strip()
+    return cell
