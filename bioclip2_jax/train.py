@@ -4,6 +4,7 @@ Reads top to bottom: settings, devices, data, state, resume, loop. A run started
 same command goes on from its newest checkpoint and repeats the uninterrupted run exactly.
 """
 
+import contextlib
 import difflib
 import json
 import math
@@ -11,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -87,8 +88,8 @@ def loop(
     mesh: Mesh,
     state: train_step.TrainState,
     start: int,
-    step_function,
-    batches,
+    step_function: Callable,
+    batches: Iterator[dict[str, np.ndarray]],
 ) -> None:
     """Takes the steps `start` ... `config.train.steps`, logs, and saves checkpoints.
 
@@ -99,12 +100,11 @@ def loop(
     """
     train = config.train
     whole = NamedSharding(mesh, sharding.BATCH)
-    stop = stop_on_signal()
     writer = metrics.MetricsWriter(workdir, start, train.steps)
     saver = checkpoint.open_writer(workdir, train.keep_checkpoints)
     clock = Clock(config, model)
     pending = None
-    try:
+    with stop_on_signal() as stop, contextlib.closing(writer), contextlib.closing(saver):
         for done in range(start + 1, train.steps + 1):
             with clock.waiting():
                 batch = next(batches)
@@ -123,9 +123,6 @@ def loop(
             if stop and done < train.steps:
                 print(f"{workdir}: stopped and saved after step {done}", file=sys.stderr)
                 return
-    finally:
-        saver.close()
-        writer.close()
     partial = workdir / "done.tmp"
     partial.write_text(json.dumps({"step": train.steps}) + "\n", encoding="utf-8")
     os.replace(partial, workdir / "done.json")
@@ -301,17 +298,22 @@ def save_model_description(config: ConfigDict, model: ClipConfig, workdir: Path)
     os.replace(partial, workdir / "model.json")
 
 
-def stop_on_signal() -> list[int]:
-    """A list that becomes non-empty on SIGTERM or Ctrl-C; a second Ctrl-C ends at once."""
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[list[int]]:
+    """A list that becomes non-empty on SIGTERM or Ctrl-C; a second signal ends at once."""
     caught: list[int] = []
 
     def handler(number: int, _frame: object) -> None:
         caught.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
-    return caught
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield caught
+    finally:
+        for number, previous in zip(numbers, before, strict=True):
+            signal.signal(number, previous)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,9 @@ def make_train_step(
             "logit_scale": jnp.exp(state.params["logit_scale"]),
             "learning_rate": schedule(state.step),
             "gradient_norm": optax.global_norm(gradients),
-            "bad_images": sum((value == 0).sum() for key, value in batch.items() if "weig" in key),
+            "bad_images": sum(
+                (value == 0).sum() for key, value in batch.items() if key.endswith("weights")
+            ),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
