@@ -54,12 +54,16 @@ def main(argv: Sequence[str]) -> None:
                 f" multiple, for example {max(size // divisor, 1) * divisor}"
             )
 
-    # ---- State, from the newest checkpoint where there is one
+    # ---- Data, from the step of the newest checkpoint on
     start = checkpoint.latest_step(workdir) or 0
     if start >= config.train.steps:
         print(f"{workdir}: all {start} steps are done", file=sys.stderr)
         return
-    (workdir / "done.json").unlink(missing_ok=True)  # a finished run may be made longer
+    batches = pipeline.batches(
+        config, model.vision.image_size, start, jax.process_index(), jax.process_count()
+    )
+
+    # ---- State
     abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
     shardings = train_step.state_shardings(abstract, mesh)
     if start:
@@ -67,14 +71,10 @@ def main(argv: Sequence[str]) -> None:
         print(f"{workdir}: going on after step {start}", file=sys.stderr)
     else:
         state = initial_state(config, model, abstract, shardings)
+    (workdir / "done.json").unlink(missing_ok=True)  # a finished run may be made longer
     for change in config_lib.save(config, workdir):
         print(f"note: {change} in an earlier start of this run", file=sys.stderr)
     save_model_description(config, model, workdir)
-
-    # ---- Data
-    batches = pipeline.batches(
-        config, model.vision.image_size, start, jax.process_index(), jax.process_count()
-    )
 
     # ---- Loop
     step_function = train_step.make_train_step(config, model, mesh, shardings)
@@ -114,13 +114,13 @@ def loop(
             if pending:
                 finish_step(config, workdir, writer, clock, *pending)
             pending = (done, values, text_length)
-            last = done == train.steps or bool(stop)
-            if last or done % train.checkpoint_every == 0:
+            stopping = bool(stop)  # looked at once: a signal may come at any moment
+            if stopping or done == train.steps or done % train.checkpoint_every == 0:
                 finish_step(config, workdir, writer, clock, *pending)
                 pending = None
                 rest = {"step": state.step, "opt_state": state.opt_state}
                 checkpoint.save(saver, done, state.params, rest)
-            if stop and done < train.steps:
+            if stopping and done < train.steps:
                 print(f"{workdir}: stopped and saved after step {done}", file=sys.stderr)
                 return
     partial = workdir / "done.tmp"
