@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -97,6 +98,25 @@ def test_exif_rotation_is_applied(orientation):
     assert image.getpixel((4, 4)) == (255, 0, 0) and image.getpixel((28, 20)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"\xff"])
+def test_damaged_exif_does_not_spoil_a_sound_picture(exif):
+    assert images.decode(encode(photo(), "JPEG", exif=exif)).size == (40, 30)
+
+
+def test_a_wrong_extension_does_not_matter_only_the_bytes_do():
+    np.testing.assert_array_equal(
+        images.decode(encode(photo(), "TIFF")), images.decode(encode(photo(), "PNG"))
+    )
+
+
+def test_threads_decode_the_same_pixels():
+    data = [make() for make in ODD.values()] * 4
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(images.decode, data))
+    for image, encoded in zip(found, data, strict=True):
+        np.testing.assert_array_equal(image, images.decode(encoded))
+
+
 def bomb() -> bytes:
     """A PNG whose header claims 60,000 x 60,000 pixels."""
 
@@ -123,6 +143,8 @@ BROKEN = {
     "a single pixel": (encode(Image.new("RGB", (1, 1)), "PNG"), "too few"),
     "a line": (encode(Image.new("RGB", (500, 3)), "PNG"), "too few"),
     "floating point TIFF": (encode(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "range"),
+    # Pillow would hand it to Ghostscript.
+    "PostScript": (encode(photo(), "EPS"), "known format"),
     "PDF": (b"%PDF-1.4\n%%EOF", "known format"),
 }
 
@@ -146,6 +168,28 @@ def test_shortest_crops_the_middle_and_squash_shows_all():
     wide.paste("red", (0, 0, 16, 32))
     assert (images.eval_transform(32)(wide) == 255).all()
     assert (images.eval_transform(32, "squash")(wide)[:, :4] == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("size", [(333, 500), (500, 333), (257, 256), (97, 33), (64, 64), (30, 45)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_the_evaluation_view_is_torchvisions_to_the_pixel(size, interpolation):
+    transforms = pytest.importorskip("torchvision.transforms")
+    image = photo(*size)
+    mode = transforms.InterpolationMode(interpolation)
+    shortest = transforms.Compose([transforms.Resize(64, mode), transforms.CenterCrop(64)])
+    np.testing.assert_array_equal(
+        images.eval_transform(64, "shortest", interpolation)(image), np.asarray(shortest(image))
+    )
+    squash = transforms.Resize((64, 64), mode)
+    np.testing.assert_array_equal(
+        images.eval_transform(64, "squash", interpolation)(image), np.asarray(squash(image))
+    )
+
+
+def test_the_longer_side_is_cut_down_and_the_crop_rounds_to_even():
+    image = photo(50, 77)  # 32 * 77 / 50 = 49.28, and (49 - 32) / 2 = 8.5 rounds to 8
+    expected = image.resize((32, 49), Image.Resampling.BICUBIC).crop((0, 8, 32, 40))
+    np.testing.assert_array_equal(images.eval_transform(32)(image), expected)
 
 
 @pytest.mark.parametrize("settings", [("stretch", "bicubic"), ("squash", "nearest")])
