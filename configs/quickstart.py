@@ -13,9 +13,9 @@ def get_config() -> ConfigDict:
     config.model.scan = False
     config.model.remat = False
     config.data.dir = "runs/quickstart/data"
-    config.train.steps = 600
+    config.train.steps = 400
     config.train.batch_size = 128
     config.train.learning_rate = 1e-3
-    config.train.warmup_steps = 60
+    config.train.warmup_steps = 50
     config.train.checkpoint_every = 200
     return config
