@@ -117,7 +117,8 @@ class Taxon:
             below = cell("infraspecificepithet", "subspecies").split()
             # A whole trinomial may stand here; its genus and epithet are known by now.
             below = below[2:] if below and _capitalize(below[0]) == genus else below
-            epithet = _epithet([epithet, *" ".join(below[:1]).lower().split(), *below[1:]], True)
+            words = [epithet, *(word.lower() for word in below[:1]), *below[1:]]
+            epithet = _epithet(words, lenient=True)
         return cls(*higher, genus, epithet if genus else "")
 
 
@@ -161,7 +162,7 @@ def _split_species(species: str, genus: str) -> tuple[str, str]:
         return named, species.lower()  # "Tobacco mosaic virus" is no binomial
     if len(words) > 1:
         first, rest = words[0], words[1:]
-        if not genus and _GENUS.fullmatch(first) and not _OPEN.fullmatch(first.lower()):
+        if not genus and _is_genus(first):
             named, words = _capitalize(first), rest
         # "gorilla gorilla" beside "Gorilla" is a subspecies, beside "gorilla" a binomial.
         elif first == genus or (
@@ -182,13 +183,19 @@ def _split_scientific_name(name: str) -> tuple[str, str]:
     A single word is not taken for a genus: it may as well be a family or an order.
     """
     words = _words(name)
-    if len(words) < 2 or not _GENUS.fullmatch(words[0]) or not words[0].istitle():
+    if len(words) < 2 or not _is_genus(words[0]) or not words[0].istitle():
         return "", ""
-    crossed = any(word[0] == "×" and word[1:2].isupper() for word in words[1:])
-    if crossed or _VIRUS.search(" ".join(words[1:])):
+    parents = [word[1:].rstrip(".") for word in words[1:] if word[0] == "×"]
+    if any(not parent.islower() or _OPEN.fullmatch(parent) for parent in parents):
+        return "", ""  # another genus, or no species at all
+    if _VIRUS.search(" ".join(words[1:])):
         return "", ""
     epithet = _epithet(words[1:], lenient=False)
     return (words[0], epithet) if epithet or _OPEN.fullmatch(words[1].lower()) else ("", "")
+
+
+def _is_genus(word: str) -> bool:
+    return bool(clean(word) and _GENUS.fullmatch(word) and not _OPEN.fullmatch(word.lower()))
 
 
 def _words(name: str) -> list[str]:
@@ -197,8 +204,10 @@ def _words(name: str) -> list[str]:
     The second parent of a cross loses its genus: "Canis lupus × C. latrans" → "lupus ×latrans".
     """
     name = _attach_hybrid_signs(re.sub(r"\([^)]*\)", " ", name))
-    genus = name.partition(" ")[0]
-    return re.sub(rf"×({re.escape(genus)}|{re.escape(genus[:1])}\.)\s+", "×", name).split()
+    if "×" in name:
+        genus = name.partition(" ")[0]
+        name = re.sub(rf"×({re.escape(genus)}|{re.escape(genus[:1])}\.)\s+", "×", name)
+    return name.split()
 
 
 def _cross(words: list[str]) -> str:
@@ -220,15 +229,19 @@ def _epithet(words: list[str], lenient: bool) -> str:
     expected = True  # whether an epithet may stand here: at the start and behind a rank mark
     for word in words:
         mark = word.lower().rstrip(".")
-        if _OPEN.fullmatch(mark) or (_BELOW_SPECIES.fullmatch(mark) and not epithets):
+        ranked = _BELOW_SPECIES.fullmatch(mark)
+        if _OPEN.fullmatch(mark.removeprefix("×")) or (
+            not epithets and (ranked or not clean(word))
+        ):
             break
-        if _BELOW_SPECIES.fullmatch(mark):
+        if ranked:
             expected = True
-        elif not epithets and lenient and len(clean(word)) > 1:
+        elif not epithets and lenient and len(mark) > 1:
             epithets = [clean(word.lower())]
         elif (
             expected
             and word.islower()
+            and clean(word)
             and not _NO_EPITHET.fullmatch(mark)
             and _EPITHET.fullmatch(word)
         ):

@@ -1,7 +1,9 @@
 """Dataset folders: what is written, what is set aside, and that nothing is half-written."""
 
 import csv
+import functools
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from bioclip2_jax.data import sources
 from bioclip2_jax.data.records import make_record, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.prepare import builder
 from bioclip2_jax.prepare.builder import Rejected, write_dataset
 from bioclip2_jax.taxonomy import Taxon
 
@@ -50,8 +53,8 @@ def test_records_come_back_as_they_went_in(tmp_path):
 
 def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
     write(tmp_path / "d", {"train": [record(n) for n in range(3)], "val": [record(9)]})
-    builder = tfds.builder_from_directory(str(tmp_path / "d"))
-    data = builder.as_data_source("train")
+    data = tfds.builder_from_directory(str(tmp_path / "d")).as_data_source("train")
+    assert "tensorflow" not in sys.modules
     assert len(data) == 3 and data[0]["image"][:4] == b"\x89PNG"
     assert data[0]["genus"] == b"Panthera"
     assert {p.name for p in (tmp_path / "d").iterdir()} == {
@@ -65,15 +68,29 @@ def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
     }
 
 
-def test_the_same_records_in_another_order_give_the_same_dataset(tmp_path):
-    examples = [record(n) for n in range(20)]
+def test_the_same_records_in_another_order_give_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD_BYTES", 2000)
+    examples = [record(n) for n in range(40)]
     write(tmp_path / "a", {"train": examples})
     write(tmp_path / "b", {"train": examples[::-1]})
-    keys = []
-    for name in "ab":
-        source = sources.open_split(tmp_path / name, "train")
-        keys.append([source[i]["key"] for i in range(20)])
-    assert keys[0] == keys[1] != sorted(keys[0])
+    shards = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.array_record*")}
+        for name in "ab"
+    ]
+    assert shards[0] == shards[1] and len(shards[0]) > 3
+    source = sources.open_split(tmp_path / "a", "train")
+    keys = [source[i]["key"] for i in range(40)]
+    assert sorted(keys) == sorted(e["key"] for e in examples) and keys != sorted(keys)
+
+
+def test_a_set_larger_than_memory_goes_through_the_disk(tmp_path, monkeypatch):
+    small = functools.partial(builder.Spool, memory=1000)
+    monkeypatch.setattr(builder, "Spool", small)
+    examples = [record(n) for n in range(40)]
+    write(tmp_path / "d", {"train": examples})
+    source = sources.open_split(tmp_path / "d", "train")
+    assert {r["key"]: r["image"] for r in source} == {e["key"]: e["image"] for e in examples}
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_bad_pictures_are_set_aside_and_named(tmp_path):
@@ -95,11 +112,19 @@ def test_a_split_whose_pictures_are_all_bad_disappears(tmp_path):
 
 
 def test_taxa_are_counted_by_split_with_their_commonest_name(tmp_path):
-    examples = [record(0), record(1, vernacular_name="Lion"), record(2, vernacular_name="Lion")]
+    examples = [record(0), record(1, vernacular_name="king"), record(2, vernacular_name="")]
     write(tmp_path / "d", {"train": examples, "val": [record(3)]})
     (entry,) = sources.read_taxa(tmp_path / "d")
     assert entry.taxon == LION and entry.scientific_name == "Panthera leo"
-    assert entry.counts == {"train": 3, "val": 1} and entry.vernacular_name in ("Lion", "lion")
+    assert entry.counts == {"train": 3, "val": 1} and entry.vernacular_name == "lion"
+
+
+def test_the_metadata_name_version_and_licences(tmp_path):
+    examples = [record(0, licence="CC0-1.0"), record(1, licence="CC BY 4.0"), record(2)]
+    write(tmp_path / "d", {"train": examples})
+    info = tfds.builder_from_directory(str(tmp_path / "d")).info
+    assert (info.name, str(info.version), info.description) == ("test_set", "1.0.0", "Squares.")
+    assert (tmp_path / "d" / "LICENSE").read_text() == "CC BY 4.0\nCC0-1.0"
 
 
 def test_if_nothing_is_left_nothing_is_written(tmp_path):
@@ -123,6 +148,48 @@ def test_two_records_of_one_key_are_refused(tmp_path):
         write(tmp_path / "d", {"train": [record(1), record(1)]})
 
 
+def test_a_key_may_not_return_in_another_split(tmp_path):
+    with pytest.raises(UserError, match="'k1' stands for two pictures"):
+        write(tmp_path / "d", {"train": [record(1)], "val": [record(1)]})
+
+
+def test_a_split_cannot_be_called_all(tmp_path):
+    with pytest.raises(UserError, match="'all'"):
+        write(tmp_path / "d", {"all": [record(1)]})
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/d: cannot be written"):
+        write(tmp_path / "file" / "d", {"train": [record(1)]})
+    with pytest.raises(UsageError, match="is a file"):
+        write(tmp_path / "file", {"train": [record(1)]})
+
+
+def test_neighbours_of_the_dataset_are_left_alone(tmp_path):
+    for name in ("d.old", "d.partial", ".d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "backup").write_text("")
+    write(tmp_path / "d", {"train": [record(1)]})
+    write(tmp_path / "d", {"train": [record(2)]}, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".d", "d", "d.old", "d.partial"]
+    assert all((tmp_path / name / "backup").exists() for name in ("d.old", "d.partial", ".d"))
+
+
+def test_a_failed_replacement_leaves_the_earlier_dataset(tmp_path):
+    write(tmp_path / "d", {"train": [record(1)]})
+    with pytest.raises(UserError):
+        write(tmp_path / "d", {"train": [record(2, b"junk")]}, overwrite=True)
+    assert sources.open_split(tmp_path / "d", "train")[0]["key"] == "k1"
+
+
+def test_a_dataset_with_notes_beside_it_is_not_replaced(tmp_path):
+    write(tmp_path / "d", {"train": [record(1)]})
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files .notes.txt"):
+        write(tmp_path / "d", {"train": [record(2)]}, overwrite=True)
+
+
 def test_a_dataset_is_replaced_only_on_request(tmp_path):
     write(tmp_path / "d", {"train": [record(1)]})
     with pytest.raises(UsageError, match="add --overwrite"):
@@ -138,35 +205,14 @@ def test_a_folder_with_other_files_is_never_touched(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_damaged_datasets_are_named(tmp_path):
-    with pytest.raises(UserError, match="no dataset here"):
-        sources.open_split(tmp_path, "train")
-    folder = tmp_path / "d"
-    write(folder, {"train": [record(n) for n in range(3)]})
-    with pytest.raises(UserError, match="no split 'val'; there are train"):
-        sources.open_split(folder, "val")
-    (folder / "taxa.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="taxa.csv: cannot be read"):
-        sources.read_taxa(folder)
-    shard = next(folder.glob("*.array_record*"))
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(UserError, match="damaged"):
-        sources.open_split(folder, "train")
-    (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(UserError, match="metadata cannot be read"):
-        sources.splits(folder)
-
-
-def test_a_parent_folder_with_one_dataset_will_do(tmp_path):
-    write(tmp_path / "deep" / "d", {"train": [record(1)]})
-    assert sources.splits(tmp_path) == {"train": 1}
-    write(tmp_path / "deep" / "e", {"train": [record(1)]})
-    with pytest.raises(UserError, match="several datasets"):
-        sources.splits(tmp_path)
-
-
-def test_pictures_are_stored_byte_for_byte(tmp_path):
-    odd = io.BytesIO()
-    Image.fromarray(np.full((16, 16), 40000, np.uint16)).save(odd, "PNG")
-    write(tmp_path / "d", {"train": [record(0, odd.getvalue())]})
-    assert sources.open_split(tmp_path / "d", "train")[0]["image"] == odd.getvalue()
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "16-bit PNG"])
+def test_pictures_are_stored_byte_for_byte(tmp_path, form):
+    pixels = np.full(
+        (16, 16), 40000 if "16" in form else 200, np.uint16 if "16" in form else np.uint8
+    )
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, form.removeprefix("16-bit "))
+    write(tmp_path / "d", {"train": [record(0, encoded.getvalue())]})
+    assert sources.open_split(tmp_path / "d", "train")[0]["image"] == encoded.getvalue()
+    data = tfds.builder_from_directory(str(tmp_path / "d")).as_data_source("train")
+    assert data[0]["image"] == encoded.getvalue()

@@ -1,13 +1,18 @@
 """Tables and folders as users have them: odd headers, encodings, gaps and mistakes."""
 
+import csv
 import io
+import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
 
 from bioclip2_jax.data import sources
 from bioclip2_jax.data.records import taxon_of
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import folder
 
 HEADER = "filename,kingdom,family,genus,species,common_name,sex,split\n"
@@ -65,26 +70,50 @@ def test_darwin_core_column_names(pictures):
     assert record["labels"] == {"lifeStage": "adult"} and record["datasetName"] == "bears"
 
 
-@pytest.mark.parametrize(
-    ("change", "encoding"),
-    [
-        (lambda text: text, "utf-8-sig"),
-        (lambda text: text.replace(",", ";"), "utf-8"),
-        (lambda text: text.replace(",", "\t"), "utf-8"),
-        (lambda text: text.replace("\n", "\r\n"), "utf-8"),
-        (lambda text: text.replace("lion", "lión"), "cp1252"),
-        (lambda text: "\n\n" + text + "\n,,,,,,,\n", "utf-8"),
-        (lambda text: text.replace("filename", "File Name").replace("genus", "GENUS"), "utf-8"),
-    ],
-)
-def test_tables_as_spreadsheets_export_them(pictures, change, encoding):
-    _, records = prepare(pictures, change(HEADER + row(0)), encoding=encoding)
+def test_a_spreadsheets_export_with_odd_headers(pictures):
+    text = HEADER.replace("filename", "File Name").replace("genus", "dwc:GENUS") + row(0)
+    _, records = prepare(pictures, text.replace(",", ";"), encoding="utf-8-sig")
     assert taxon_of(records["images/0.jpg"]).scientific_name == "Panthera leo"
 
 
-def test_a_short_row_lacks_its_last_cells(pictures):
-    _, records = prepare(pictures, HEADER + "images/0.jpg,Animalia,Felidae\n")
-    assert taxon_of(records["images/0.jpg"]).deepest_rank == "family"
+def test_any_subset_of_ranks_will_do(pictures):
+    _, records = prepare(pictures, "file,order,split\nimages/0.jpg,Carnivora,train\n")
+    assert taxon_of(records["images/0.jpg"]).deepest_rank == "order"
+    assert records["images/0.jpg"]["scientificName"] == "Carnivora"
+
+
+def test_further_columns_are_labels_in_darwin_cores_spelling(pictures):
+    text = "file,genus,split,life_stage,decimal latitude,beak/mm,Species1,empty,year\n"
+    _, records = prepare(pictures, text + "images/0.jpg,Panthera,train,adult,5.10,12,x,,007\n")
+    assert records["images/0.jpg"]["labels"] == {
+        "lifeStage": "adult",
+        "decimalLatitude": "5.10",
+        "beak_mm": "12",
+        "Species1": "x",
+        "year": "007",
+    }
+
+
+def test_pictures_of_one_occurrence_share_a_split_and_have_keys_of_their_own(pictures):
+    text = "occurrenceID,file,genus\n" + "".join(
+        f"o{number % 2},images/{number}.jpg,Panthera\n" for number in range(10)
+    )
+    _, records = prepare(pictures, text)
+    assert {"o0", "o0#2", "o0#5", "o1", "o1#5"} < set(records) and len(records) == 10
+    for occurrence in ("o0", "o1"):
+        splits = {r["split"] for key, r in records.items() if key.startswith(occurrence)}
+        assert splits == {folder.split_of(occurrence)}
+
+
+def test_one_darwin_core_row_may_list_several_pictures(pictures):
+    text = "gbifID,associatedMedia,genus,split\n7,images/0.jpg | images/1.jpg,Panthera,train\n"
+    _, records = prepare(pictures, text)
+    assert set(records) == {"7", "7#2"}
+
+
+def test_paths_of_windows_are_understood(pictures):
+    _, records = prepare(pictures, "file,genus\nimages\\0.jpg,Panthera\n")
+    assert len(records) == 1
 
 
 def test_pictures_may_lie_elsewhere_than_the_table(pictures):
@@ -93,10 +122,36 @@ def test_pictures_may_lie_elsewhere_than_the_table(pictures):
     assert sum(summary.images.values()) == 2
 
 
-def test_a_missing_picture_is_set_aside(pictures):
-    summary, records = prepare(pictures, HEADER + row(0) + row(77))
-    assert len(records) == 1 and summary.rejected[0].key == "images/77.jpg"
-    assert "No such file" in summary.rejected[0].reason
+def test_a_table_may_count_from_the_folder_above_the_pictures(pictures):
+    summary, _ = prepare(pictures, HEADER + row(0), images=pictures / "images")
+    assert summary.images == {"train": 1} and not summary.rejected
+
+
+SET_ASIDE = {
+    "missing": ("images/77.jpg", "No such file"),
+    "a folder": ("images", "directory"),
+    "no file name": ("", "line 3: the filename cell is empty"),
+    "listed before": ("images/0.jpg", "line 3: the same picture as in .*line 2"),
+    "a web address": ("https://example.org/1.jpg", "a web address; download"),
+    "no picture": ("images/text.jpg", "known format"),
+    "empty": ("images/empty.jpg", "the file is empty"),
+    "a name too long": ("a" * 3000, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", SET_ASIDE)
+def test_one_bad_picture_is_set_aside_with_its_reason(pictures, kind):
+    file, reason = SET_ASIDE[kind]
+    (pictures / "images" / "text.jpg").write_text("hello")
+    (pictures / "images" / "empty.jpg").write_bytes(b"")
+    rest = row(0).partition(",")[2]
+    summary, records = prepare(pictures, HEADER + row(0) + f"{file},{rest}")
+    (rejected,) = summary.rejected
+    assert re.search(reason, rejected.reason) and rejected.split == "train"
+    assert set(records) == {"images/0.jpg"}
+    with (pictures.parent / "out" / "quarantine.csv").open(encoding="utf-8", newline="") as table:
+        (line,) = csv.DictReader(table)
+    assert line["key"] == rejected.key != "" and line["reason"] == rejected.reason
 
 
 def test_splits_are_stable_without_a_split_column(pictures):
@@ -118,41 +173,40 @@ def test_split_names_of_other_tools_are_understood(pictures):
 
 
 def test_sets_are_merged_under_their_folders_names(pictures, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (pictures / "images").rename(other / "images")
-    for place in (pictures, other):
-        (place / "metadata.csv").write_text(HEADER + row(0), encoding="utf-8")
-    tables = [(other, pictures / "metadata.csv"), (None, other / "metadata.csv")]
+    shutil.copytree(pictures, tmp_path / "other")
+    tables = []
+    for name in ("set", "other"):
+        table = tmp_path / name / "metadata.csv"
+        table.write_text(HEADER + row(0), encoding="utf-8")
+        tables.append((None, table))
     summary = folder.prepare_folder(tables, tmp_path / "out", name="both")
     source = sources.open_split(tmp_path / "out", "train")
     assert {source[i]["key"] for i in range(2)} == {"set/images/0.jpg", "other/images/0.jpg"}
+    assert {source[i]["datasetName"] for i in range(2)} == {"set", "other"}
     assert summary.rejected == []
 
 
 def test_captions_may_stand_in_for_taxonomy(pictures):
-    _, records = prepare(pictures, "file,caption,split\nimages/0.jpg,two dogs,train\n")
+    _, records = prepare(pictures, "file,Caption,split\nimages/0.jpg,two dogs,train\n")
     assert records["images/0.jpg"]["labels"]["caption"] == "two dogs"
 
 
 BROKEN = {
-    "no such file": (None, "cannot be read"),
-    "empty": (b"", "no rows"),
-    "header alone": (HEADER.encode(), "no rows"),
-    "binary": (b"PK\x03\x04\0\0\0\0xl/workbook", "not a text table"),
     "no file column": (b"photo,genus\na.jpg,Panthera\n", "no column names the picture"),
     "no taxonomy": (b"filename,colour\nimages/0.jpg,red\n", "no taxonomy"),
     "too many cells": (
         b"filename,genus\nimages/0.jpg,Panthera\nimages/1.jpg,Panthera,leo,x\n",
         "line 3: 4 cells under 2",
     ),
-    "empty file cell": (b"filename,genus\n,Panthera\n", "line 2: the filename cell is empty"),
-    "one picture twice": (
-        b"filename,genus,split\nimages/0.jpg,Panthera,train\nimages/0.jpg,Panthera,train\n",
-        "stands for two pictures",
+    "no picture there": (
+        b"filename,genus\nnowhere.jpg,Panthera\n",
+        "no usable picture is left.* 1 were set aside.*nowhere.jpg",
     ),
-    "no picture there": (b"filename,genus\nnowhere.jpg,Panthera\n", "no usable picture"),
-    "unclosed quote": (b'filename,genus\n"images/0.jpg,Panthera\n' * 1, "."),
+    "no file in any row": (b"filename,genus\n,Panthera\n", "line 2: the filename cell is empty"),
+    "reserved split": (
+        b"file,genus,split\nimages/0.jpg,Panthera,all\n",
+        "no split may be called 'all'",
+    ),
 }
 
 
@@ -166,13 +220,38 @@ def test_a_broken_table_is_one_sentence_and_nothing_is_written(pictures, kind):
     with pytest.raises(UserError, match=sentence) as caught:
         folder.prepare_folder([(None, table)], out, name="test")
     assert "\n" not in str(caught.value)
-    assert not out.exists() and not out.with_name("out.partial").exists()
+    assert [path.name for path in pictures.parent.iterdir()] == ["set"]
 
 
-def test_every_shared_set_is_read_whole(shared_photos, tmp_path):
+def test_a_folder_of_pictures_that_is_not_there_is_named(pictures):
+    with pytest.raises(UsageError, match="--images .*nowhere: there is no such folder"):
+        prepare(pictures, HEADER + row(0), images=pictures / "nowhere")
+
+
+def bioclip2(*arguments):
+    command = [sys.executable, "-m", "bioclip2_jax", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_the_command_ends_with_both_counts_and_fails_only_if_nothing_is_left(pictures, tmp_path):
+    table = pictures / "metadata.csv"
+    table.write_text(HEADER + row(0) + row(77), encoding="utf-8")
+    arguments = ("prepare", "folder", "--metadata", table, "--out", tmp_path / "out")
+    done = bioclip2(*arguments)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "1 images (train 1), 1 set aside (see quarantine.csv)" in done.stdout
+    table.write_text(HEADER + row(77), encoding="utf-8")
+    done = bioclip2(*arguments, "--overwrite")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "no usable" in done.stderr
+    assert sources.splits(tmp_path / "out") == {"train": 1}  # the earlier dataset is untouched
+
+
+def test_every_shared_set_is_found_whole(shared_photos):
     tables = sorted(shared_photos.glob("*/metadata.csv"))
-    for table in tables:
-        rows = folder.read_table(table).rows
-        plans = list(folder._plan(table.parent, folder.read_table(table), True))
-        assert len(plans) == len(rows) and all(plan.path.exists() for plan in plans)
-        assert all(taxon_of(plan.record).deepest_rank for plan in plans)
+    assert tables
+    for path in tables:
+        one = folder._open_set(None, path, True)
+        plans = list(folder._plans([one]))
+        assert len(plans) == sum(1 for _ in one.table.rows())
+        assert all(folder._find(one.images, plan.file).is_file() for plan in plans)
+        assert all(taxon_of(folder._record(plan, b"")).deepest_rank for plan in plans)

@@ -170,22 +170,6 @@ def test_shortest_crops_the_middle_and_squash_shows_all():
     assert (images.eval_transform(32, "squash")(wide)[:, :4] == (255, 0, 0)).all()
 
 
-@pytest.mark.parametrize("size", [(333, 500), (500, 333), (257, 256), (97, 33), (64, 64), (30, 45)])
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_the_evaluation_view_is_torchvisions_to_the_pixel(size, interpolation):
-    transforms = pytest.importorskip("torchvision.transforms")
-    image = photo(*size)
-    mode = transforms.InterpolationMode(interpolation)
-    shortest = transforms.Compose([transforms.Resize(64, mode), transforms.CenterCrop(64)])
-    np.testing.assert_array_equal(
-        images.eval_transform(64, "shortest", interpolation)(image), np.asarray(shortest(image))
-    )
-    squash = transforms.Resize((64, 64), mode)
-    np.testing.assert_array_equal(
-        images.eval_transform(64, "squash", interpolation)(image), np.asarray(squash(image))
-    )
-
-
 def test_the_longer_side_is_cut_down_and_the_crop_rounds_to_even():
     image = photo(50, 77)  # 32 * 77 / 50 = 49.28, and (49 - 32) / 2 = 8.5 rounds to 8
     expected = image.resize((32, 49), Image.Resampling.BICUBIC).crop((0, 8, 32, 40))

@@ -1,7 +1,7 @@
 """Lineages: reading rows of any provenance, holes, names and their cleaning."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry, clean
@@ -153,7 +153,7 @@ def test_a_tautonym_is_not_taken_for_a_repeated_genus(genus, species, name):
 
 
 @pytest.mark.parametrize(
-    "species", ["sp.", "sp. 1", "sp1", "Ursus sp.", "spp", "cf. arctos", "indet."]
+    "species", ["sp.", "sp. 1", "sp1", "Ursus sp.", "spp", "cf. arctos", "indet.", "Ursus unknown"]
 )
 def test_open_nomenclature_is_no_species(species):
     assert _name(genus="Ursus", species=species) == ("Ursus", "")
@@ -219,6 +219,8 @@ def test_the_hybrid_sign_is_written_in_one_way(genus, species, name):
         ("Poa annua L. var. reptans Hausskn.", ("Poa", "annua reptans")),
         ("Brassica oleracea var. capitata f. alba DC.", ("Brassica", "oleracea alba")),
         ("Malus × domestica Borkh.", ("Malus", "×domestica")),
+        ("Salmo trutta Müller & Troschel subsp. fario", ("Salmo", "trutta fario")),
+        ("Salmo trutta unknown", ("Salmo", "trutta")),
         ("Apis cf. mellifera", ("Apis", "")),
         ("Apis sp. 3", ("Apis", "")),
     ],
@@ -229,7 +231,14 @@ def test_a_scientific_name_is_read_without_its_authors(text, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["Formicidae", "Ursus Linnaeus, 1758", "U. arctos", "BOLD:AAA1234", "Tobacco mosaic virus"]
+    [
+        "Formicidae",
+        "Ursus Linnaeus, 1758",
+        "Quercus robur × sp.",
+        "U. arctos",
+        "BOLD:AAA1234",
+        "Tobacco mosaic virus",
+    ]
     + ["Mareca penelope × Anas acuta", "unknown bird", "Animalia", "×", "(L.)", "Ursus ×"],
 )
 def test_a_doubtful_scientific_name_is_left_alone(text):
@@ -247,12 +256,14 @@ def test_columns_with_numbers_are_other_columns():
     assert Taxon.from_row({"species1": "Ursus arctos", "order_2": "Carnivora"}) == Taxon()
 
 
-_WORD = st.from_regex(r"\A×?[A-Za-zé][a-zé]{2,5}(-[a-z]{2})?\Z").filter(clean) | st.sampled_from(
-    "x × sp. cf. L. f. var. U. Ursus ursus URSUS (L.) de & &amp; 1758 7-punctata virus a/b".split()
+_WORD = st.sampled_from(
+    "Ursus ursus URSUS U. arctos Arctos syriacus bursa-pastoris Isoëtes 7-punctata ×Malus ×mitis"
+    " x X × sp. sp1 cf. nov. subsp. var. f. L. (L.) Müller de & &amp; 1758 virus unknown".split()
 )
 _CELL = st.lists(_WORD, max_size=5).map(" ".join)
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.lists(_CELL, min_size=9, max_size=9))
 def test_any_cells_give_clean_names_that_read_back_as_the_same_taxon(cells):
     headers = (*RANKS, "scientificName", "subspecies")

@@ -1,6 +1,5 @@
 """The tokenizer against ids written down from open_clip 3.3.0, and its conduct in programs."""
 
-import multiprocessing
 import pickle
 import re
 import subprocess
@@ -77,7 +76,7 @@ def test_the_package_offers_the_tokenizer():
 _NEAR = st.text(st.sampled_from("ab ÀéÃÂŒœ×²ŉßſЯвЂΒ€ΞÖ漢あر&;\n\u0301\u2019."), max_size=12)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, derandomize=True, deadline=None)
 @given(_NEAR | st.text(max_size=12))
 def test_skipping_ftfy_is_exact(text):
     if not tokenizer._NEEDS_CLEANING.search(text):
@@ -111,12 +110,18 @@ def test_a_full_cache_changes_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*fork:")
 def test_worker_processes_tokenise_alike(method):
-    texts = [text for text, _ in OPEN_CLIP_IDS if text.isprintable()]
-    expected = tokenize(texts)
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(tokenize, (texts,)), expected)
+    # In a process of its own: forking this one would copy whatever threads other tests left.
+    code = f"""
+import multiprocessing
+from bioclip2_jax.text.tokenizer import tokenize
+texts = ["a photo of Ursus arctos.", "Malus × domestica", "MÃ¼ller &amp; schÃ¶n"]
+expected = tokenize(texts)
+with multiprocessing.get_context("{method}").Pool(2) as pool:
+    for rows in pool.map(tokenize, [texts] * 4):
+        assert (rows == expected).all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_the_function_can_be_pickled():

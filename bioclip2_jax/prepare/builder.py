@@ -133,9 +133,11 @@ def write_dataset(
 
     Raises:
       UsageError: `out_dir` is in use.
-      UserError: two records share a key, no usable picture is left, or the disk refuses.
-        Nothing is written then.
+      UserError: two records share a key, a split is called "all", no usable picture is left, or
+        the disk refuses. Nothing is written then.
     """
+    if "all" in splits:
+        raise UserError("no split may be called 'all', which means all of them; rename it")
     out_dir = out_dir.resolve()
     _check_free(out_dir, overwrite)
     summary, catalogue = Summary(), _Catalogue()
@@ -150,11 +152,10 @@ def write_dataset(
                     summary.rejected.append(example)
                     continue
                 catalogue.add(split, example)
-                row = {field: example[field] for field in (*TEXT_FIELDS, "image")}
+                row = {column: example[column] for column in (*TEXT_FIELDS, "image")}
                 if label_names:
-                    row["labels"] = {
-                        label: example["labels"].get(label, "") for label in label_names
-                    }
+                    labels = example["labels"]
+                    row["labels"] = {label: labels.get(label, "") for label in label_names}
                 if split not in spools:
                     spools[split] = Spool(workshop / f"spool-{len(spools)}")
                 spools[split].add(row)
@@ -183,7 +184,7 @@ def _checked(
     Pictures are decoded in threads, a few ahead of the reader.
     """
     progress = tqdm(total=total, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-    threads = os.cpu_count() or 1
+    threads = min(16, os.cpu_count() or 1)
     ahead: collections.deque = collections.deque()
     with progress, ThreadPoolExecutor(threads) as pool:
 

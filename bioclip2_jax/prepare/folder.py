@@ -43,7 +43,7 @@ _TERMS = (
     *("eventDate", "recordedBy", "identifiedBy", "organismID", "institutionCode"),
     *("collectionCode", "taxonRank", "scientificNameAuthorship", "rightsHolder"),
 )
-_LABELS = {term.lower(): term for term in _TERMS}
+_LABELS = {term.lower(): term for term in (*_TERMS, "caption")}
 _SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
 _SPLIT_NAMES |= {"testing": "test", "evaluation": "test"}
 _USUAL_SPLITS = ("train", "val", "test")
@@ -74,12 +74,13 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A record whose picture is still to be read from `images`/`file`."""
+    """A row of `one.table` whose picture `file` is still to be read."""
 
-    images: Path
+    one: _Set
+    row: dict[str, str]
     file: str
+    key: str
     split: str
-    record: Record
 
 
 def prepare_folder(
@@ -110,8 +111,8 @@ def prepare_folder(
         total += 1
         splits.add(plan.split)
         if isinstance(plan, _Plan):
-            labels.update(plan.record["labels"])
-            names.add(plan.record["datasetName"])
+            labels.update(_labels(plan.one, plan.row))
+            names.add(_dataset_name(plan.one, plan.row))
     return write_dataset(
         {split: _load(sets, split) for split in sorted(splits, key=_rank_of_split)},
         out_dir,
@@ -151,7 +152,7 @@ def _open_set(images: Path | None, path: Path, prefix: bool) -> _Set:
     fields = {field: table.column(names) for field, names in _FIELDS.items()}
     taxon_columns = [header for header in table.header if normal(header) in _TAXON]
     named = taxon_columns or fields["scientific_name"]
-    if not named and "caption" not in table.header:  # corpora for replay have captions instead
+    if not named and not table.column(("caption",)):  # corpora for replay have captions instead
         raise UserError(
             f"{path}: no taxonomy; give at least one of {', '.join(RANKS)} or scientificName"
         )
@@ -166,34 +167,31 @@ def _open_set(images: Path | None, path: Path, prefix: bool) -> _Set:
 
 
 def _plans(sets: Iterable[_Set]) -> Iterator[_Plan | Rejected]:
-    """What to do with each row, in order; the same at every call."""
-    first_line: dict[Path, str] = {}
+    """What to do with each picture of each row, in order; the same at every call."""
+    first_place: dict[str, str] = {}
     uses: dict[str, int] = {}
     for one in sets:
         for line, row in one.table.rows():
             place = f"{one.table.path}, line {line}"
-            values = {field: row[column] if column else "" for field, column in one.fields.items()}
-            own_folder = one.table.path.absolute().parent.name
-            values["dataset_name"] = values["dataset_name"] or own_folder
+            start = f"{_dataset_name(one, row)}/" if one.prefix else ""
             for file in _files(one, row):
-                start = f"{values['dataset_name']}/" if one.prefix else ""
                 # Pictures of one occurrence share its key, and so their split.
                 key = start + ((clean(row[one.key]) if one.key else "") or file or f"line {line}")
                 split = _split_name(row[one.split] if one.split else "") or split_of(key)
-                path = one.images / file
+                path = f"{one.images}/{file}"
                 if not file:
                     reason = f"{place}: the {one.file} cell is empty"
                     yield Rejected(key, "", split, reason)
                     continue
-                if path in first_line:
-                    reason = f"{place}: the same picture as in {first_line[path]}"
-                    yield Rejected(key, str(path), split, reason)
+                if path in first_place:
+                    reason = f"{place}: the same picture as in {first_place[path]}"
+                    yield Rejected(key, path, split, reason)
                     continue
-                first_line[path] = place
+                first_place[path] = place
                 uses[key] = uses.get(key, 0) + 1
                 if uses[key] > 1:
                     key = f"{key}#{uses[key]}"
-                yield _Plan(one.images, file, split, _record(one, row, key, values))
+                yield _Plan(one, row, file, key, split)
 
 
 def _files(one: _Set, row: dict[str, str]) -> list[str]:
@@ -209,15 +207,24 @@ def _split_name(cell: str) -> str:
     return _SPLIT_NAMES.get(name, name)
 
 
-def _record(one: _Set, row: dict[str, str], key: str, values: dict[str, str]) -> Record:
-    cleaned = {field: clean(values[field]) for field in ("scientific_name", "vernacular_name")}
-    return make_record(
-        key=key,
-        image=b"",
-        taxon=Taxon.from_row(row),
-        labels={label: row[column] for column, label in one.labels.items() if row[column]},
-        **values | cleaned,
-    )
+def _dataset_name(one: _Set, row: dict[str, str]) -> str:
+    column = one.fields["dataset_name"]
+    return (row[column] if column else "") or one.table.path.absolute().parent.name
+
+
+def _labels(one: _Set, row: dict[str, str]) -> dict[str, str]:
+    return {label: row[column] for column, label in one.labels.items() if row[column]}
+
+
+def _record(plan: _Plan, image: bytes) -> Record:
+    row, values = plan.row, {}
+    for field, column in plan.one.fields.items():
+        values[field] = row[column] if column else ""
+    values["scientific_name"] = clean(values["scientific_name"])
+    values["vernacular_name"] = clean(values["vernacular_name"])
+    values["dataset_name"] = _dataset_name(plan.one, row)
+    taxon, labels = Taxon.from_row(row), _labels(plan.one, row)
+    return make_record(key=plan.key, image=image, taxon=taxon, labels=labels, **values)
 
 
 def _load(sets: Iterable[_Set], split: str) -> Iterator[Record | Rejected]:
@@ -227,14 +234,17 @@ def _load(sets: Iterable[_Set], split: str) -> Iterator[Record | Rejected]:
         if isinstance(plan, Rejected):
             yield plan
             continue
-        path = _find(plan.images, plan.file)
+        path = plan.one.images / plan.file
         try:
-            yield plan.record | {"image": path.read_bytes(), "file": str(path)}
+            path = _find(plan.one.images, plan.file)
+            image = path.read_bytes()
         except (OSError, ValueError) as error:
             reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
             if re.match("(https?|ftp)://", plan.file):
                 reason = "a web address; download the picture and name its file"
-            yield Rejected(plan.record["key"], str(path), plan.split, reason)
+            yield Rejected(plan.key, str(path), split, reason)
+        else:
+            yield _record(plan, image) | {"file": str(path)}
 
 
 def _find(images: Path, file: str) -> Path:

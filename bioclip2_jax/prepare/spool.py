@@ -67,9 +67,10 @@ class Spool:
     def _flush(self) -> None:
         self._folder.mkdir(exist_ok=True)
         for number, entries in enumerate(self._buckets):
-            with self._path(number).open("ab") as file:
-                file.writelines(entries)
-            entries.clear()
+            if entries:
+                with self._path(number).open("ab") as file:
+                    file.writelines(entries)
+                entries.clear()
         self._held = 0
 
     def _path(self, number: int) -> Path:
