@@ -242,9 +242,12 @@ def export_open_clip(
         parent = out_dir.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=parent) as partial:
-            save_file(tensors, Path(partial, WEIGHTS_FILE), metadata={"format": "pt"})
             for name, text in texts.items():
                 Path(partial, name).write_text(text, encoding="utf-8")
+            weights = Path(partial, WEIGHTS_FILE)
+            save_file(tensors, weights, metadata={"format": "pt"})
+            # safetensors makes files that only their owner may read.
+            weights.chmod(Path(partial, CONFIG_FILE).stat().st_mode)
             out_dir.mkdir(exist_ok=True)
             # Without its config, which comes last, the folder is no model to any reader.
             (out_dir / CONFIG_FILE).unlink(missing_ok=True)

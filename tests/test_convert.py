@@ -59,6 +59,11 @@ def test_what_is_exported_is_read_back_unchanged(params, folder):
     assert_equal_trees(found, without_replay(params))
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(folder):
+    modes = {(folder / name).stat().st_mode for name in (convert.WEIGHTS_FILE, convert.CONFIG_FILE)}
+    assert len(modes) == 1
+
+
 def test_exporting_what_was_read_gives_the_same_bytes(folder, tmp_path):
     config, params, preprocess = convert.read_open_clip(folder)
     convert.export_open_clip(params, config, preprocess, tmp_path / "again")
@@ -297,7 +302,9 @@ def test_an_exported_model_can_be_exported_in_another_precision(folder, tmp_path
 def test_the_card_tells_how_the_model_was_trained_and_how_well_it_does(workdir, tmp_path):
     from configs import quickstart
 
-    (workdir / "config.json").write_text(quickstart.get_config().to_json())
+    config = quickstart.get_config()
+    config.train.update(steps=600, learning_rate=0.001)
+    (workdir / "config.json").write_text(config.to_json())
     ranks = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
     result = {"num_classes": 60, "num_images": 1234}
     result["ranks"] = {rank: {"top1": 0.1 * n, "chance": 0.01} for n, rank in enumerate(ranks)}

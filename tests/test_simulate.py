@@ -74,7 +74,7 @@ def test_every_species_is_pictured_in_every_split_and_counts_have_a_long_tail(tr
     for individuals in splits.values():
         assert {one.species for one in individuals} == set(tree)
     counts = sorted(collections.Counter(o.species.taxon for o in splits["train"]).values())
-    assert counts[-1] > 8 * counts[len(counts) // 2] / 2 and counts[0] <= 6
+    assert counts[-1] > 4 * counts[len(counts) // 2] and counts[0] <= 6
     numbers = [one.number for individuals in splits.values() for one in individuals]
     assert len(set(numbers)) == 8000
 
@@ -106,6 +106,58 @@ def test_a_picture_is_a_function_of_seed_and_number(tree):
     one = simulate.draw_individuals(3, tree, 2000)["train"][7]
     assert simulate.photograph(3, one, 48) == simulate.photograph(3, one, 48)
     assert simulate.photograph(3, one, 48)["image"] != simulate.photograph(4, one, 48)["image"]
+
+
+def test_a_picture_does_not_depend_on_those_drawn_before(tree):
+    first, second = simulate.draw_individuals(3, tree, 2000)["val"][:2]
+    forwards = [simulate.photograph(3, one, 32)["image"] for one in (first, second)]
+    backwards = [simulate.photograph(3, one, 32)["image"] for one in (second, first)]
+    assert forwards == backwards[::-1]
+
+
+def test_some_individuals_are_pictured_outside_their_habitat(tree):
+    splits = simulate.draw_individuals(3, tree, 8000)
+    individuals = [one for group in splits.values() for one in group]
+    strays = [one for one in individuals if one.habitat != one.species.habitat]
+    assert len(strays) / len(individuals) == pytest.approx(0.15, abs=0.02)
+    water = {"river", "reef", "deep sea"}
+    assert all((one.habitat in water) == (one.species.body == "fish") for one in strays)
+
+
+def test_held_out_pictures_can_be_told_apart_the_better_the_higher_the_rank():
+    species = simulate.grow_tree(seed=0, num_species=64)
+    splits = simulate.draw_individuals(0, species, 3000)
+    counts = collections.Counter()
+
+    def features(individuals):
+        pictures = []
+        for one in individuals:
+            picture = images.decode(simulate.photograph(0, one, 48)["image"])
+            hues = np.asarray(picture.convert("HSV"))[8:40, 8:40].reshape(-1, 3)
+            edges = [np.linspace(0, 256, bins + 1) for bins in (13, 4, 4)]
+            histogram = np.histogramdd(hues, edges)[0].ravel() ** 0.5
+            thumbnail = np.asarray(picture.resize((8, 8)), np.float32).ravel() / 40
+            pictures.append(np.concatenate([histogram, thumbnail]))
+        return np.array(pictures)
+
+    known = []
+    for one in splits["train"]:  # at most 20 pictures a species
+        counts[one.species.taxon] += 1
+        known += [one] if counts[one.species.taxon] <= 20 else []
+    asked = splits["val"][::2]
+    distance = ((features(asked)[:, None] - features(known)[None]) ** 2).sum(-1)
+    guesses = [known[i].species.taxon for i in distance.argmin(1)]
+    accuracy = {
+        rank: np.mean(
+            [
+                g.lineage(rank) == one.species.taxon.lineage(rank)
+                for g, one in zip(guesses, asked, strict=True)
+            ]
+        )
+        for rank in ("species", "family", "phylum", "kingdom")
+    }
+    assert accuracy["species"] > 15 / 64
+    assert accuracy["species"] < accuracy["family"] < accuracy["phylum"] < accuracy["kingdom"]
 
 
 def test_ground_truth_is_written_beside_the_pictures(tmp_path):

@@ -102,7 +102,8 @@ class Paint:
 
 def rgb(hue: float, saturation: float, value: float) -> Colour:
     """0 to 255 per channel; hue wraps around, saturation and value are clipped to 0 ... 1."""
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(value, 1))
+    saturation, value = min(max(saturation, 0), 1), min(max(value, 0), 1)
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
     return int(255 * red), int(255 * green), int(255 * blue)
 
 

@@ -6,7 +6,7 @@ seed; a picture is a function of (seed, number) and may be drawn in any order.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.prepare.bodies import Appearance
 from bioclip2_jax.prepare.builder import Summary, write_dataset
+from bioclip2_jax.prepare.names import LatinNames, common_name
 from bioclip2_jax.prepare.render import render
 from bioclip2_jax.taxonomy import Taxon
 
@@ -34,8 +35,8 @@ TRAITS = (
 # switches there, for the branches that lead to orders, families, genera and species.
 _STEPS = (0.8, 0.7, 0.5, 0.45)
 _SWITCH = (0.3, 0.3, 0.15, 0.1)
+_STRAYS = 0.15  # share of individuals pictured outside their habitat
 _HOLES = 0.08  # share of orders and families without a name
-_NAMELESS = 0.12  # share of species without a common name
 _DIETS = ("plants", "seeds", "insects", "meat")
 _ACTIVITIES = ("diurnal", "diurnal", "crepuscular", "nocturnal")
 _PATTERNS = ("plain", "stripes", "bands", "spots")
@@ -131,7 +132,7 @@ def grow_tree(seed: int, num_species: int) -> list[Species]:
     shares = np.array([group.share for group in _GROUPS])
     counts = np.maximum(1, np.floor(shares / shares.sum() * num_species)).astype(int)
     counts[0] += num_species - counts.sum()
-    names, used_common = _Names(rng), set()
+    names, used_common = LatinNames(rng), set()
     return [
         species
         for group, count in zip(_GROUPS, counts, strict=True)
@@ -162,7 +163,7 @@ class _State:
 
 
 def _grow_group(
-    group: _Group, count: int, rng: np.random.Generator, names: "_Names", used_common: set[str]
+    group: _Group, count: int, rng: np.random.Generator, names: LatinNames, used_common: set[str]
 ) -> Iterator[Species]:
     def pick(choices):
         return choices[rng.integers(len(choices))]
@@ -184,18 +185,19 @@ def _grow_group(
                     state = genus_state.descend(3, group, rng)
                     taxon = Taxon(*group.lineage, order, family, genus, names.epithet(genus))
                     species = _tip(taxon, group, state)
-                    common = _common_name(species, noun, rng, used_common)
-                    yield _tip(taxon, group, state, common)
+                    look = appearance(species, male=True, juvenile=False, habitat=species.habitat)
+                    name = common_name(look, noun, rng, used_common)
+                    yield replace(species, common_name=name)
 
 
-def _tip(taxon: Taxon, group: _Group, state: _State, common_name: str = "") -> Species:
+def _tip(taxon: Taxon, group: _Group, state: _State) -> Species:
     # Diet follows the appendage (beak, mouthparts) through thresholds.
     diet = _DIETS[int(np.searchsorted((-0.7, 0.0, 0.7), state.traits[TRAITS.index("appendage")]))]
     if taxon.kingdom != "Animalia":
         diet = "light" if taxon.kingdom == "Plantae" else "dead wood"
     return Species(
         taxon,
-        common_name,
+        "",
         tuple(float(value) for value in state.traits),
         group.body,
         state.form,
@@ -212,64 +214,6 @@ def _split(count: int, mean: int, rng: np.random.Generator) -> list[int]:
     children = max(1, round(count / mean))
     extra = rng.multinomial(count - children, rng.dirichlet(np.full(children, 0.7)))
     return [1 + int(number) for number in extra]
-
-
-class _Names:
-    """Invented names, each used once."""
-
-    _ONSETS = "b br c cr d f fl g gl l m n p pr r s sc sp st t tr v x z ch ph th".split()
-    _NUCLEI = "a e i o u ae o a e i".split()
-    _CODAS = ["", "", "", "n", "r", "l", "s", "x", "m"]
-
-    def __init__(self, rng: np.random.Generator):
-        self._rng, self._used = rng, set()
-
-    def _stem(self, syllables: int) -> str:
-        def pick(choices):
-            return choices[self._rng.integers(len(choices))]
-
-        parts = [pick(self._ONSETS) + pick(self._NUCLEI) for _ in range(syllables)]
-        return "".join(parts) + (pick(self._CODAS) or pick(self._ONSETS)[0])
-
-    def latin(self, syllables: int, ending: str) -> str:
-        while (name := (self._stem(syllables) + ending).capitalize()) in self._used:
-            pass
-        self._used.add(name)
-        return name
-
-    def epithet(self, genus: str) -> str:
-        endings = ("us", "a", "ensis", "ata", "ii", "osa", "ina")
-        while True:
-            name = self._stem(1) + endings[self._rng.integers(len(endings))]
-            if (genus, name) not in self._used:
-                self._used.add((genus, name))
-                return name
-
-
-_COLOURS = ("red", "orange", "golden", "lime", "green", "jade", "teal", "azure", "blue", "violet",
-            "purple", "rose")  # fmt: skip
-_PATTERN_WORDS = {"stripes": "striped", "bands": "banded", "spots": "spotted"}
-
-
-def _common_name(species: Species, noun: str, rng: np.random.Generator, used: set[str]) -> str:
-    """An English name from what can be seen; more words until it is new."""
-    if rng.random() < _NAMELESS:
-        return ""
-    look = appearance(species, male=True, juvenile=False, habitat=species.habitat)
-    colour = _COLOURS[round(look.hue * 12) % 12]
-    size = "long" if look.appendage > 0 else "short"
-    words = [
-        colour,
-        _PATTERN_WORDS.get(species.pattern, "plain"),
-        species.habitat,
-        size + "-limbed",
-    ]
-    for number in range(1, len(words) + 1):
-        name = " ".join([*words[:number], noun]).title()
-        if name not in used:
-            used.add(name)
-            return name
-    return ""
 
 
 def appearance(species: Species, *, male: bool, juvenile: bool, habitat: str) -> Appearance:
@@ -328,12 +272,13 @@ def draw_individuals(
     number = 0
     for one, count in zip(species, counts, strict=True):
         held_out = max(1, round(0.1 * count))
+        habitats = next(group.habitats for group in _GROUPS if group.body == one.body)
+        elsewhere = [habitat for habitat in habitats if habitat != one.habitat]
         male, juvenile, strays = rng.random((3, count))
         for i in range(count):
             split = "val" if i < held_out else "test" if i < 2 * held_out else "train"
-            habitats = next(g.habitats for g in _GROUPS if g.body == one.body)
-            elsewhere = habitats[int(strays[i] * 1e6) % len(habitats)]
-            habitat = elsewhere if strays[i] < 0.15 else one.habitat
+            stray = strays[i] / _STRAYS
+            habitat = elsewhere[int(stray * len(elsewhere))] if stray < 1 else one.habitat
             splits[split].append(Individual(number, one, male[i] < 0.5, juvenile[i] < 0.3, habitat))
             number += 1
     return splits
