@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 import bioclip2_jax
 from bioclip2_jax import convert, images
 from bioclip2_jax.models.presets import PRESETS, to_open_clip
+from bioclip2_jax.prepare import simulate
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
@@ -19,9 +20,10 @@ TEXTS = ["a photo of Pica pica.", "a bad photo of Plantae Tracheophyta.", "GrÃ¶Ã
 
 
 def pictures() -> list[Image.Image]:
-    """Soft shapes with hard edges, wide, tall, square and smaller than the input."""
+    """The quickstart's kind, and hard edges: wide, tall, square and smaller than the input."""
     rng = np.random.default_rng(0)
-    found = []
+    individuals = simulate.draw_individuals(0, simulate.grow_tree(0, 64), 8000)["val"][::100]
+    found = [images.decode(simulate.photograph(0, one, 64)["image"]) for one in individuals]
     for width, height in ((200, 120), (90, 170), (64, 64), (40, 50)):
         coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8))
         found.append(coarse.resize((width, height), Image.Resampling.NEAREST))
