@@ -16,9 +16,8 @@ from bioclip2_jax.errors import UserError
 from bioclip2_jax.loading import Model
 from bioclip2_jax.taxonomy import Taxon
 from bioclip2_jax.text.templates import ZERO_SHOT_TEMPLATES
-from bioclip2_jax.text.tokenizer import tokenize
+from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 
-TOKEN_LENGTHS = (16, 24, 32, 48, 77)  # the text tower is compiled for these alone
 TEXTS_AT_A_TIME = 8192  # tokenised and sorted by length together
 
 

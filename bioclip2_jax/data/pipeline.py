@@ -17,9 +17,7 @@ from ml_collections import ConfigDict
 from bioclip2_jax import captions, images
 from bioclip2_jax.data import records, sources
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.text.tokenizer import tokenize
-
-TOKEN_BUCKETS = (16, 24, 32, 48, 77)
+from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Corpus:
 
 def bucket(length: int) -> int:
     """The smallest token length the step is compiled for that holds `length` tokens."""
-    return next(size for size in TOKEN_BUCKETS if size >= min(length, TOKEN_BUCKETS[-1]))
+    return next(size for size in TOKEN_LENGTHS if size >= min(length, TOKEN_LENGTHS[-1]))
 
 
 def caption_of(record: dict, kind: str) -> str:
