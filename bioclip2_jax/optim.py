@@ -1,4 +1,4 @@
-"""AdamW and its schedule as the original trains (spec: open_clip's `scheduler.py`, `main.py`)."""
+"""AdamW and its schedule as the original trains (open_clip's `scheduler.py`, `main.py`)."""
 
 import jax
 import jax.numpy as jnp

@@ -250,7 +250,7 @@ def initial_state(
         image = dict(params["image"])
         image.pop("replay_projection", None)
         if config.train.replay_batch_size:
-            # Both projections start from the same weights (spec of the original's checkpoints).
+            # Both projections start from the same weights, as in the original.
             image["replay_projection"] = params["image"].get(
                 "replay_projection", image["projection"]
             )
