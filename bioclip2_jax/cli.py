@@ -1,5 +1,6 @@
 """`bioclip2`: one command for everything. Each sub-command is imported only when it is used."""
 
+import errno
 import importlib
 import sys
 
@@ -53,4 +54,11 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        # A path that may not be read or written, or a full disk; anything else is a bug's trace.
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"bioclip2: error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(1)

@@ -1,30 +1,80 @@
-# Makes or reuses the virtual environment; sourced by the other scripts with the wanted extras.
-# PYTHON picks the interpreter, VENV the folder. Ends with the environment active.
+# Makes or reuses the virtual environment; sourced by the other scripts.
+# PYTHON picks the interpreter, VENV the folder. Ends with the environment active, in the checkout.
 
 fail() {
   echo "error: $*" >&2
   exit 1
 }
 
+# absolute PATH: the same place, seen from any folder.
+absolute() {
+  case "$1" in
+    /*) echo "$1" ;;
+    *) echo "$PWD/$1" ;;
+  esac
+}
+
+# version_of PYTHON: as in "3.12"; fails where it does not run.
+version_of() {
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+is_supported() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+# Sets `python`: PYTHON, else the first usual name that is new enough.
+pick_python() {
+  local hint="name a newer one: PYTHON=python3.12 bash $0" name
+  python="${PYTHON:-python3}"
+  case "$python" in */*) python="$(absolute "$python")" ;; esac
+  if [ -z "${PYTHON:-}" ]; then
+    for name in python3 python3.13 python3.12 python3.11; do
+      if is_supported "$name"; then
+        python="$name"
+        break
+      fi
+    done
+  fi
+  version_of "$python" >/dev/null ||
+    fail "no working '$python' here; install Python 3.11 or newer, or $hint"
+  is_supported "$python" || fail "'$python' is older than Python 3.11; $hint"
+}
+
+# make_environment PYTHON VENV [OPTIONS of venv]
+make_environment() {
+  echo "== making the environment $2 with $("$1" --version)"
+  if ! "$1" -m venv "${@:3}" "$2"; then
+    rm -f "$2/bin/python" # half of one must not be reused
+    fail "'$1' cannot make the environment $2; its venv module (python3-venv) or the right to write may be missing"
+  fi
+}
+
 # use_environment [EXTRA]: an environment that holds this package, current with its requirements.
 use_environment() {
-  local extra="${1:-}" python="${PYTHON:-python3}" venv="${VENV:-.venv}" wanted stamp
-  if [ ! -x "$venv/bin/python" ]; then
-    "$python" -c '' 2>/dev/null ||
-      fail "no working '$python' here; install Python 3.11 or newer, or name one: PYTHON=python3.12 bash $0"
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-      fail "'$python' is older than Python 3.11; name a newer one: PYTHON=python3.12 bash $0"
-    echo "== making the environment $venv with $("$python" --version)"
-    "$python" -m venv "$venv" ||
-      fail "'$python' cannot make virtual environments; install its venv module (python3-venv)"
-  fi
-  wanted="$extra $(cat requirements.txt pyproject.toml | cksum) $PWD"
+  local extra="${1:-}" root venv python stamp wanted
+  root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+  venv="$(absolute "${VENV:-$root/.venv}")"
   stamp="$venv/bioclip2_jax.stamp${extra:+.$extra}"
+  if [ ! -x "$venv/bin/python" ]; then
+    pick_python
+    make_environment "$python" "$venv"
+  elif [ -n "${PYTHON:-}" ]; then
+    pick_python
+    if [ "$(version_of "$python")" != "$(version_of "$venv/bin/python")" ]; then
+      # Only what these scripts made is made anew; another's environment is left alone.
+      compgen -G "$venv/bioclip2_jax.stamp*" >/dev/null ||
+        fail "$venv is not Python $(version_of "$python"); name another folder: VENV=DIR bash $0"
+      make_environment "$python" "$venv" --clear
+    fi
+  fi
+  cd "$root"
+  wanted="$extra $(cat requirements.txt pyproject.toml | cksum) $PWD"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "== installing the Python packages (a few minutes the first time)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       --editable ".${extra:+[$extra]}" ||
-      fail "the Python packages could not be installed; see pip's message above"
+      fail "the Python packages could not be installed; is there a network? pip's message is above"
     echo "$wanted" >"$stamp"
   fi
   # shellcheck disable=SC1091

@@ -3,11 +3,9 @@
 #   bash launch/quickstart.sh [WORKDIR]
 # Run it again and it goes on where it stopped.
 set -euo pipefail
-workdir="${1:-runs/quickstart}"
-mkdir -p "$workdir" 2>/dev/null || { echo "error: cannot make the folder $workdir" >&2; exit 1; }
-workdir="$(cd "$workdir" && pwd)"
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+workdir="$(absolute "${1:-runs/quickstart}")"
+mkdir -p "$workdir" 2>/dev/null || fail "cannot make the folder $workdir"
 use_environment
 
 SECONDS=0

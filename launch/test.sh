@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # The full test suite in its own environment: bash launch/test.sh [pytest's options]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 use_environment dev
 exec python -m pytest -q "$@"
