@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bioclip2_jax import __version__
+from bioclip2_jax import __version__, cli
 
 COMMANDS = ["prepare", "train", "evaluate", "export", "predict", "report", "inspect"]
 
@@ -78,6 +78,25 @@ def test_mistakes_end_in_one_line_and_the_right_exit_code(arguments, code, sente
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_a_path_that_cannot_be_written_is_named(tiny_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = bioclip2(
+        *("inspect", "--data", str(tiny_data), "--split", "test"),
+        *("--extract", "1", "--out", str(tmp_path / "file" / "pictures")),
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"bioclip2: error: {tmp_path}/file/pictures: Not a directory\n"
+
+
+def test_an_error_that_is_no_ones_input_keeps_its_trace(monkeypatch):
+    def broken(**_):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(cli, "cli", broken)
+    with pytest.raises(ConnectionResetError):
+        cli.main()
 
 
 def test_output_may_be_cut_off_by_a_pipe(tiny_data):
