@@ -21,9 +21,9 @@ def get_config() -> ConfigDict:
     config.data.flip = True
     config.data.color_jitter = 0.3
     config.train.batch_size = 128
-    config.train.steps = 3000
+    config.train.steps = 3500
     config.train.patch_keep = 0.5
     config.train.learning_rate = 1e-3
-    config.train.warmup_steps = 150
+    config.train.warmup_steps = 175
     config.train.checkpoint_every = 500
     return config
