@@ -15,6 +15,8 @@ _COMMANDS = {
     "train": ("cli_train", "Train a model, or go on with a run that was interrupted."),
     "evaluate": ("cli_evaluate", "Measure a model: zero-shot and few-shot accuracy."),
     "export": ("cli_export", "Write a model for PyTorch's open_clip."),
+    "convert": ("cli_convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),
+    "labels": ("cli_labels", "Write the label files that pybioclip reads."),
     "predict": ("cli_predict", "Name the organisms in pictures."),
     "report": ("cli_report", "Write one HTML page about a training run."),
     "inspect": ("cli_inspect", "Describe a dataset or a model."),

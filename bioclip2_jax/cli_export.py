@@ -1,4 +1,4 @@
-"""`bioclip2 export`: a checkpoint as a directory that PyTorch's open_clip loads."""
+"""`bioclip2 export`: a training run's checkpoint as files for PyTorch."""
 
 from pathlib import Path
 
@@ -24,23 +24,17 @@ def export(workdir: str, out: Path, step: int | None, dtype: str, overwrite: boo
 
     The result loads with open_clip.create_model_and_transforms('local-dir:OUT') and with
     bioclip2_jax.load('OUT'). The projection for replay images is left out, as open_clip expects.
+    For other forms, and to compare both sides, see `bioclip2 convert`.
 
     \b
     Example:
       bioclip2 export --workdir runs/quickstart --out runs/quickstart/export
     """
-    from bioclip2_jax import checkpoint, convert, model_card
-    from bioclip2_jax.loading import load
+    from bioclip2_jax import checkpoint
+    from bioclip2_jax.convert import sources, writers
 
-    model = load(workdir if step is None else checkpoint.step_dir(workdir, step))
-    convert.export_open_clip(
-        model.params,
-        model.config,
-        model.preprocess,
-        out,
-        dtype=dtype,
-        overwrite=overwrite,
-        card=model_card.render(model.config, Path(workdir), model.step),
-    )
-    source = workdir if model.step is None else f"step {model.step} of {workdir}"
-    click.echo(f"{out}: {source} in {dtype}; open_clip loads it as local-dir:{out}")
+    where = workdir if step is None else checkpoint.step_dir(workdir, step)
+    source = sources.open_source(where)
+    writers.write(source, out, "open_clip", dtype=dtype, overwrite=overwrite)
+    origin = workdir if source.step is None else f"step {source.step} of {workdir}"
+    click.echo(f"{out}: {origin} in {dtype}; {writers.HOW_TO_OPEN['open_clip'].format(out)}")

@@ -112,7 +112,8 @@ def eval_transform(
       interpolation: "bicubic" or "bilinear", both antialiased.
 
     Returns:
-      A function from an RGB picture to [size, size, 3] uint8.
+      A function from a picture to [size, size, 3] uint8. As in open_clip, a mode other than RGB is
+      resized as it is and converted then; `decode` makes RGB before.
 
     Raises:
       ValueError: an unknown mode or interpolation.
@@ -133,10 +134,10 @@ def eval_transform(
         if new != image.size:
             image = image.resize(new, filter_)
         left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
-        return np.asarray(image.crop((left, top, left + size, top + size)))
+        return np.asarray(image.crop((left, top, left + size, top + size)).convert("RGB"))
 
     def squash(image: Image.Image) -> np.ndarray:
-        return np.asarray(image.resize((size, size), filter_))
+        return np.asarray(image.resize((size, size), filter_).convert("RGB"))
 
     return shortest if resize_mode == "shortest" else squash
 

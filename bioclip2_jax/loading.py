@@ -1,4 +1,4 @@
-"""Opens a trained model from any form it is kept in."""
+"""A trained model, opened from any form it is kept in and ready to encode."""
 
 import functools
 from collections.abc import Callable
@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bioclip2_jax import checkpoint, convert
-from bioclip2_jax.errors import UserError
+from bioclip2_jax import checkpoint
+from bioclip2_jax.convert import layout
+from bioclip2_jax.convert.description import Preprocess
+from bioclip2_jax.convert.sources import Source, open_source
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
 
@@ -31,7 +33,7 @@ class Model:
 
     config: ClipConfig
     params: dict = field(repr=False)
-    preprocess: convert.Preprocess
+    preprocess: Preprocess
     step: int | None = None
 
     @property
@@ -87,41 +89,27 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """Opens a training workdir (its newest step), a checkpoint step folder or an export.
+    """Opens a model in any form that `convert.sources.open_source` knows.
+
+    Args:
+      path: a training workdir (its newest step) or one of its step folders; a folder of open_clip
+        or of transformers; a `.safetensors`, `.pt`, `.pth` or `.bin` file; or
+        `hf-hub:organisation/model[@revision]`.
 
     Raises:
       UserError: the path is none of these, or damaged.
     """
-    path = Path(path)
-    if (path / convert.CONFIG_FILE).is_file():
-        config, params, preprocess = convert.read_open_clip(path)
-        return Model(config, jax.tree.map(jnp.asarray, params), preprocess)
-    workdir, step = path, checkpoint.latest_step(path)
-    whole = path.absolute()
-    if whole.name.isdecimal() and whole.parent.name == checkpoint.FOLDER:
-        workdir, step = whole.parent.parent, int(whole.name)
-    if step is None or step not in checkpoint.steps(workdir):
-        found = ", ".join(str(step) for step in checkpoint.steps(workdir))
-        raise UserError(
-            f"{path}: no model here; looked for a training workdir ({checkpoint.FOLDER}/STEP), one"
-            f" of its step folders{f' (there are {found})' if found else ''}, and an exported"
-            f" directory ({convert.CONFIG_FILE})"
-        )
-    config, preprocess = convert.read_description(workdir / "model.json")
-    folder = checkpoint.step_dir(workdir, step)
-    params = checkpoint.restore_params(folder)
-    _require_fit(folder, params, config)
-    return Model(config, jax.tree.map(jnp.asarray, params), preprocess, step)
+    source = open_source(path)
+    params = jax.tree.map(jnp.asarray, read_params(source))
+    return Model(source.config, params, source.preprocess, source.step)
 
 
-def _require_fit(folder: Path, params: dict, config: ClipConfig) -> None:
-    found = {name: leaf.shape for name, leaf in convert.flatten(params).items()}
-    replay = "image/replay_projection" in found
-    abstract = clip.abstract_params(config, replay_projection=replay)
-    wanted = {name: leaf.shape for name, leaf in convert.flatten(abstract).items()}
-    wrong = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
-    if wrong:
-        raise UserError(
-            f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
-            " one of the two comes from another run"
-        )
+def read_params(source: Source) -> dict:
+    """The parameters of an opened model as a nested dict of numpy arrays, float32.
+
+    Raises:
+      UserError: a file is damaged, or holds values that are not finite.
+    """
+    if source.kind == "checkpoint" and not source.resized:  # at once
+        return checkpoint.restore_params(checkpoint.step_dir(source.path, source.step))
+    return layout.read_params(source.tensors, source.config)

@@ -6,26 +6,52 @@ from pathlib import Path
 
 import jax
 
+from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.taxonomy import RANKS
 
+_GET_STARTED = {
+    "open_clip": """import open_clip
 
-def render(config: ClipConfig, workdir: Path | None = None, step: int | None = None) -> str:
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH")""",
+    "transformers": """from transformers import CLIPModel, CLIPProcessor
+
+model = CLIPModel.from_pretrained("PATH")
+processor = CLIPProcessor.from_pretrained("PATH")""",
+}
+
+
+def render(
+    config: ClipConfig,
+    preprocess: Preprocess,
+    workdir: Path | None = None,
+    step: int | None = None,
+    library: str = "open_clip",
+) -> str:
     """The card's Markdown; figures come from the config and evaluations found in `workdir`.
+
+    Args:
+      config: sizes.
+      preprocess: how pictures become its input.
+      workdir: of the training run, if it is known.
+      step: the checkpoint of that run.
+      library: "open_clip" or "transformers", whose files lie beside the card.
 
     Raises:
       UserError: the run's config or evaluation is damaged.
     """
     vision, text = config.vision, config.text
+    resize = {"shortest": "shortest side, then the centre", "squash": "both sides"}
     leaves = jax.tree.leaves(clip.abstract_params(config))
     millions = sum(math.prod(leaf.shape) for leaf in leaves) / 1e6
     return f"""---
 license: unknown
 language:
 - en
-library_name: open_clip
+library_name: {library}
 pipeline_tag: zero-shot-image-classification
 tags:
 - biology
@@ -37,12 +63,12 @@ tags:
 - zero-shot-image-classification
 ---
 
-# Model card
+# Model Card
 
 A CLIP model of organisms, trained with bioclip2_jax: pictures against captions that hold their
 place in the tree of life, after BioCLIP 2.
 
-## Model details
+## Model Details
 
 - Model type: ViT image tower and causal text transformer, {millions:,.1f} million parameters,
   {config.embed_dim} dimensions in common, \
@@ -58,26 +84,27 @@ place in the tree of life, after BioCLIP 2.
 | input | {vision.image_size} x {vision.image_size} pixels, patches of {vision.patch_size} | \
 {text.context_length} tokens |
 
+Pictures are scaled to {preprocess.size} pixels ({resize[preprocess.resize_mode]}, \
+{preprocess.interpolation}) and normalised with mean
+{_numbers(preprocess.mean)} and standard deviation {_numbers(preprocess.std)}.
+
 ## Uses
 
 Direct use: naming organisms in pictures from a list of taxa without examples (zero-shot), or from
 a few examples each (few-shot), and features for other biological questions. Out of scope: decisions
 about safety, such as whether a plant can be eaten, and any use of a name that nobody checks.
 
-## Bias, risks and limitations
+## Bias, Risks, and Limitations
 
 - It always answers with a name from the given list, also for an organism that is not on it.
 - Taxa, places and life stages with few training pictures are recognised less well; pictures of
   nature are far from evenly spread over the tree of life.
 - Precise positions of rare species in a picture's metadata are a risk to them; strip them.
 
-## How to get started
+## How to Get Started with the Model
 
 ```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
-tokenizer = open_clip.get_tokenizer("local-dir:PATH")
+{_GET_STARTED.get(library, _GET_STARTED["open_clip"])}
 ```
 
 or without PyTorch:
@@ -89,7 +116,7 @@ model = bioclip2_jax.load("PATH")
 features = model.encode_text(bioclip2_jax.tokenize(["a photo of Panthera leo."]))
 ```
 
-## Training details
+## Training Details
 
 {_training(workdir, step)}
 
@@ -152,7 +179,25 @@ def _evaluation(workdir: Path | None, step: int | None) -> str:
         ]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a result of the evaluation ({error})") from error
-    return "\n".join([head, "| rank | top-1 | chance |", "|---|---|---|", *rows])
+    table = ["| rank | top-1 | chance |", "|---|---|---|", *rows]
+    return "\n".join([head, *table, *_few_shot(path.parent)])
+
+
+def _few_shot(folder: Path) -> list[str]:
+    rows = []
+    for path in sorted(folder.glob("few_shot_*.json")):
+        result = _read(path)
+        try:
+            mean, std = _percent(result["top1"]), _percent(result["std"])
+            rows.append(f"| {result['k']} | {mean} | {std} | {result['num_classes']:,} |")
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a result of the evaluation ({error})") from error
+    head = ["| pictures a taxon | top-1 | standard deviation | taxa |", "|---|---|---|---|"]
+    return ["", "SimpleShot, from a few pictures of each taxon:", "", *head, *rows] if rows else []
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
 
 
 def _percent(share: float | None) -> str:

@@ -1,6 +1,7 @@
 """Names for new pictures, chosen from a list of taxa or of free labels.
 
-The score of a name is its share in softmax(exp(logit_scale) · cosine) over the list. Above species
+The score of a name is its share in softmax(exp(logit_scale) · cosine) over the list, each name in
+the 80 sentences that pybioclip takes (the evaluation has one more, the original's). Above species
 it is the sum over the taxa of a lineage, which names higher ranks better than asking for them.
 """
 
@@ -24,6 +25,7 @@ from bioclip2_jax.evaluators.metrics import number, top_k
 from bioclip2_jax.evaluators.zero_shot import probabilities, sum_groups
 from bioclip2_jax.loading import Model
 from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 COMMON_NAME_COLUMNS = ("vernacularName", "common_name", "vernacular_name", "common")
@@ -81,13 +83,21 @@ def read_labels(path: str | Path) -> LabelSet:
 
 
 def read_taxa(path: str | Path, rank: str = "species") -> LabelSet:
-    """Taxa from a CSV or tab-separated table with rank columns, or from a dataset folder.
+    """The label list of the taxa in a table, see `taxa_of`, answered at `rank`.
+
+    Raises:
+      UserError: as `taxa_of`.
+    """
+    return taxa_labels(taxa_of(path), rank)
+
+
+def taxa_of(path: str | Path) -> list[tuple[Taxon, str]]:
+    """(taxon, common name) from a CSV or tab-separated table with rank columns.
 
     Takes Darwin Core and our column names. Rows of the same lineage count once.
 
     Args:
-      path: the table, or a folder that holds `taxa.csv`.
-      rank: answers are lineages down to this rank.
+      path: the table, or a dataset folder, which holds `taxa.csv`.
 
     Raises:
       UserError: unreadable, no rank column, an empty row, or no row at all.
@@ -113,7 +123,7 @@ def read_taxa(path: str | Path, rank: str = "species") -> LabelSet:
         raise UserError(f"{path}: line {reader.line_num} is no CSV ({error})") from error
     if not common:
         raise UserError(f"{path}: no taxon in it; give a table with columns {', '.join(RANKS)}")
-    return taxa_labels(list(common.items()), rank)
+    return list(common.items())
 
 
 def taxa_labels(taxa: Sequence[tuple[Taxon, str]], rank: str = "species") -> LabelSet:
@@ -175,7 +185,7 @@ def predict(
       k: answers a picture.
       batch_size: pictures, and texts, encoded at a time.
     """
-    label_features = embed_classes(model, labels.names, max(batch_size, 128))
+    label_features = embed_classes(model, labels.names, max(batch_size, 128), IMAGENET_TEMPLATES)
 
     def read(index: int) -> bytes:
         return Path(paths[index]).read_bytes()

@@ -5,6 +5,7 @@ same command goes on from its newest checkpoint and repeats the uninterrupted ru
 """
 
 import contextlib
+import dataclasses
 import difflib
 import json
 import math
@@ -20,11 +21,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from bioclip2_jax import checkpoint, convert, metrics, sharding, train_step
+from bioclip2_jax import checkpoint, metrics, sharding, train_step
 from bioclip2_jax import config as config_lib
+from bioclip2_jax.convert.description import Preprocess, read_description, write_description
+from bioclip2_jax.convert.sources import MODEL_FILE, open_source
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
-from bioclip2_jax.loading import load
+from bioclip2_jax.loading import read_params
 from bioclip2_jax.models.presets import PRESETS, ClipConfig
 
 
@@ -37,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     """
     # ---- Settings
     config, workdir = config_lib.parse_arguments(argv)
-    model = preset(config.model.name)
+    model = model_sizes(config, workdir)
     check(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
             )
 
     # ---- Data, from the step of the newest checkpoint on
-    start = checkpoint.latest_step(workdir) or 0
+    saved = checkpoint.latest_step(workdir)
+    start = saved or 0
     if start >= config.train.steps:
         print(f"{workdir}: all {start} steps are done", file=sys.stderr)
         return
@@ -66,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     # ---- State
     abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
     shardings = train_step.state_shardings(abstract, mesh)
-    if start:
+    if saved is not None:
         state = restore(workdir, start, abstract, shardings)
         print(f"{workdir}: going on after step {start}", file=sys.stderr)
     else:
@@ -197,16 +201,26 @@ class Clock:
         return row
 
 
-def preset(name: str) -> ClipConfig:
-    """The model size of that name.
+def model_sizes(config: ConfigDict, workdir: Path) -> ClipConfig:
+    """The sizes of `config.model.name`: a preset's, or with "init" those of `config.init`.
 
     Raises:
-      UsageError: there is none; names the nearest.
+      UsageError: there is no such preset; names the nearest. Or "init" without `config.init`.
+      UserError: `config.init` cannot be opened.
     """
+    name = config.model.name
+    if name == "init":
+        if not config.init:
+            raise UsageError("config.model.name='init' takes the sizes of config.init: set that")
+        described = workdir / MODEL_FILE  # of the run that is resumed
+        if described.is_file():
+            return read_description(described)[0]
+        return open_source(config.init).config
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise UsageError(
-            f"config.model.name={name!r} is not one of {', '.join(PRESETS)}; did you mean {near}?"
+            f"config.model.name={name!r} is not one of {', '.join(PRESETS)}, init; did you mean"
+            f" {near}?"
         )
     return PRESETS[name]
 
@@ -246,26 +260,37 @@ def initial_state(
     """
     params = None
     if config.init:
-        params = dict(load(config.init).params)
-        image = dict(params["image"])
-        image.pop("replay_projection", None)
-        if config.train.replay_batch_size:
-            # Both projections start from the same weights, as in the original.
-            image["replay_projection"] = params["image"].get(
-                "replay_projection", image["projection"]
-            )
-        params["image"] = image
-        same = jax.tree.structure(params) == jax.tree.structure(abstract.params)
-        if not same or any(
-            a.shape != b.shape
-            for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(abstract.params), strict=True)
-        ):
-            raise UserError(
-                f"config.init={config.init}: its weights are not of a {config.model.name} model"
-            )
+        params = starting_params(config, model)
         params = jax.device_put(params, shardings.params)
     make = jax.jit(lambda p: train_step.init_state(config, model, p), out_shardings=shardings)
     return make(params)
+
+
+def starting_params(config: ConfigDict, model: ClipConfig) -> dict:
+    """The weights of `config.init`, on the host; positions are resized to the model's image size.
+
+    With replay both projections start from the same weights, as in the original, unless the model
+    brings two.
+
+    Raises:
+      UserError: it cannot be opened, or is a model of another shape.
+    """
+    source = open_source(config.init)
+    size = model.vision.image_size
+    vision = dataclasses.replace(source.config.vision, image_size=size)
+    if dataclasses.replace(source.config, vision=vision) != model:
+        raise UserError(
+            f"config.init={config.init}: its weights are not of a {config.model.name} model but of"
+            f" {source.config}; config.model.name=init takes its sizes"
+        )
+    if source.config != model:
+        source = open_source(config.init, image_size=size)
+    params = read_params(source)
+    image = params["image"]
+    replay_projection = image.pop("replay_projection", image["projection"])
+    if config.train.replay_batch_size:
+        image["replay_projection"] = replay_projection
+    return params
 
 
 def restore(
@@ -285,17 +310,17 @@ def restore(
 def save_model_description(config: ConfigDict, model: ClipConfig, workdir: Path) -> None:
     """Writes `WORKDIR/model.json`, in the form of `open_clip_config.json`, for every reader."""
     data = config.data
-    preprocess = convert.Preprocess(
+    preprocess = Preprocess(
         model.vision.image_size,
         tuple(data.mean),
         tuple(data.std),
         data.resize_mode,
         data.interpolation,
     )
-    description = convert.write_description(model, preprocess)
+    description = write_description(model, preprocess)
     partial = workdir / "model.tmp"
     partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, workdir / "model.json")
+    os.replace(partial, workdir / MODEL_FILE)
 
 
 @contextlib.contextmanager

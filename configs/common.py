@@ -7,10 +7,10 @@ def get_config() -> ConfigDict:
     """The defaults: the paper's optimizer, loss and image handling at a neutral size."""
     config = ConfigDict()
     config.seed = 42
-    config.init = ""  # exported directory, workdir or step folder to take the weights from
+    config.init = ""  # starting weights: any model that `bioclip2 convert` reads, or a workdir
 
     config.model = ConfigDict()
-    config.model.name = "vit_b16"  # a key of bioclip2_jax.models.presets.PRESETS
+    config.model.name = "vit_b16"  # a key of models.presets.PRESETS, or "init": as config.init
     config.model.dtype = "bfloat16"  # compute; parameters and Adam stay float32
     config.model.scan = True  # one compiled body for all blocks; False is faster on CPUs
     config.model.remat = True  # recompute each block in the backward pass

@@ -8,7 +8,17 @@ import pytest
 
 from bioclip2_jax import __version__, cli
 
-COMMANDS = ["prepare", "train", "evaluate", "export", "predict", "report", "inspect"]
+COMMANDS = [
+    "prepare",
+    "train",
+    "evaluate",
+    "export",
+    "convert",
+    "labels",
+    "predict",
+    "report",
+    "inspect",
+]
 
 
 def bioclip2(*arguments: str) -> subprocess.CompletedProcess:

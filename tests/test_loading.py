@@ -5,12 +5,13 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from kept_models import export_open_clip, save_run
 
 import bioclip2_jax
-from bioclip2_jax import checkpoint, convert
+from bioclip2_jax.convert.description import Preprocess
+from bioclip2_jax.convert.sources import CONFIG_FILE
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
@@ -20,7 +21,7 @@ CONFIG = ClipConfig(
     vision=VisionConfig(image_size=16, patch_size=8, width=32, layers=2, head_width=16),
     text=TextConfig(width=16, heads=2, layers=2),
 )
-PREPROCESS = convert.Preprocess(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+PREPROCESS = Preprocess(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 
 
@@ -33,14 +34,9 @@ def random_params(seed: int) -> dict:
 def places(tmp_path_factory):
     """A workdir with the steps 4 and 8, and an export of step 8."""
     root = tmp_path_factory.mktemp("models")
-    writer = checkpoint.open_writer(root / "run", keep=5)
-    for step in (4, 8):
-        params = random_params(step)
-        checkpoint.save(writer, step, params, {"step": jnp.int32(step)})
-    writer.close()
-    description = convert.write_description(CONFIG, PREPROCESS)
-    (root / "run" / "model.json").write_text(json.dumps(description))
-    convert.export_open_clip(params, CONFIG, PREPROCESS, root / "export")
+    steps = {step: random_params(step) for step in (4, 8)}
+    save_run(root / "run", steps, CONFIG, PREPROCESS)
+    export_open_clip(steps[8], CONFIG, PREPROCESS, root / "export")
     return root
 
 
@@ -116,10 +112,10 @@ def test_arrays_that_are_no_tokens_are_refused(model, tokens):
 
 def test_a_place_without_a_model_is_named_with_what_was_looked_for(places, tmp_path):
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "nowhere", places / "run" / "model.json"):
+    for path in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(UserError, match="no model here; looked for") as caught:
             bioclip2_jax.load(path)
-        assert str(path) in str(caught.value) and convert.CONFIG_FILE in str(caught.value)
+        assert str(path) in str(caught.value) and CONFIG_FILE in str(caught.value)
 
 
 def test_a_missing_step_is_an_error_that_lists_the_others(places):

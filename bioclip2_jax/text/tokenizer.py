@@ -85,15 +85,21 @@ class _Words(dict[str, tuple[int, ...]]):
         return self.setdefault(word, ids)
 
 
-@functools.cache
-def _words() -> _Words:
-    alphabet = _byte_alphabet()
+def tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token → id, without the two marks, and the pairs that are merged, best first."""
+    symbols = _byte_alphabet().values()
     table = resources.files("bioclip2_jax.text").joinpath("merges.txt.gz").read_bytes()
     lines = gzip.decompress(table).decode("utf-8").splitlines()
     merges = [tuple(line.split(" ")) for line in lines]
-    tokens = [*alphabet.values(), *(symbol + "</w>" for symbol in alphabet.values())]
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     tokens += ["".join(pair) for pair in merges]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return {token: index for index, token in enumerate(tokens)}, merges
+
+
+@functools.cache
+def _words() -> _Words:
+    alphabet = _byte_alphabet()
+    vocabulary, merges = tables()
     pairs = models.BPE(vocabulary, merges, end_of_word_suffix="</w>")
 
     def encode_piece(piece: str) -> list[int]:

@@ -1,41 +1,12 @@
 """Comparisons with the PyTorch reference; skipped where torch and open_clip are not installed."""
 
-import importlib.util
-import re
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
+import vision_operators  # noqa: F401  (before torchvision)
 
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
-
-
-def declare_vision_operators() -> None:
-    """Lets torchvision be imported when its compiled half does not load.
-
-    Its wheel is built for CUDA, so beside a CPU build of torch the operators it wants to describe
-    are unknown. Nothing here calls them; to be declared is enough.
-    """
-    import torch
-
-    folder = Path(importlib.util.find_spec("torchvision").origin).parent
-    try:
-        for library in folder.glob("_C*.so"):
-            torch.ops.load_library(str(library))
-    except OSError:
-        text = (folder / "_meta_registrations.py").read_text(encoding="utf-8")
-        names = re.findall(
-            r'(?:register_meta\(|register_fake\(|impl\()"(?:torchvision::)?(\w+)"', text
-        )
-        declare_vision_operators.library = torch.library.Library("torchvision", "DEF")
-        for name in sorted(set(names)):
-            declare_vision_operators.library.define(f"{name}(Tensor input) -> Tensor")
-
-
-if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
-    declare_vision_operators()
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from kept_models import export_open_clip
 from PIL import Image
 from safetensors.numpy import load_file
 
 import bioclip2_jax
-from bioclip2_jax import convert, images
+from bioclip2_jax import images
+from bioclip2_jax.convert.description import Preprocess
+from bioclip2_jax.convert.sources import CONFIG_FILE, WEIGHTS_FILE
 from bioclip2_jax.models.presets import PRESETS, to_open_clip
 from bioclip2_jax.prepare import simulate
 
@@ -32,14 +35,14 @@ def pictures() -> list[Image.Image]:
 
 @pytest.fixture(
     params=[
-        convert.Preprocess(64, images.IMAGENET_MEAN, images.IMAGENET_STD),
-        convert.Preprocess(64, resize_mode="squash", interpolation="bilinear"),
+        Preprocess(64, images.IMAGENET_MEAN, images.IMAGENET_STD),
+        Preprocess(64, resize_mode="squash", interpolation="bilinear"),
     ],
     ids=["shortest", "squash"],
 )
 def exported(request, tmp_path, random_params):
     params = random_params(CONFIG, replay_projection=True)
-    convert.export_open_clip(params, CONFIG, request.param, tmp_path / "model")
+    export_open_clip(params, CONFIG, request.param, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -66,7 +69,7 @@ def test_open_clip_embeds_pictures_and_texts_as_we_do(exported):
 
 def test_open_clip_would_write_the_same_tensors(exported):
     model, *_ = open_clip.create_model_and_transforms(f"local-dir:{exported}")
-    ours = load_file(exported / convert.WEIGHTS_FILE)
+    ours = load_file(exported / WEIGHTS_FILE)
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -78,9 +81,9 @@ def test_what_open_clip_saves_is_opened_here(tmp_path):
     model = open_clip.model.CLIP(**to_open_clip(CONFIG)).eval()
     from safetensors.torch import save_file
 
-    save_file(model.state_dict(), tmp_path / convert.WEIGHTS_FILE)
+    save_file(model.state_dict(), tmp_path / WEIGHTS_FILE)
     description = {"model_cfg": to_open_clip(CONFIG)}
-    (tmp_path / convert.CONFIG_FILE).write_text(json.dumps(description))
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(description))
     pixels = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
     with torch.no_grad():
         theirs = model.encode_image(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), True)
@@ -91,9 +94,9 @@ def test_what_open_clip_saves_is_opened_here(tmp_path):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
 def test_open_clip_loads_half_precision_exports(tmp_path, random_params, dtype, tolerance):
     params = random_params(CONFIG)
-    settings = convert.Preprocess(64)
-    convert.export_open_clip(params, CONFIG, settings, tmp_path / "half", dtype=dtype)
-    convert.export_open_clip(params, CONFIG, settings, tmp_path / "whole")
+    settings = Preprocess(64)
+    export_open_clip(params, CONFIG, settings, tmp_path / "half", dtype=dtype)
+    export_open_clip(params, CONFIG, settings, tmp_path / "whole")
     model, *_ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'half'}")
     pixels = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
     with torch.no_grad():

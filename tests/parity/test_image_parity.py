@@ -1,10 +1,14 @@
-"""Our evaluation view against open_clip's own transform."""
+"""Our evaluation view and our resizing of position embeddings against open_clip's own."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bioclip2_jax import images
+
+pytest.importorskip("torch")
+pytest.importorskip("open_clip")
+measures = pytest.importorskip("measures")
 
 SIZES = [(333, 500), (500, 333), (257, 256), (97, 33), (64, 64), (30, 45), (65, 1000)]
 
@@ -21,3 +25,13 @@ def test_every_pixel_is_the_same(open_clip, size, interpolation, resize_mode):
     expected = (reference(image).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
     found = images.eval_transform(64, resize_mode, interpolation)(image)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_pictures_of_all_sizes_and_modes_are_seen_alike():
+    largest, mean = measures.pixel_differences(500)
+    assert largest <= 1 and mean <= 0.05
+
+
+@pytest.mark.parametrize(("old", "new"), [(7, 14), (16, 24), (14, 7), (16, 17), (24, 16), (8, 8)])
+def test_position_embeddings_are_resized_alike(old, new):
+    assert measures.resize_difference(old, new) <= 1e-5

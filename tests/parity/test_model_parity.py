@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kept_models import params_of, state_dict
 
-from bioclip2_jax.convert import from_state_dict, to_state_dict
 from bioclip2_jax.losses import contrastive_loss
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, to_open_clip
@@ -46,7 +46,7 @@ def reference(config: ClipConfig, params: dict | None = None):
     torch.manual_seed(0)
     model = open_clip.model.CLIP(**to_open_clip(config)).eval()
     if params is not None:
-        tensors = to_state_dict(params, config)
+        tensors = state_dict(params, config)
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
         model.load_state_dict(tensors, strict=True)
     return model
@@ -90,7 +90,7 @@ def test_weights_that_open_clip_drew_are_read_and_agree():
     config = PRESETS["tiny"]
     model = reference(config)
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
-    params = from_state_dict(tensors, config)
+    params = params_of(tensors, config)
     images, tokens = random_images(config), tokenize(TEXTS)
     theirs = their_features(model, images, tokens)
     for ours, expected in zip(our_features(config, params, images, tokens), theirs, strict=True):
@@ -100,7 +100,7 @@ def test_weights_that_open_clip_drew_are_read_and_agree():
 def test_our_random_weights_are_spread_like_theirs():
     config = PRESETS["tiny"]
     theirs = {name: value.numpy() for name, value in reference(config).state_dict().items()}
-    ours = to_state_dict(jax.jit(lambda: clip.init_params(config, 0))(), config)
+    ours = state_dict(jax.jit(lambda: clip.init_params(config, 0))(), config)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         # Theirs leave small random biases in the MLP; ours start at zero.
@@ -131,6 +131,6 @@ def test_gradients_agree_with_open_clip(random_params):
         features = bound.encode_image(images), bound.encode_text(tokens)
         return contrastive_loss(*features, scale)[0]
 
-    for name, ours in to_state_dict(gradient(params), config).items():
+    for name, ours in state_dict(gradient(params), config).items():
         largest = np.abs(theirs[name]).max()
         np.testing.assert_allclose(ours, theirs[name], rtol=0, atol=2e-4 * largest, err_msg=name)

@@ -1,0 +1,86 @@
+"""`bioclip2 convert`: weights from and to every form that PyTorch users keep them in."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.argument("out", metavar="DST", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Choice(["orbax", "open_clip", "pt", "transformers"]),
+    help="Form of DST.  [default: pt if DST ends in .pt; open_clip for a checkpoint of ours; else"
+    " orbax]",
+)
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Of the stored weights; orbax holds float32.",
+)
+@click.option(
+    "--keep-replay-projector",
+    is_flag=True,
+    help="Keep visual.continual_proj, which open_clip itself does not load.",
+)
+@click.option("--verify", is_flag=True, help="Compare both sides, and with PyTorch if installed.")
+@click.option("--revision", help="Branch, tag or commit of a model on the Hub.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(min=1),
+    help="Pixels; resizes the position embeddings.  [default: as stored]",
+)
+@click.option(
+    "--model-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An open_clip_config.json for a bare weight file.",
+)
+def convert(
+    source: str,
+    out: Path,
+    to: str | None,
+    dtype: str,
+    keep_replay_projector: bool,
+    verify: bool,
+    revision: str | None,
+    image_size: int | None,
+    model_config: Path | None,
+) -> None:
+    """Convert the model SRC to DST, which must not exist yet.
+
+    SRC is a training workdir or step folder, a folder of open_clip or of transformers, a
+    .safetensors, .pt, .pth or .bin file, or hf-hub:ORGANISATION/MODEL[@REVISION].
+
+    \b
+    Examples:
+      bioclip2 convert hf-hub:imageomics/bioclip-2 models/bioclip-2 --verify
+      bioclip2 convert epoch_30.pt models/mine
+      bioclip2 convert runs/first models/first --to transformers --dtype bfloat16
+      bioclip2 convert runs/first first.pt
+    """
+    from bioclip2_jax.convert import sources, writers
+    from bioclip2_jax.convert.verify import verify as compare
+
+    found = sources.open_source(
+        source, revision=revision, model_config=model_config, image_size=image_size
+    )
+    for note in found.notes:
+        click.echo(note, err=True)
+    if to is None:
+        to = "pt" if out.suffix == ".pt" else None
+        to = to or ("open_clip" if found.kind == "checkpoint" else "orbax")
+    lines: list[str] = []
+    writers.write(
+        found,
+        out,
+        to,
+        dtype=dtype,
+        keep_replay_projection=keep_replay_projector,
+        check=(lambda made: lines.extend(compare(found, made, to, dtype))) if verify else None,
+    )
+    for line in lines:
+        click.echo(line)
+    click.echo(f"{out}: {source} as {to} in {dtype}; {writers.HOW_TO_OPEN[to].format(out)}")

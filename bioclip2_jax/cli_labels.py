@@ -1,0 +1,45 @@
+"""`bioclip2 labels`: text features of a list of taxa, in pybioclip's form."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("taxa", metavar="TAXA.csv")
+@click.option("--model", "model_path", required=True, help="Any model that `convert` reads.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to fill.")
+@click.option(
+    "--batch-size",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Texts encoded at a time.",
+)
+def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
+    """Write txt_emb_species.npy and txt_emb_species.json for the taxa of a table.
+
+    The table has rank columns, ours or Darwin Core's, such as a dataset's taxa.csv. pybioclip's
+    TreeOfLifeClassifier takes the files through its methods get_txt_emb and get_txt_names.
+
+    \b
+    Example:
+      bioclip2 labels data/birds/taxa.csv --model export --out labels
+    """
+    from tqdm import tqdm
+
+    from bioclip2_jax import labels as program
+    from bioclip2_jax.embedding import spread
+    from bioclip2_jax.loading import load
+    from bioclip2_jax.predict import taxa_of
+
+    rows = taxa_of(taxa)
+    with tqdm(total=len(rows), unit="taxa", disable=None) as bar:
+        count = program.write_labels(
+            spread(load(model_path)),
+            rows,
+            out,
+            batch_size,
+            lambda done, _all: bar.update(done - bar.n),
+        )
+    click.echo(f"{out}: {program.FEATURES_FILE} and {program.NAMES_FILE} of {count:,} taxa")

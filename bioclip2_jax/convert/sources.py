@@ -1,0 +1,277 @@
+"""Opens a model in whatever form it is kept in. Detection goes by content, not by options."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax import checkpoint
+from bioclip2_jax.convert import description, hub, layout, tensors, transformers
+from bioclip2_jax.convert.description import Preprocess
+from bioclip2_jax.convert.tensors import Tensors
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
+
+CONFIG_FILE = "open_clip_config.json"
+MODEL_FILE = "model.json"  # the same in a training run
+WEIGHTS_FILE = "open_clip_model.safetensors"
+# In open_clip's order; `.pt`, which it does not look for, comes from training.
+_OPEN_CLIP_WEIGHTS = (
+    WEIGHTS_FILE,
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+_TRANSFORMERS_WEIGHTS = (transformers.WEIGHTS_FILE, transformers.INDEX_FILE, "pytorch_model.bin")
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+_HEAD_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that can be read, tensor by tensor.
+
+    Attributes:
+      config: sizes.
+      preprocess: how pictures become its input.
+      tensors: under open_clip's names; names and shapes fit `config`.
+      kind: "checkpoint", "open_clip", "weights" (a bare file) or "transformers".
+      path: the weight file of "open_clip" and "weights", the folder of "transformers", the workdir
+        of a checkpoint.
+      step: training step of a checkpoint.
+      resized: whether position embeddings are resized on reading.
+      notes: what was assumed or changed, a sentence each.
+    """
+
+    config: ClipConfig
+    preprocess: Preprocess
+    tensors: Tensors
+    kind: str
+    path: Path
+    step: int | None = None
+    resized: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def open_source(
+    where: str | Path,
+    *,
+    revision: str | None = None,
+    model_config: Path | None = None,
+    image_size: int | None = None,
+) -> Source:
+    """Opens a model; no tensor is read yet.
+
+    Args:
+      where: workdir or step folder of a training run, folder of open_clip or of transformers, a
+        `.safetensors`, `.pt`, `.pth` or `.bin` file, or `hf-hub:organisation/model[@revision]`.
+      revision: of a model on the Hub.
+      model_config: an `open_clip_config.json` for a bare file, whose sizes are otherwise inferred.
+      image_size: pixels; position embeddings are resized to it. None: as stored.
+
+    Raises:
+      UserError: there is no model, or it is damaged, or its weights do not fit its config; later,
+        when a tensor is read, that a value of it is not finite.
+    """
+    notes: list[str] = []
+    path = Path(where)
+    if str(where).startswith(hub.PREFIX):
+        path = hub.fetch(str(where), revision, (*_OPEN_CLIP_WEIGHTS, transformers.INDEX_FILE))
+        notes.append(f"{where}: commit {path.name}")
+    if path.is_file():
+        source = _open_file(path, model_config, notes)
+    elif (path / CONFIG_FILE).is_file():
+        source = _open_open_clip(path)
+    elif (path / transformers.CONFIG_FILE).is_file() and not (path / MODEL_FILE).is_file():
+        source = _open_transformers(path)
+    else:
+        source = _open_checkpoint(path)
+    if str(where).startswith(hub.PREFIX):
+        for file in sorted(path.iterdir()):
+            if file.suffix in (".safetensors", *_TORCH_SUFFIXES):
+                notes.append(f"{file.name}: sha256 {hub.sha256(file)}")
+    config, preprocess = source.config, source.preprocess
+    if image_size:
+        if image_size % config.vision.patch_size:
+            raise UserError(
+                f"image size {image_size} cannot be divided by the patches of"
+                f" {config.vision.patch_size} pixels"
+            )
+        vision = dataclasses.replace(config.vision, image_size=image_size)
+        config = dataclasses.replace(config, vision=vision)
+        preprocess = dataclasses.replace(preprocess, size=image_size)
+    found = layout.fit_position_embedding(source.tensors, config)
+    if found is not source.tensors:
+        notes.append(f"position embeddings resized to {config.vision.image_size} pixels")
+    try:
+        layout.check(found, config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return dataclasses.replace(
+        source,
+        config=config,
+        preprocess=preprocess,
+        tensors=_finite(found, path),
+        resized=found is not source.tensors,
+        notes=tuple(notes),
+    )
+
+
+def _finite(found: Tensors, path: Path) -> Tensors:
+    def read(name: str) -> np.ndarray:
+        value = found.read(name)
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
+        return value
+
+    return dataclasses.replace(found, read=read)
+
+
+def open_files(path: Path) -> Tensors:
+    """The tensors of a weight file, under its own names."""
+    if path.suffix in _TORCH_SUFFIXES:
+        return tensors.open_torch(path)
+    if path.name.endswith(".json"):
+        parts = description.read_json(path).get("weight_map")
+        if not isinstance(parts, dict) or not parts:
+            raise UserError(f"{path}: holds no weight_map")
+        names = sorted(set(map(str, parts.values())))
+        if any(Path(name).name != name for name in names):
+            raise UserError(f"{path}: names a file outside its folder")
+        return tensors.open_safetensors(*(path.parent / name for name in names))
+    return tensors.open_safetensors(path)
+
+
+def _first_of(folder: Path, names: Iterable[str]) -> Path:
+    names = list(names)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: no weights here; looked for {', '.join(names)}")
+
+
+def _open_open_clip(folder: Path) -> Source:
+    config, preprocess = description.read_description(folder / CONFIG_FILE)
+    others = sorted(path.name for path in folder.iterdir() if path.suffix == ".pt")
+    weights = _first_of(folder, (*_OPEN_CLIP_WEIGHTS, *others))
+    return Source(config, preprocess, open_files(weights), "open_clip", weights)
+
+
+def _open_transformers(folder: Path) -> Source:
+    config, preprocess = transformers.read_config(folder)
+    weights = _first_of(folder, _TRANSFORMERS_WEIGHTS)
+    try:
+        found = transformers.as_open_clip(open_files(weights), config)
+    except UserError as error:
+        raise UserError(f"{weights}: {error}") from error
+    return Source(config, preprocess, found, "transformers", folder)
+
+
+def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Source:
+    if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
+        known = ", ".join((".safetensors", *_TORCH_SUFFIXES))
+        raise UserError(f"{path}: no weight file by its name; these are read: {known}")
+    found = open_files(path)
+    beside = path.parent / CONFIG_FILE
+    if model_config is None and beside.is_file():
+        model_config = beside
+    if model_config is not None:
+        config, preprocess = description.read_description(model_config)
+        return Source(config, preprocess, found, "weights", path)
+    try:
+        config = infer_config(found)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    notes.append(
+        f"sizes inferred from the weights, with {config.vision.heads} and {config.text.heads}"
+        f" heads, {'QuickGELU' if config.quick_gelu else 'GELU'} and CLIP's mean and std; if the"
+        f" model has others, put its {CONFIG_FILE} beside the file or name it with --model-config"
+    )
+    return Source(config, Preprocess(config.vision.image_size), found, "weights", path)
+
+
+def _open_checkpoint(path: Path) -> Source:
+    workdir, step = path, checkpoint.latest_step(path)
+    whole = path.absolute()
+    if whole.name.isdecimal() and whole.parent.name == checkpoint.FOLDER:
+        workdir, step = whole.parent.parent, int(whole.name)
+    if step is None or step not in checkpoint.steps(workdir):
+        found = ", ".join(str(step) for step in checkpoint.steps(workdir))
+        raise UserError(
+            f"{path}: no model here; looked for a training workdir ({checkpoint.FOLDER}/STEP), one"
+            f" of its step folders{f' (there are {found})' if found else ''}, a folder with"
+            f" {CONFIG_FILE} or transformers' {transformers.CONFIG_FILE}, and a weight file"
+        )
+    config, preprocess = description.read_description(workdir / MODEL_FILE)
+    folder = checkpoint.step_dir(workdir, step)
+    shapes = checkpoint.stored_shapes(folder)
+    replay = "image/replay_projection" in shapes
+    wanted = {leaf.ours: leaf.shape for leaf in layout.leaves(config, replay)}
+    wrong = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
+    if wrong:
+        raise UserError(
+            f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
+            " one of the two comes from another run"
+        )
+
+    def read(name: str) -> np.ndarray:
+        return checkpoint.read_leaf(folder, name)
+
+    found = layout.of_ours(read, config, replay_projection=replay)
+    return Source(config, preprocess, found, "checkpoint", workdir, step)
+
+
+def infer_config(found: Tensors) -> ClipConfig:
+    """Sizes from the shapes of open_clip's tensors.
+
+    The number of heads cannot be seen: a preset's where all else agrees, else 64 channels each.
+    QuickGELU cannot either: it is taken for OpenAI's files, which hold three numbers more.
+
+    Raises:
+      UserError: these are not the tensors of a plain CLIP ViT.
+    """
+    try:
+        width, _, patch, _ = found.shapes["visual.conv1.weight"]
+        grid = math.isqrt(found.shapes[layout.POSITION][0] - 1)
+        hidden = found.shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
+        vocabulary, text_width = found.shapes["token_embedding.weight"]
+        (context, _), (_, embed_dim) = (
+            found.shapes[name] for name in ("positional_embedding", "visual.proj")
+        )
+    except KeyError as error:
+        raise UserError(f"not a CLIP ViT of open_clip: {error.args[0]} is missing") from error
+    except (ValueError, IndexError) as error:
+        raise UserError("not a CLIP ViT of open_clip: a tensor has the wrong rank") from error
+    if min(width, patch, grid, hidden, vocabulary, text_width, context, embed_dim) < 1:
+        raise UserError("not a CLIP ViT of open_clip: a tensor is empty")
+    depths = [
+        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in found.shapes)
+        for prefix in ("visual.transformer.resblocks.", "transformer.resblocks.")
+    ]
+    vision = VisionConfig(grid * patch, patch, width, depths[0], _HEAD_WIDTH, hidden / width)
+    text = TextConfig(text_width, text_width // _HEAD_WIDTH, depths[1], context, vocabulary)
+    quick_gelu = "input_resolution" in found.shapes
+    for preset in PRESETS.values():
+        same_vision = dataclasses.replace(
+            vision,
+            image_size=preset.vision.image_size,
+            head_width=preset.vision.head_width,
+        )
+        same_text = dataclasses.replace(text, heads=preset.text.heads)
+        if (same_vision, same_text) == (preset.vision, preset.text):
+            vision = dataclasses.replace(same_vision, image_size=vision.image_size)
+            return ClipConfig(embed_dim, vision, preset.text, quick_gelu)
+    if width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
+        raise UserError(
+            f"widths {width} and {text_width} are no multiples of {_HEAD_WIDTH}, so the number of"
+            f" heads is unknown; put the model's {CONFIG_FILE} beside the file or name it with"
+            " --model-config"
+        )
+    return ClipConfig(embed_dim, vision, text, quick_gelu)

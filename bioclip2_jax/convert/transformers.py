@@ -1,0 +1,292 @@
+"""The layout of transformers' `CLIPModel`: `config.json`, other names, q, k and v apart."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax.convert.description import Preprocess, read_json
+from bioclip2_jax.convert.tensors import Tensors
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.text import tokenizer
+
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# open_clip's name → transformers' name; a projection is stored turned there.
+_SINGLE = {
+    "logit_scale": "logit_scale",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # (sic)
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "visual.proj": "visual_projection.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "text_projection": "text_projection.weight",
+}
+_TURNED = ("visual.proj", "text_projection")
+_BLOCK = {
+    "ln_1": "layer_norm1",
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_PARTS = ("weight", "bias")
+_STACKS = (
+    ("visual.transformer.resblocks", "vision_model.encoder.layers"),
+    ("transformer.resblocks", "text_model.encoder.layers"),
+)
+# Numbers 0, 1, 2 ... that older versions stored.
+_BUFFERS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
+_ACTIVATIONS = {"gelu": False, "quick_gelu": True}
+_BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
+_RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
+
+
+def _names(config: ClipConfig) -> dict[str, tuple[str, ...]]:
+    """open_clip's name → transformers' names: one, or those of q, k and v."""
+    names = {ours: (theirs,) for ours, theirs in _SINGLE.items()}
+    depths = (config.vision.layers, config.text.layers)
+    kinds = {f"{o}.{part}": (f"{t}.{part}",) for o, t in _BLOCK.items() for part in _PARTS}
+    for part in _PARTS:
+        kinds[f"attn.in_proj_{part}"] = tuple(f"self_attn.{one}_proj.{part}" for one in "qkv")
+    # Layers go together, as they lie in a stacked parameter of ours.
+    for (ours, theirs), depth in zip(_STACKS, depths, strict=True):
+        for here, there in kinds.items():
+            for layer in range(depth):
+                names[f"{ours}.{layer}.{here}"] = tuple(f"{theirs}.{layer}.{x}" for x in there)
+    return names
+
+
+def as_open_clip(tensors: Tensors, config: ClipConfig) -> Tensors:
+    """A `CLIPModel`'s tensors under open_clip's names; what has no such name keeps its own."""
+    shapes, dtypes, read = {}, {}, {}
+    left = set(tensors.shapes) - set(_BUFFERS)
+    for ours, theirs in _names(config).items():
+        if not left.issuperset(theirs):
+            continue  # `layout.check` names what is missing
+        left -= set(theirs)
+        first, *rest = (tensors.shapes[name] for name in theirs)
+        turned = ours in _TURNED
+        if any(shape != first for shape in rest):
+            raise UserError(f"{', '.join(theirs)} are of different shapes")
+        if turned or not first:
+            shapes[ours] = first[::-1]
+        else:
+            shapes[ours] = (first[0] * len(theirs), *first[1:])
+        dtypes[ours] = tensors.dtypes[theirs[0]]
+        read[ours] = (theirs, turned)
+    for name in left:
+        shapes[name], dtypes[name], read[name] = tensors.shapes[name], tensors.dtypes[name], None
+
+    def read_one(name: str) -> np.ndarray:
+        theirs, turned = read[name]
+        parts = [tensors.read(one) for one in theirs]
+        value = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return np.ascontiguousarray(value.T) if turned else value
+
+    return Tensors(shapes, dtypes, read_one)
+
+
+def from_open_clip(tensors: Tensors, config: ClipConfig) -> Tensors:
+    """open_clip's tensors under the names of `CLIPModel`; the inverse of `as_open_clip`."""
+    shapes, dtypes, home = {}, {}, {}
+    for ours, theirs in _names(config).items():
+        shape = tensors.shapes[ours]
+        for number, name in enumerate(theirs):
+            if ours in _TURNED:
+                shapes[name] = shape[::-1]
+            else:
+                shapes[name] = (shape[0] // len(theirs), *shape[1:]) if shape else ()
+            dtypes[name] = tensors.dtypes[ours]
+            home[name] = (ours, number, len(theirs))
+
+    def read(name: str) -> np.ndarray:
+        ours, number, parts = home[name]
+        value = tensors.read(ours)
+        if ours in _TURNED:
+            return np.ascontiguousarray(value.T)
+        return value if parts == 1 else np.split(value, parts)[number]
+
+    return Tensors(shapes, dtypes, read)
+
+
+# ---- config.json
+
+
+def read_config(folder: Path) -> tuple[ClipConfig, Preprocess]:
+    """Reads `config.json` and, if there, `preprocessor_config.json`.
+
+    Raises:
+      UserError: unreadable, or not a CLIP with two plain ViT towers.
+    """
+    path = folder / CONFIG_FILE
+    found = read_json(path)
+    try:
+        config = _config(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: a setting is missing or of the wrong kind ({error})") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    path = folder / PREPROCESSOR_FILE
+    size = config.vision.image_size
+    return config, _preprocess(path, size) if path.is_file() else Preprocess(size)
+
+
+def _config(found: dict) -> ClipConfig:
+    if found.get("model_type") != "clip":
+        raise UserError(f"model_type {found.get('model_type')!r} is not 'clip'")
+    # What the file leaves out has the value of transformers' own default, that of ViT-B/32.
+    vision = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 32,
+    } | (found.get("vision_config") or {})
+    text = {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 77,
+        "vocab_size": 49408,
+    } | (found.get("text_config") or {})
+    for tower in (vision, text):
+        if tower.get("layer_norm_eps", 1e-5) != 1e-5:
+            raise UserError(f"layer_norm_eps {tower['layer_norm_eps']} is not 1e-05")
+        if tower["hidden_size"] % tower["num_attention_heads"]:
+            raise UserError("hidden_size cannot be divided by num_attention_heads")
+    if text["intermediate_size"] != 4 * text["hidden_size"]:
+        raise UserError("text_config.intermediate_size is not four times its hidden_size")
+    if vision["image_size"] % vision["patch_size"]:
+        raise UserError("vision_config.image_size cannot be divided by its patch_size")
+    activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
+    if len(activations) > 1 or not activations <= _ACTIVATIONS.keys():
+        raise UserError(f"hidden_act {', '.join(sorted(activations))}: gelu or quick_gelu is read")
+    return ClipConfig(
+        int(found.get("projection_dim", 512)),
+        VisionConfig(
+            vision["image_size"],
+            vision["patch_size"],
+            vision["hidden_size"],
+            vision["num_hidden_layers"],
+            vision["hidden_size"] // vision["num_attention_heads"],
+            vision["intermediate_size"] / vision["hidden_size"],
+        ),
+        TextConfig(
+            text["hidden_size"],
+            text["num_attention_heads"],
+            text["num_hidden_layers"],
+            text["max_position_embeddings"],
+            text["vocab_size"],
+        ),
+        _ACTIVATIONS[activations.pop()],
+    )
+
+
+def _preprocess(path: Path, size: int) -> Preprocess:
+    found = read_json(path)
+    default = Preprocess(size)
+    filters = {number: name for name, number in _RESAMPLE.items()}
+    resample = found.get("resample", _RESAMPLE["bicubic"])
+    if resample not in filters:
+        raise UserError(f"{path}: resample {resample!r} is neither 2 (bilinear) nor 3 (bicubic)")
+    try:
+        mean, std = (
+            tuple(float(one) for one in found.get(name) or usual)
+            for name, usual in (("image_mean", default.mean), ("image_std", default.std))
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: image_mean or image_std is not three numbers") from error
+    return Preprocess(
+        size,
+        mean,
+        std,
+        "shortest" if found.get("do_center_crop", True) else "squash",
+        filters[resample],
+    )
+
+
+def write_files(config: ClipConfig, preprocess: Preprocess, dtype: str) -> dict[str, str]:
+    """File name → text, of all that a folder holds beside the weights and the model card."""
+    act = "quick_gelu" if config.quick_gelu else "gelu"
+    vision, text, size = config.vision, config.text, preprocess.size
+    squash = preprocess.resize_mode == "squash"
+    whole_vocabulary = text.vocab_size > tokenizer.END
+    model = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "dtype": dtype,
+        "projection_dim": config.embed_dim,
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": vision.width,
+            "intermediate_size": int(vision.mlp_ratio * vision.width),
+            "num_hidden_layers": vision.layers,
+            "num_attention_heads": vision.heads,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "projection_dim": config.embed_dim,
+            "hidden_act": act,
+            "layer_norm_eps": 1e-5,
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            "hidden_size": text.width,
+            "intermediate_size": 4 * text.width,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "max_position_embeddings": text.context_length,
+            "vocab_size": text.vocab_size,
+            "projection_dim": config.embed_dim,
+            "hidden_act": act,
+            "layer_norm_eps": 1e-5,
+            "bos_token_id": tokenizer.START if whole_vocabulary else 0,
+            # 2 has a meaning of its own there: pool at the largest id, as CLIP does.
+            "eos_token_id": tokenizer.END if whole_vocabulary else 2,
+            "pad_token_id": 0,
+        },
+    }
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size, "width": size} if squash else {"shortest_edge": size},
+        "resample": _RESAMPLE[preprocess.interpolation],
+        "do_center_crop": not squash,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+    files = {
+        CONFIG_FILE: model,
+        PREPROCESSOR_FILE: preprocessor,
+        "tokenizer_config.json": {
+            "tokenizer_class": "CLIPTokenizer",
+            "bos_token": _BOS,
+            "eos_token": _EOS,
+            "unk_token": _EOS,
+            "pad_token": "!",  # id 0, as in training
+            "model_max_length": text.context_length,
+        },
+    }
+    vocabulary, merges = tokenizer.tables()
+    files["vocab.json"] = vocabulary | {_BOS: tokenizer.START, _EOS: tokenizer.END}
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    texts = {name: json.dumps(value, indent=2) + "\n" for name, value in files.items()}
+    return texts | {"merges.txt": "\n".join(lines) + "\n"}

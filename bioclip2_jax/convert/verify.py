@@ -1,0 +1,162 @@
+"""Proof that a conversion is exact: checksums of every tensor, and the features of both sides."""
+
+import dataclasses
+import hashlib
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bioclip2_jax import loading
+from bioclip2_jax.convert import layout
+from bioclip2_jax.convert.sources import Source, open_files, open_source
+from bioclip2_jax.convert.writers import DTYPES
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.models.presets import ClipConfig, to_open_clip
+
+# Largest allowed difference of L2-normalised features; of logits, which are up to 100 times them.
+_TOLERANCES = {"float32": 2e-5, "float16": 5e-3, "bfloat16": 5e-2}
+_PICTURES, _TEXTS = 4, 6
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one implementation makes of the same input.
+
+    Attributes:
+      image: [pictures, dim] float32, L2-normalised.
+      text: [texts, dim] float32, L2-normalised.
+      logits: [pictures, texts] float32.
+    """
+
+    image: np.ndarray
+    text: np.ndarray
+    logits: np.ndarray
+
+
+def verify(source: Source, made: Path, to: str, dtype: str) -> list[str]:
+    """Compares what was written with what was read; the lines of a table.
+
+    Args:
+      source: what was converted.
+      made: the folder or file that was written.
+      to: its layout, one of `writers.LAYOUTS`.
+      dtype: of its weights.
+
+    Raises:
+      UserError: a tensor or a feature differs; the message holds the table.
+    """
+    if to == "pt":  # a bare file does not tell its number of heads
+        found = dataclasses.replace(
+            source, tensors=open_files(made), kind="weights", path=made, resized=False
+        )
+    else:
+        found = open_source(made)
+    lines = _compare_tensors(source, found, dtype)
+    differing = sum(line.endswith("DIFFERS") for line in lines)
+    lines.append(f"{len(lines)} tensors, {differing} differ")
+    more, largest = _compare_features(source, found)
+    lines += ["", *more]
+    limits = _TOLERANCES[dtype] * np.array([1, 1, 100])
+    if differing or not (largest <= limits).all():
+        raise UserError("\n".join([*lines, "the two sides differ; nothing was written"]))
+    return lines
+
+
+def _compare_tensors(source: Source, found: Source, dtype: str) -> list[str]:
+    lines = []
+    for name in found.tensors.shapes:
+        before = layout.read_float(source.tensors, name)
+        before = before.astype(DTYPES[dtype]).astype(np.float32).reshape(found.tensors.shapes[name])
+        after = layout.read_float(found.tensors, name)
+        sums = [hashlib.sha256(np.ascontiguousarray(x)).hexdigest()[:16] for x in (before, after)]
+        shape = " x ".join(map(str, after.shape)) or "scalar"
+        verdict = "same" if sums[0] == sums[1] else f"{sums[1]} DIFFERS"
+        lines.append(f"{name:<58} {shape:<18} {sums[0]} {verdict}")
+    return lines
+
+
+def _compare_features(source: Source, found: Source) -> tuple[list[str], np.ndarray]:
+    pixels, tokens = _inputs(source.config)
+    reference = _ours(source, pixels, tokens)
+    sides, missing = {"written, in bioclip2_jax": _ours(found, pixels, tokens)}, []
+    for what, side in (("read", source), ("written", found)):
+        if side.kind == "checkpoint" or side.resized:
+            continue  # only we can read it so
+        peer = "transformers" if side.kind == "transformers" else "open_clip"
+        try:
+            importlib.import_module("torch")
+            module = importlib.import_module(peer)
+        except Exception as error:  # a peer that is half installed raises nearly anything
+            missing.append(f"without {peer}, which cannot be imported ({_first_line(error)})")
+            continue
+        run = _in_transformers if peer == "transformers" else _in_open_clip
+        try:
+            sides[f"{what}, in {peer} {module.__version__}"] = run(module, side, pixels, tokens)
+        except Exception as error:
+            raise UserError(
+                f"{peer} cannot use the model {what} ({_first_line(error)}); nothing was written"
+            ) from error
+    largest = np.zeros(3)
+    lines = [f"{'largest difference from the model read':<44} image    text     logits"]
+    for name, features in sides.items():
+        rows = [
+            np.abs(getattr(features, part) - getattr(reference, part)).max()
+            for part in ("image", "text", "logits")
+        ]
+        largest = np.maximum(largest, rows)
+        lines.append(f"  {name:<42} " + " ".join(f"{row:<8.1e}" for row in rows))
+    return lines + sorted(set(missing)), largest
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _inputs(config: ClipConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Noise pictures [n, size, size, 3] and token rows of all lengths [m, context]."""
+    rng = np.random.default_rng(0)
+    size, text = config.vision.image_size, config.text
+    tokens = np.zeros((_TEXTS, text.context_length), np.int32)
+    for row, length in zip(tokens, np.linspace(1, text.context_length - 1, _TEXTS), strict=True):
+        row[: int(length)] = rng.integers(1, text.vocab_size - 1, int(length))
+        row[int(length)] = text.vocab_size - 1  # the end mark has the largest id
+    return rng.standard_normal((_PICTURES, size, size, 3), np.float32), tokens
+
+
+def _ours(source: Source, pixels: np.ndarray, tokens: np.ndarray) -> Features:
+    params = layout.read_params(source.tensors, source.config)
+    model = loading.Model(source.config, params, source.preprocess)
+    image, text = np.asarray(model.encode_image(pixels)), np.asarray(model.encode_text(tokens))
+    return Features(image, text, model.logit_scale * image @ text.T)
+
+
+def _in_transformers(module: Any, side: Source, pixels: np.ndarray, tokens: np.ndarray) -> Features:
+    import torch
+
+    model = module.CLIPModel.from_pretrained(side.path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        out = model(pixel_values=_nchw(pixels), input_ids=torch.from_numpy(tokens).long())
+    found = out.image_embeds, out.text_embeds, out.logits_per_image
+    return Features(*(part.numpy() for part in found))
+
+
+def _in_open_clip(module: Any, side: Source, pixels: np.ndarray, tokens: np.ndarray) -> Features:
+    import torch
+
+    model = module.model.CLIP(**to_open_clip(side.config))
+    weights = module.factory.load_state_dict(str(side.path), device="cpu", weights_only=True)
+    for name in (layout.REPLAY, *layout.OPENAI_NUMBERS):
+        weights.pop(name, None)
+    model.load_state_dict(weights, strict=True)
+    with torch.no_grad():
+        image, text, scale = model.eval()(_nchw(pixels), torch.from_numpy(tokens).long())
+    return Features(image.numpy(), text.numpy(), (scale * image @ text.T).numpy())
+
+
+def _nchw(pixels: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -1,0 +1,213 @@
+"""Writes a model in one of four layouts: complete, or not at all."""
+
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from bioclip2_jax import checkpoint, model_card
+from bioclip2_jax.convert import layout, transformers
+from bioclip2_jax.convert.description import write_description
+from bioclip2_jax.convert.sources import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, Source
+from bioclip2_jax.convert.tensors import Tensors
+from bioclip2_jax.errors import UsageError, UserError
+
+LAYOUTS = ("orbax", "open_clip", "pt", "transformers")
+HOW_TO_OPEN = {
+    "orbax": "train with --config.init={0} --config.model.name=init, or use it as a workdir",
+    "open_clip": "open_clip loads it as local-dir:{0}",
+    "pt": "open_clip loads it as pretrained={0}",
+    "transformers": "transformers loads it with CLIPModel.from_pretrained('{0}')",
+}
+CARD_FILE = "README.md"
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_ALIGNMENT = 64  # bytes, of every tensor in a `.pt` file, as PyTorch writes it
+
+
+def write(
+    source: Source,
+    out: Path,
+    to: str,
+    *,
+    dtype: str = "float32",
+    keep_replay_projection: bool = False,
+    overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes `source` to `out`, a folder or, in layout "pt", a file.
+
+    Args:
+      source: what is written.
+      out: new, or an empty folder; with `overwrite`, one that holds the files of this layout, which
+        are replaced.
+      to: one of `LAYOUTS`.
+      dtype: of the stored weights, a key of `DTYPES`; "orbax" takes float32 alone.
+      keep_replay_projection: else it is left out, as open_clip's strict loading expects; "orbax"
+        always keeps it.
+      overwrite: see `out`; a checkpoint is never replaced.
+      check: called with what was written before it is moved to `out`; nothing is left if it raises.
+
+    Raises:
+      UsageError: `out` is in use, or the dtype or layout does not exist.
+      UserError: a value is not finite or too large for `dtype`; or it cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if to not in LAYOUTS:
+        raise UsageError(f"layout {to!r} is not one of {', '.join(LAYOUTS)}")
+    if to == "orbax" and dtype != "float32":
+        raise UsageError("a checkpoint of ours holds float32; --dtype is for the other layouts")
+    tensors = source.tensors
+    if not keep_replay_projection and to != "orbax":
+        tensors = _without(tensors, layout.REPLAY)
+    seal = {"orbax": MODEL_FILE, "transformers": transformers.CONFIG_FILE}.get(to, CONFIG_FILE)
+    _require_free(out, to, seal, overwrite)
+    try:
+        parent = out.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=parent) as partial:
+            made = Path(partial, out.name)
+            if to == "pt":
+                write_torch(made, tensors, dtype)
+            else:
+                made.mkdir()
+                _write_folder(made, source, tensors, to, dtype)
+            if check:
+                check(made)
+            if to == "pt":
+                os.replace(made, out)
+            else:
+                _move_into(made, out, seal)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error})") from error
+
+
+def _require_free(out: Path, to: str, seal: str, overwrite: bool) -> None:
+    if to == "pt":
+        if out.suffix != ".pt":
+            raise UsageError(f"{out}: the layout pt is one file; give it a name that ends in .pt")
+        if out.exists() and not (overwrite and out.is_file()):
+            raise UsageError(f"{out} exists already; name another file")
+        return
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a new or empty folder")
+    if out.is_dir() and any(out.iterdir()):
+        if to == "orbax" or not (out / seal).is_file():
+            raise UsageError(f"{out} holds other files; name a new or empty folder")
+        if not overwrite:
+            raise UsageError(f"{out} already holds a model; name another folder or add --overwrite")
+
+
+def _write_folder(made: Path, source: Source, tensors: Tensors, to: str, dtype: str) -> None:
+    config, preprocess = source.config, source.preprocess
+    workdir = source.path if source.kind == "checkpoint" else None
+    card = model_card.render(config, preprocess, workdir, source.step, to)
+    described = json.dumps(write_description(config, preprocess), indent=2) + "\n"
+    if to == "orbax":
+        texts = {MODEL_FILE: described}
+        (made / checkpoint.FOLDER).mkdir()
+        checkpoint.save_leaves(
+            checkpoint.step_dir(made, source.step or 0), layout.read_leaves(tensors, config)
+        )
+    elif to == "open_clip":
+        texts = {CARD_FILE: card, CONFIG_FILE: described}
+        write_safetensors(made / WEIGHTS_FILE, tensors, dtype)
+    else:
+        texts = {CARD_FILE: card} | transformers.write_files(config, preprocess, dtype)
+        renamed = transformers.from_open_clip(tensors, config)
+        write_safetensors(made / transformers.WEIGHTS_FILE, renamed, dtype)
+    for name, text in texts.items():
+        (made / name).write_text(text, encoding="utf-8")
+
+
+def _move_into(made: Path, out: Path, seal: str) -> None:
+    if not out.exists():
+        os.replace(made, out)
+        return
+    # Without its config, which comes last, the folder is no model to any reader.
+    (out / seal).unlink(missing_ok=True)
+    for path in sorted(made.iterdir(), key=lambda path: path.name == seal):
+        os.replace(path, out / path.name)
+
+
+def _without(tensors: Tensors, name: str) -> Tensors:
+    shapes = {key: shape for key, shape in tensors.shapes.items() if key != name}
+    return Tensors(shapes, tensors.dtypes, tensors.read)
+
+
+def _converted(tensors: Tensors, name: str, dtype: str) -> np.ndarray:
+    value = layout.read_float(tensors, name)
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(value.astype(DTYPES[dtype], copy=False))
+    if dtype == "float16" and not np.isfinite(found).all():
+        raise UserError(f"{name} holds values too large for float16; use bfloat16 or float32")
+    return found
+
+
+def write_safetensors(path: Path, tensors: Tensors, dtype: str) -> None:
+    """One safetensors file, tensor by tensor in the order of the names.
+
+    Raises:
+      UserError: a value is not finite or too large for `dtype`.
+    """
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in tensors.shapes.items():
+        start, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+        header[name] = {
+            "dtype": _SAFETENSORS_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in tensors.shapes:
+            file.write(_converted(tensors, name, dtype).reshape(-1).view(np.uint8))
+
+
+def write_torch(path: Path, tensors: Tensors, dtype: str) -> None:
+    """A state dict as `torch.save` writes it, without holding it in memory.
+
+    PyTorch writes the frame of the file (an uncompressed ZIP archive) and leaves out the data,
+    which is then put in tensor by tensor.
+
+    Raises:
+      UserError: PyTorch is not installed; a value is not finite or too large for `dtype`.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path.name}: writing PyTorch's own format takes PyTorch; install it with pip install"
+            " torch, or use another layout, all of which PyTorch reads as safetensors"
+        ) from error
+    kind = getattr(torch, dtype)
+    # Memory that nobody touches is never given out.
+    empty = {name: torch.empty(shape, dtype=kind) for name, shape in tensors.shapes.items()}
+    frame_path = path.with_suffix(".frame")
+    with torch.serialization.skip_data():
+        torch.save(empty, frame_path)
+    names = iter(tensors.shapes)
+    with zipfile.ZipFile(frame_path) as frame, zipfile.ZipFile(path, "w") as made:
+        for entry in frame.infolist():
+            _, _, inner = entry.filename.partition("/")
+            info = zipfile.ZipInfo(f"archive/{inner}")
+            if not inner.startswith("data/"):
+                made.writestr(info, frame.read(entry))
+                continue
+            value = _converted(tensors, next(names), dtype).reshape(-1).view(np.uint8)
+            info.file_size = value.nbytes
+            head = made.fp.tell() + 30 + len(info.filename) + 4
+            gap = -head % _ALIGNMENT
+            info.extra = b"FB" + gap.to_bytes(2, "little") + b"Z" * gap
+            with made.open(info, "w") as file:
+                file.write(value)
+    frame_path.unlink()

@@ -1,0 +1,83 @@
+"""The label files of pybioclip: one text feature a taxon, ready for its open-ended mode.
+
+`txt_emb_species.npy` is float32 [dim, taxa] with L2-normalised columns; `txt_emb_species.json` is
+the list of `[[kingdom, phylum, class, order, family, genus, epithet], common name]` in the same
+order, empty strings for what is missing. The text of a taxon is its ranks and its common name,
+parted by blanks, in the 80 sentences of CLIP (TreeOfLife-toolbox, `make_txt_embedding.py`).
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax.embedding import embed_classes
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.loading import Model
+from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
+
+FEATURES_FILE = "txt_emb_species.npy"
+NAMES_FILE = "txt_emb_species.json"
+_TAXA_AT_A_TIME = 1024
+
+
+def label_text(taxon: Taxon, common_name: str) -> str:
+    """What goes into the sentences: "Animalia Chordata ... Pica pica Eurasian Magpie"."""
+    return " ".join(filter(None, (*taxon.ranks, common_name)))
+
+
+def write_labels(
+    model: Model,
+    taxa: Iterable[tuple[Taxon, str]],
+    out: Path,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Writes both files into `out`; the features never lie in memory whole.
+
+    Args:
+      model: from `load`.
+      taxa: (taxon, common name or "").
+      out: folder, made if missing.
+      batch_size: texts encoded at a time.
+      progress: called with (taxa done, all taxa).
+
+    Returns:
+      The number of taxa.
+
+    Raises:
+      UsageError: `out` holds label files already.
+      UserError: the features are not finite, or the files cannot be written.
+    """
+    taxa = list(taxa)
+    for name in (FEATURES_FILE, NAMES_FILE):
+        if (out / name).exists():
+            raise UsageError(f"{out / name} exists already; name another folder")
+    names = [[list(taxon.ranks), common] for taxon, common in taxa]
+    shape = (model.config.embed_dim, len(taxa))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".labels.", dir=out) as partial:
+            path = Path(partial, FEATURES_FILE)
+            columns = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            for start in range(0, len(taxa), _TAXA_AT_A_TIME):
+                part = taxa[start : start + _TAXA_AT_A_TIME]
+                texts = [label_text(taxon, common) for taxon, common in part]
+                found = embed_classes(model, texts, batch_size, IMAGENET_TEMPLATES)
+                columns[:, start : start + len(part)] = found.T
+                if progress:
+                    progress(start + len(part), len(taxa))
+            columns.flush()
+            del columns
+            Path(partial, NAMES_FILE).write_text(
+                json.dumps(names, ensure_ascii=False), encoding="utf-8"
+            )
+            for name in (FEATURES_FILE, NAMES_FILE):
+                os.replace(Path(partial, name), out / name)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error})") from error
+    return len(taxa)

@@ -1,0 +1,62 @@
+"""Models in memory and on disk, for the tests of conversion and loading."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from bioclip2_jax import checkpoint
+from bioclip2_jax.convert import layout, sources, writers
+from bioclip2_jax.convert.description import Preprocess, write_description
+from bioclip2_jax.convert.sources import Source
+from bioclip2_jax.convert.tensors import Tensors
+from bioclip2_jax.models.presets import ClipConfig
+
+
+def tensors_of(params: dict, config: ClipConfig, replay_projection: bool = False) -> Tensors:
+    """Parameters under open_clip's names."""
+    flat = {name: np.asarray(leaf) for name, leaf in layout.flatten(params).items()}
+    return layout.of_ours(flat.__getitem__, config, replay_projection=replay_projection)
+
+
+def state_dict(params: dict, config: ClipConfig, replay_projection: bool = False) -> dict:
+    """The same as arrays."""
+    tensors = tensors_of(params, config, replay_projection)
+    return {name: tensors.read(name) for name in tensors.shapes}
+
+
+def params_of(tensors: dict, config: ClipConfig) -> dict:
+    """The inverse of `state_dict`."""
+    return layout.read_params(Tensors.of(tensors), config)
+
+
+def source_of(params: dict, config: ClipConfig, preprocess: Preprocess) -> Source:
+    """A model in memory, as if it had been opened."""
+    replay = "replay_projection" in params["image"]
+    return Source(config, preprocess, tensors_of(params, config, replay), "weights", Path("memory"))
+
+
+def export_open_clip(
+    params: dict, config: ClipConfig, preprocess: Preprocess, out: Path, **options: object
+) -> None:
+    """Writes open_clip's folder."""
+    writers.write(source_of(params, config, preprocess), out, "open_clip", **options)
+
+
+def read(path: Path) -> tuple[ClipConfig, dict, Preprocess]:
+    """Sizes, parameters and preprocessing of any model on disk."""
+    source = sources.open_source(path)
+    return source.config, layout.read_params(source.tensors, source.config), source.preprocess
+
+
+def save_run(
+    folder: Path, steps: dict[int, dict], config: ClipConfig, preprocess: Preprocess
+) -> None:
+    """A training workdir with these parameters at these steps."""
+    writer = checkpoint.open_writer(folder, keep=5)
+    for step, params in steps.items():
+        checkpoint.save(writer, step, params, {"step": jnp.int32(step)})
+    writer.close()
+    description = write_description(config, preprocess)
+    (folder / "model.json").write_text(json.dumps(description))

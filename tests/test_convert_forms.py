@@ -1,0 +1,442 @@
+"""`bioclip2 convert` between the forms that need no PyTorch, the Hub included."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from kept_models import export_open_clip, params_of, read, save_run, source_of, state_dict
+from safetensors.numpy import load_file, save_file
+
+import bioclip2_jax
+from bioclip2_jax import checkpoint, train
+from bioclip2_jax.cli_convert import convert
+from bioclip2_jax.convert import layout, sources, transformers, writers
+from bioclip2_jax.convert.description import Preprocess, write_description
+from bioclip2_jax.convert.sources import CONFIG_FILE, WEIGHTS_FILE
+from bioclip2_jax.convert.tensors import Tensors
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.models import clip
+from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.text import tokenizer
+
+CONFIG = ClipConfig(
+    embed_dim=20,
+    vision=VisionConfig(image_size=24, patch_size=6, width=48, layers=3, head_width=16),
+    text=TextConfig(width=32, heads=2, layers=2, context_length=16, vocab_size=60),
+)
+PREPROCESS = Preprocess(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "squash", "bilinear")
+
+
+def random_params(config: ClipConfig, replay_projection: bool = False) -> dict:
+    rng = np.random.default_rng(0)
+    abstract = clip.abstract_params(config, replay_projection=replay_projection)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype("f4"), abstract)
+    return params | {"logit_scale": np.array(2.5, "f4")}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(CONFIG, replay_projection=True)
+
+
+@pytest.fixture
+def folder(params, tmp_path):
+    export_open_clip(params, CONFIG, PREPROCESS, tmp_path / "open_clip")
+    return tmp_path / "open_clip"
+
+
+def call(*arguments):
+    return CliRunner().invoke(convert, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 0, result.exception or result.output
+    return result.output
+
+
+def tensors_of_file(path):
+    return {name: (value.dtype, value.tobytes()) for name, value in load_file(path).items()}
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- Round trips
+
+
+def test_open_clip_to_ours_and_back_gives_the_same_bytes(folder, tmp_path):
+    succeed(folder, tmp_path / "ours")
+    assert names_in(tmp_path / "ours") == ["checkpoints", "model.json"]
+    succeed(tmp_path / "ours", tmp_path / "back")
+    before, after = (tensors_of_file(x / WEIGHTS_FILE) for x in (folder, tmp_path / "back"))
+    assert before == after
+    assert (folder / CONFIG_FILE).read_text() == (tmp_path / "back" / CONFIG_FILE).read_text()
+
+
+def test_ours_to_transformers_and_back_gives_the_same_bytes(folder, tmp_path):
+    succeed(folder, tmp_path / "ours")
+    output = succeed(tmp_path / "ours", tmp_path / "hf", "--to", "transformers")
+    assert "CLIPModel.from_pretrained" in output
+    succeed(tmp_path / "hf", tmp_path / "back", "--to", "open_clip")
+    before, after = (tensors_of_file(x / WEIGHTS_FILE) for x in (folder, tmp_path / "back"))
+    assert before == after
+    assert (folder / CONFIG_FILE).read_text() == (tmp_path / "back" / CONFIG_FILE).read_text()
+
+
+def test_every_form_is_loaded_and_gives_the_same_features(folder, tmp_path):
+    succeed(folder, tmp_path / "ours")
+    succeed(folder, tmp_path / "hf", "--to", "transformers")
+    forms = [folder, tmp_path / "ours", tmp_path / "hf", folder / WEIGHTS_FILE]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
+    features = [np.asarray(bioclip2_jax.load(form).encode_image(pixels)) for form in forms]
+    for other in features[1:]:
+        np.testing.assert_array_equal(other, features[0])
+
+
+def test_the_transformers_folder_holds_what_its_tokenizer_and_processor_need(folder, tmp_path):
+    succeed(folder, tmp_path / "hf", "--to", "transformers")
+    files = {name: (tmp_path / "hf" / name) for name in names_in(tmp_path / "hf")}
+    processor = json.loads(files["preprocessor_config.json"].read_text())
+    assert processor["size"] == {"height": 24, "width": 24} and not processor["do_center_crop"]
+    assert processor["resample"] == 2 and processor["image_mean"] == [0.1, 0.2, 0.3]
+    vocabulary = json.loads(files["vocab.json"].read_text())
+    assert len(vocabulary) == 49408 and vocabulary["<|endoftext|>"] == tokenizer.END
+    assert len(files["merges.txt"].read_text().splitlines()) == 48895
+    assert "library_name: transformers" in files["README.md"].read_text()
+
+
+def test_the_replay_projection_is_kept_in_a_checkpoint_and_elsewhere_on_request(params, tmp_path):
+    export_open_clip(params, CONFIG, PREPROCESS, tmp_path / "both", keep_replay_projection=True)
+    stored = load_file(tmp_path / "both" / WEIGHTS_FILE)
+    np.testing.assert_array_equal(
+        stored["visual.continual_proj"], params["image"]["replay_projection"]
+    )
+    succeed(tmp_path / "both", tmp_path / "ours")
+    jax.tree.map(np.testing.assert_array_equal, read(tmp_path / "ours")[1], params)
+    succeed(tmp_path / "ours", tmp_path / "kept", "--keep-replay-projector")
+    succeed(tmp_path / "ours", tmp_path / "dropped")
+    kept, dropped = (
+        load_file(tmp_path / name / WEIGHTS_FILE).keys() for name in ("kept", "dropped")
+    )
+    assert kept - dropped == {"visual.continual_proj"}
+
+
+def test_a_transformers_model_in_several_files_is_read(folder, tmp_path):
+    succeed(folder, tmp_path / "hf", "--to", "transformers")
+    whole = load_file(tmp_path / "hf" / "model.safetensors")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    names = sorted(whole)
+    home = {}
+    for number, part in enumerate((names[:50], names[50:])):
+        file = f"model-{number}.safetensors"
+        save_file({name: whole[name] for name in part}, tmp_path / "hf" / file)
+        home |= dict.fromkeys(part, file)
+    index = tmp_path / "hf" / transformers.INDEX_FILE
+    index.write_text(json.dumps({"weight_map": home}))
+    jax.tree.map(np.testing.assert_array_equal, read(tmp_path / "hf")[1], read(folder)[1])
+    index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+    with pytest.raises(UserError, match="outside its folder"):
+        sources.open_source(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("changed", ["hidden_act", "layer_norm_eps", "model_type", "heads", "mlp"])
+def test_a_transformers_model_that_is_no_plain_clip_is_refused(folder, tmp_path, changed):
+    succeed(folder, tmp_path / "hf", "--to", "transformers")
+    path = tmp_path / "hf" / "config.json"
+    config = json.loads(path.read_text())
+    if changed == "model_type":
+        config["model_type"] = "siglip"
+    elif changed == "heads":
+        config["vision_config"]["num_attention_heads"] = 5
+    elif changed == "mlp":
+        config["text_config"]["intermediate_size"] = 100
+    else:
+        config["vision_config"][changed] = "silu" if changed == "hidden_act" else 1e-6
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.json"):
+        sources.open_source(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_goes_through_every_form_without_further_loss(folder, tmp_path, dtype):
+    succeed(folder, tmp_path / "half", "--to", "open_clip", "--dtype", dtype)
+    succeed(tmp_path / "half", tmp_path / "hf", "--to", "transformers", "--dtype", dtype)
+    succeed(tmp_path / "hf", tmp_path / "ours")
+    succeed(tmp_path / "ours", tmp_path / "again", "--to", "open_clip", "--dtype", dtype)
+    before, after = (tmp_path / name / WEIGHTS_FILE for name in ("half", "again"))
+    jax.tree.map(np.testing.assert_array_equal, read(before)[1], read(after)[1])
+
+
+# ---- Bare weight files
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_sizes_of_every_preset_are_inferred_from_its_tensors(name):
+    config = PRESETS[name]
+    shapes = {x: leaf.their_shape for leaf in layout.leaves(config) for x in leaf.theirs}
+    tensors = Tensors(shapes, dict.fromkeys(shapes, "float32"), None)
+    assert sources.infer_config(tensors) == config
+    other = tensors.replace("input_resolution", (), None)  # as in OpenAI's own files
+    assert sources.infer_config(other) == dataclasses.replace(config, quick_gelu=True)
+
+
+def test_a_bare_file_whose_heads_cannot_be_known_asks_for_its_config(params, tmp_path):
+    path = tmp_path / "bare.safetensors"
+    save_file(state_dict(params, CONFIG), path)
+    with pytest.raises(UserError, match="bare.safetensors.*heads is unknown.*--model-config"):
+        sources.open_source(path)
+    (tmp_path / "x.json").write_text(json.dumps(write_description(CONFIG, PREPROCESS)))
+    succeed(path, tmp_path / "named", "--model-config", tmp_path / "x.json")
+    (tmp_path / "x.json").rename(tmp_path / CONFIG_FILE)
+    succeed(path, tmp_path / "beside")
+    for name in ("named", "beside"):
+        assert read(tmp_path / name)[0] == CONFIG
+
+
+def test_what_was_assumed_about_a_bare_file_is_said(tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        vision=dataclasses.replace(CONFIG.vision, width=128, head_width=64),
+        text=dataclasses.replace(CONFIG.text, width=64, heads=1),
+    )
+    save_file(state_dict(random_params(config), config), tmp_path / "bare.safetensors")
+    result = call(tmp_path / "bare.safetensors", tmp_path / "ours")
+    assert "2 and 1 heads, GELU and CLIP's mean" in result.output
+    assert read(tmp_path / "ours")[0] == config
+
+
+def test_pytorchs_own_format_without_pytorch_is_an_error_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "model.pt").write_bytes(b"PK")
+    with pytest.raises(UserError, match="pip install torch"):
+        sources.open_source(tmp_path / "model.pt")
+    source = source_of(random_params(CONFIG), CONFIG, PREPROCESS)
+    with pytest.raises(UserError, match="pip install torch"):
+        writers.write(source, tmp_path / "out.pt", "pt")
+    assert names_in(tmp_path) == ["model.pt"]
+
+
+# ---- Position embeddings
+
+
+def test_position_embeddings_are_resized_on_request(folder, params, tmp_path):
+    result = call(folder, tmp_path / "large", "--image-size", 48)
+    assert "position embeddings resized to 48 pixels" in result.output
+    config, found, preprocess = read(tmp_path / "large")
+    assert (config.vision.image_size, preprocess.size) == (48, 48)
+    assert found["image"]["position_embedding"].shape == (1 + 64, 48)
+    before = params["image"]["position_embedding"]
+    np.testing.assert_array_equal(found["image"]["position_embedding"][0], before[0])
+    flat = np.concatenate([before[:1], np.full((16, 48), 0.25, np.float32)])
+    np.testing.assert_allclose(layout.resize_position_embedding(flat, 8)[1:], 0.25, rtol=1e-6)
+
+
+def test_an_image_size_that_patches_do_not_divide_is_refused(folder, tmp_path):
+    result = call(folder, tmp_path / "x", "--image-size", 25)
+    assert isinstance(result.exception, UserError) and "patches of 6 pixels" in str(
+        result.exception
+    )
+    assert not (tmp_path / "x").exists()
+
+
+# ---- Training from converted weights
+
+
+def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tiny_data, tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        vision=VisionConfig(image_size=32, patch_size=8, width=48, layers=1, head_width=24),
+        text=TextConfig(width=32, heads=4, layers=1),
+        quick_gelu=True,
+    )
+    export_open_clip(random_params(config), config, Preprocess(32), tmp_path / "open_clip")
+    succeed(tmp_path / "open_clip", tmp_path / "ours")
+    recipe = train.Path(__file__).parent.parent / "configs" / "quickstart.py"
+    arguments = [
+        *(f"--config={recipe}", f"--workdir={tmp_path / 'run'}"),
+        *(f"--config.data.dir={tiny_data}", f"--config.init={tmp_path / 'ours'}"),
+        *("--config.model.name=init", "--config.train.batch_size=16"),
+        *("--config.train.learning_rate=0.0", "--config.train.checkpoint_every=1"),
+    ]
+    train.main([*arguments, "--config.train.steps=1"])
+    jax.tree.map(
+        np.testing.assert_array_equal, read(tmp_path / "run")[1], read(tmp_path / "ours")[1]
+    )
+    assert read(tmp_path / "run")[0] == config
+    (tmp_path / "ours").rename(tmp_path / "moved")  # a resumed run no longer needs it
+    train.main([*arguments, "--config.train.steps=2"])
+    assert checkpoint.latest_step(tmp_path / "run") == 2
+    with pytest.raises(UserError, match="a converted model, not a training run"):
+        train.main([f"--workdir={tmp_path / 'moved'}", *arguments[:1], *arguments[2:]])
+
+
+def test_starting_weights_of_another_image_size_are_resized(tiny_data, tmp_path):
+    config = PRESETS["tiny"]
+    small = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=32))
+    export_open_clip(random_params(small), small, Preprocess(32), tmp_path / "small")
+    source = partial(train.config_lib.parse_arguments)
+    recipe = train.Path(__file__).parent.parent / "configs" / "quickstart.py"
+    settings, _ = source(
+        [f"--config={recipe}", f"--workdir={tmp_path}", f"--config.init={tmp_path / 'small'}"]
+    )
+    found = train.starting_params(settings, config)
+    assert found["image"]["position_embedding"].shape == (65, 128)
+    assert "replay_projection" not in found["image"]
+    settings.train.replay_batch_size = 8
+    image = train.starting_params(settings, config)["image"]
+    np.testing.assert_array_equal(image["replay_projection"], image["projection"])
+    with pytest.raises(UserError, match="its weights are not of a tiny model"):
+        train.starting_params(settings, dataclasses.replace(config, quick_gelu=True))
+
+
+# ---- The Hub
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """As much of the Hub's protocol as a download takes."""
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def __init__(self, folder, *arguments):
+        self.folder = folder
+        super().__init__(*arguments)
+
+    def do_HEAD(self):  # noqa: N802
+        self.do_GET(body=False)
+
+    def do_GET(self, body=True):  # noqa: N802
+        path = self.path.partition("?")[0]
+        if path.startswith(f"/api/models/org/model/tree/{self.commit}"):
+            files = [
+                {"type": "file", "path": x.name, "size": x.stat().st_size, "oid": "0"}
+                for x in self.folder.iterdir()
+            ]
+            return self.answer(json.dumps(files).encode(), body, {})
+        if path.startswith("/api/models/org/model"):
+            if not path.endswith(("/main", "/v1", self.commit, "/model")):
+                return self.refuse("RevisionNotFound")
+            files = [{"rfilename": name} for name in names_in(self.folder)]
+            reply = {"id": "org/model", "sha": self.commit, "siblings": files, "tags": []}
+            return self.answer(json.dumps(reply | {"private": False}).encode(), body, {})
+        file = self.folder / path.rpartition("/")[2]
+        if not path.startswith("/org/model/resolve/"):
+            return self.refuse("RepoNotFound")
+        if not file.is_file():
+            return self.refuse("EntryNotFound")
+        data = file.read_bytes()
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": self.commit}
+        return self.answer(data, body, headers)
+
+    def answer(self, data, body, headers):
+        self.send_response(200)
+        for name, value in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def refuse(self, code):
+        self.send_response(404)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(FakeHub, folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield folder
+    server.shutdown()
+
+
+def test_a_model_on_the_hub_is_fetched_with_its_commit_and_checksum_shown(hub, tmp_path):
+    result = call("hf-hub:org/model@v1", tmp_path / "ours")
+    assert result.exit_code == 0, result.exception
+    digest = hashlib.sha256((hub / WEIGHTS_FILE).read_bytes()).hexdigest()
+    assert FakeHub.commit in result.output and f"sha256 {digest}" in result.output
+    jax.tree.map(np.testing.assert_array_equal, read(tmp_path / "ours")[1], read(hub)[1])
+
+
+def test_a_model_that_the_hub_does_not_have_is_named(hub, tmp_path):
+    for name, words in (
+        ("hf-hub:org/other", "org/other: cannot be fetched"),
+        ("hf-hub:org/model@v9", "v9: cannot be fetched"),
+        ("hf-hub:model", "ORGANISATION/MODEL"),
+    ):
+        result = call(name, tmp_path / "x")
+        assert isinstance(result.exception, UserError) and words in str(result.exception)
+        assert not (tmp_path / "x").exists()
+    assert isinstance(
+        call("hf-hub:org/model@a", tmp_path / "x", "--revision", "b").exception, UsageError
+    )
+
+
+# ---- Verification
+
+
+def test_verification_prints_every_tensor_and_the_features(folder, tmp_path):
+    output = succeed(folder, tmp_path / "ours", "--verify")
+    assert output.count(" same") == len(load_file(folder / WEIGHTS_FILE))
+    assert "0 differ" in output and "written, in bioclip2_jax" in output
+
+
+def test_a_conversion_that_is_not_exact_leaves_nothing(folder, tmp_path, monkeypatch):
+    true = layout.read_leaves
+
+    def damaged(tensors, config):
+        for name, value in true(tensors, config):
+            yield name, np.asarray(value + (name == "image/projection") * np.float32(1e-3))
+
+    monkeypatch.setattr(layout, "read_leaves", damaged)
+    monkeypatch.setattr(writers.layout, "read_leaves", damaged)
+    result = call(folder, tmp_path / "ours", "--verify")
+    assert isinstance(result.exception, UserError) and "DIFFERS" in str(result.exception)
+    assert names_in(tmp_path) == ["open_clip"]
+
+
+# ---- Wrong calls
+
+
+def test_wrong_calls_are_usage_errors_and_change_nothing(folder, params, tmp_path):
+    save_run(tmp_path / "run", {3: params}, CONFIG, PREPROCESS)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    for arguments, words in (
+        ((folder, tmp_path / "x", "--dtype", "bfloat16"), "holds float32"),
+        ((folder, tmp_path / "x", "--to", "pt"), "ends in .pt"),
+        ((tmp_path / "run", folder), "already holds a model"),
+        ((folder, tmp_path / "run"), "holds other files"),
+    ):
+        result = call(*arguments)
+        assert isinstance(result.exception, UsageError), result.output
+        assert words in str(result.exception)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_model_in_memory_is_the_inverse_of_its_state_dict(params):
+    found = params_of(state_dict(params, CONFIG, replay_projection=True), CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
