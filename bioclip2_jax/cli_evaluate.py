@@ -4,7 +4,12 @@ import click
 
 
 @click.command()
-@click.option("--workdir", required=True, type=click.Path(), help="Folder of the training run.")
+@click.option(
+    "--workdir",
+    required=True,
+    type=click.Path(),
+    help="Training run, or a model by `convert --to orbax`.",
+)
 @click.option("--data", required=True, type=click.Path(), help="Dataset folder to evaluate on.")
 @click.option("--split", default="val", show_default=True, help="Images to name.")
 @click.option(

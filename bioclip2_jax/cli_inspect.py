@@ -9,7 +9,9 @@ from bioclip2_jax.errors import UsageError
 
 @click.command()
 @click.option("--data", type=click.Path(), help="A dataset folder made by `bioclip2 prepare`.")
-@click.option("--model", type=click.Path(), help="A workdir, step folder or exported directory.")
+@click.option(
+    "--model", type=click.Path(), help="Any model that `convert` reads, such as a workdir."
+)
 @click.option("--split", default="test", show_default=True, help="Split for --extract.")
 @click.option("--extract", type=click.IntRange(min=1), help="Write this many pictures of --data.")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for --extract.")

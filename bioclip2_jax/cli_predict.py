@@ -8,7 +8,10 @@ SOME_FAILED = 3
 @click.command()
 @click.argument("images", nargs=-1, required=True)
 @click.option(
-    "--model", "model_path", required=True, help="Exported folder, workdir or checkpoint folder."
+    "--model",
+    "model_path",
+    required=True,
+    help="Any model that `convert` reads, such as a workdir.",
 )
 @click.option("--labels", type=click.Path(), help="Text file with one free label a line.")
 @click.option(

@@ -12,6 +12,12 @@ from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.taxonomy import RANKS
 
+_TRAINED = """\
+A CLIP model of organisms, trained with bioclip2_jax: pictures against captions that hold their
+place in the tree of life, after BioCLIP 2."""
+_CONVERTED = """\
+A CLIP model whose weights bioclip2_jax converted; where they come from, whoever publishes it has to
+add here."""
 _GET_STARTED = {
     "open_clip": """import open_clip
 
@@ -65,8 +71,7 @@ tags:
 
 # Model Card
 
-A CLIP model of organisms, trained with bioclip2_jax: pictures against captions that hold their
-place in the tree of life, after BioCLIP 2.
+{_TRAINED if workdir and (workdir / "config.json").is_file() else _CONVERTED}
 
 ## Model Details
 

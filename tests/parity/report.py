@@ -201,14 +201,15 @@ def _streaming() -> str:
 
 
 _CHILD = """
-import resource, sys
+import re, sys
 from bioclip2_jax.cli import cli
 try:
     cli(sys.argv[1:])
 except SystemExit as stop:
     if stop.code:
         raise
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+status = open("/proc/self/status").read()  # ru_maxrss counts the parent's memory, too
+print(int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1024 / 1e9)
 """
 
 
