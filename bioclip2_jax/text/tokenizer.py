@@ -4,13 +4,17 @@ import functools
 import gzip
 import html
 import re
+import unicodedata
+from array import array
 from collections.abc import Callable, Sequence
 from importlib import resources
 from itertools import chain
+from typing import NamedTuple
 
 import ftfy
 import numpy as np
 import regex
+from ftfy import badness, chardata, fixes
 from tokenizers import models
 
 START, END = 49406, 49407
@@ -23,6 +27,9 @@ _PIECES = regex.compile(
     regex.IGNORECASE,
 )
 _CACHED_WORDS = 1 << 17
+_LINES = re.compile(r"[^\n]*\n|[^\n]+")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_LEFT_TO_FTFY = re.compile("[\x80-\x9f\ud800-\udfff]")  # C1 controls, halves of pairs
 
 # ftfy costs more than all the rest and changes few texts. It leaves alone printable ASCII, the
 # scripts below, and an accented letter or × between ASCII: mojibake, as ftfy defines it, is an odd
@@ -50,14 +57,15 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -
     if isinstance(texts, str):
         texts = [texts]
     encode = _words().__getitem__
-    rows = np.zeros((len(texts), context_length), np.int32)
-    for row, text in zip(rows, texts, strict=True):
+    start, end = (np.int32(mark).tobytes() for mark in (START, END))
+    size = len(start) * context_length
+    rows = []
+    for text in texts:
         # Every word gives a token or more, so no further words can count.
-        words = _clean(text).lower().split()[:context_length]
-        ids = [START, *chain.from_iterable(map(encode, words))][: context_length - 1]
-        ids.append(END)
-        row[: len(ids)] = ids
-    return rows
+        words = _clean(text).lower().split(None, context_length)[:context_length]
+        row = (start + b"".join(map(encode, words)))[: size - len(end)] + end
+        rows.append(row.ljust(size, b"\0"))
+    return np.frombuffer(bytearray().join(rows), np.int32).reshape(-1, context_length)
 
 
 def _clean(text: str) -> str:
@@ -67,22 +75,99 @@ def _clean(text: str) -> str:
     return _mend(text) if _NEEDS_CLEANING.search(text) else text
 
 
-@functools.lru_cache(1 << 12)
 def _mend(text: str) -> str:
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
+    text = _fix(text)
+    return html.unescape(html.unescape(text)) if "&" in text else text
 
 
-class _Words(dict[str, tuple[int, ...]]):
-    """Lower-case words between blanks with their ids, filled on demand, emptied when full."""
+def _fix(text: str) -> str:
+    """`ftfy.fix_text(text)` up to the kind of white space, mostly without calling it.
+
+    ftfy mends a line again and again until nothing changes. What it does to single characters and
+    to entities is done here; whatever may be mojibake is left to ftfy, from the beginning.
+    """
+    lines, unescape = [], True
+    for line in _LINES.findall(text) if "\n" in text else [text]:
+        unescape = unescape and "<" not in line  # from a "<" onwards ftfy leaves entities alone
+        fixed = _fix_line(line, unescape)
+        if fixed is None:
+            return ftfy.fix_text(text)
+        lines.append(fixed)
+    return "".join(lines)
+
+
+def _fix_line(text: str, unescape: bool) -> str | None:
+    tables = _fixers()
+    while _NEEDS_CLEANING.search(text):
+        before = text
+        if unescape and "&" in text:
+            text = fixes.unescape_html(text)
+        plain = text.isascii()
+        if not plain and _is_left_to_ftfy(text, tables.odd):
+            return None
+        if "\x1b" in text:
+            text = fixes.remove_terminal_escapes(text.translate(tables.before_escapes))
+        if tables.changed.search(text):
+            text = tables.changed.sub(tables.replace, text.replace("\r\n", "\n"))
+        text = text if plain else unicodedata.normalize("NFC", text)
+        if text == before:
+            break
+    return text
+
+
+def _is_left_to_ftfy(text: str, odd: re.Pattern) -> bool:
+    """Whether a character needs ftfy itself, or `badness.is_bad(text)`.
+
+    The latter looks at up to seven characters, and always at two neighbours that are not ASCII or
+    at one of four letters; so it is asked about few places, or none.
+    """
+    for found in _NOT_ASCII.finditer(text):
+        run = found[0]
+        if odd.search(run) and (
+            _LEFT_TO_FTFY.search(run)
+            or (len(run) > 1 or run in "ŒœÂÃ")
+            and badness.BADNESS_RE.search(text, max(found.start() - 7, 0), found.end() + 7)
+        ):
+            return True
+    return False
+
+
+class _Fixers(NamedTuple):
+    odd: re.Pattern  # the characters without which nothing is mojibake
+    changed: re.Pattern  # characters that ftfy replaces wherever they stand
+    replace: Callable[[re.Match], str]  # and with what
+    before_escapes: dict[int, str]  # the same without control characters
+
+
+@functools.cache
+def _fixers() -> _Fixers:
+    common = ("common", "lower_common", "upper_common")  # bad beside others alone
+    odd = "".join(v for k, v in badness.MOJIBAKE_CATEGORIES.items() if k not in common)
+    replacements, before_escapes = {}, {}
+    quotes = "\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f"
+    keys = {*chardata.LIGATURES, *chardata.WIDTH_MAP, *chardata.CONTROL_CHARS}
+    for code in keys | set(map(ord, quotes + "\r\u2028\u2029")):
+        text = fixes.fix_character_width(fixes.fix_latin_ligatures(chr(code)))
+        text = fixes.fix_line_breaks(fixes.uncurl_quotes(text))
+        before_escapes[code] = text
+        replacements[chr(code)] = fixes.remove_control_chars(text)
+    changed = re.compile("[" + "".join(map(re.escape, replacements)) + "]")
+    odd = re.compile(f"[{odd}ŒœÂÃÎÐàØÙ°µ×√≈‚вЂГβā\x80-\x9f\ud800-\udfff]")
+    return _Fixers(odd, changed, lambda found: replacements[found[0]], before_escapes)
+
+
+class _Words(dict[str, bytes]):
+    """Lower-case words between blanks with their int32 ids, filled on demand, emptied when full."""
 
     def __init__(self, encode_piece: Callable[[str], list[int]]):
         self.encode_piece = encode_piece
 
-    def __missing__(self, word: str) -> tuple[int, ...]:
+    def __missing__(self, word: str) -> bytes:
         if len(self) >= _CACHED_WORDS:
             self.clear()
-        ids = tuple(chain.from_iterable(map(self.encode_piece, _PIECES.findall(word))))
-        return self.setdefault(word, ids)
+        pieces = [word] if word.isascii() and word.isalpha() else _PIECES.findall(word)
+        ids = array("i", chain.from_iterable(map(self.encode_piece, pieces)))
+        return self.setdefault(word, ids.tobytes())
 
 
 def tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -100,12 +185,15 @@ def tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _words() -> _Words:
     alphabet = _byte_alphabet()
     vocabulary, merges = tables()
-    pairs = models.BPE(vocabulary, merges, end_of_word_suffix="</w>")
+    # Its own cache would keep every word twice.
+    pairs = models.BPE(vocabulary, merges, end_of_word_suffix="</w>", cache_capacity=0)
 
     def encode_piece(piece: str) -> list[int]:
         if piece in _SPECIAL:
             return [_SPECIAL[piece]]
-        symbols = piece.encode("utf-8").decode("latin-1").translate(alphabet)
+        symbols = piece
+        if not (piece.isascii() and piece.isprintable()):
+            symbols = piece.encode("utf-8").decode("latin-1").translate(alphabet)
         return [token.id for token in pairs.tokenize(symbols)]
 
     return _Words(encode_piece)

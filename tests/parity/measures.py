@@ -307,10 +307,48 @@ STEMS = "acro bothr cara dendro eury ful gymno halo ichth lepto macro neo orni u
 ENDS = ["a", "us", "um", "is", "ensis", "icus", "oides", "phila", "phorus"]
 
 
-def texts(count: int) -> list[str]:
-    """Names with authors, hybrids, subspecies, vernaculars in many scripts, emoji, HTML, and more.
+AUTHORS = ["L.", "Linnaeus, 1758", "(L.) Mill.", "Müller & Troschel, 1842", "d'Orbigny, 1840"]
+AUTHORS += ["(Lacépède, 1801)", "Nyström", "H. Karst. ex Klotzsch", "Šmarda", "(Nees) Łukasz."]
+ALPHABETS = [  # vernacular names are written in these twenty scripts
+    *("abcdefghijklmnopqrstuvwxyz", "àâäçéèêëîïôöùûüßñåøæ", "αβγδεζηθικλμνξοπρστυφχψω"),
+    *("абвгдежзийклмнопрстуфхцчшщъыьэюя", "ԱԲԳԴԵԶԷԸԹԺԻԼԽԾ", "אבגדהוזחטיכלמנסעפצקרשת"),
+    *("ابتثجحخدذرزسشصضطظعغفقكلمنهوي", "अआइईउऊकखगघचछजझटठडढणतथदधन", "অআইঈউঊএকখগঘঙচছজঝঞটঠডঢণত"),
+    *("அஆஇஈஉஊஎஏஐஒகஙசஞடணதநபமயரலவழளறன", "అఆఇఈఉఊకఖగఘఙచఛజఝఞటఠ", "กขคฆงจฉชซฌญฎฏฐฑฒณดตถทธนบปผฝพฟภมย"),
+    *(
+        "ກຂຄງຈສຊຍດຕຖທນບປຜຝພຟມຢຣລວຫອຮ",
+        "ཀཁགངཅཆཇཉཏཐདནཔཕབམ",
+        "ကခဂဃငစဆဇဈညဋဌဍဎဏတထဒဓန",
+        "აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ",
+    ),
+    *(
+        "가나다라마바사아자차카타파하새곰범말개",
+        "ሀለሐመሠረሰሸቀበተቸኀነኘአከኸወዐዘዠየደጀገጠ",
+        "あいうえおかきくけこさしすせそカキクケコ",
+    ),
+    *("鸟鱼虎狼熊鹿花草树木红黄蓝绿大小",),
+]
+EMOJI = ["🦅", "🐟", "🌿", "👩‍🔬", "🇧🇷", "1️⃣", "❤️", "🦊🐾"]
+CONTROLS = [
+    "\x00",
+    "\x07",
+    "\x0b",
+    "\x1f",
+    "\x7f",
+    "\u200b",
+    "\ufeff",
+    "\r\n",
+    "\t",
+    "\u2028",
+    "\x1b[31m",
+]
+MARKUP = ["&amp;", "&#39;", "&eacute;", "<i>", "</i>", "&lt;b&gt;", "&nbsp;", "&times;", "<br/>"]
 
-    One in two hundred has hundreds of words.
+
+def texts(count: int) -> list[str]:
+    """What a catalogue of life holds, in equal shares, clean and not.
+
+    Scientific names with authors, hybrids, subspecies, vernacular names in twenty scripts, emoji,
+    HTML, control characters; one text in 200 has 500 words.
     """
     rng = random.Random(0)
 
@@ -318,23 +356,61 @@ def texts(count: int) -> list[str]:
         return rng.choice(STEMS) + rng.choice(STEMS) + rng.choice(ENDS)
 
     def name() -> str:
-        return word().capitalize() + rng.choice([" ", " × ", " cf. ", " var. "]) + word()
+        return f"{word().capitalize()} {word()}"
+
+    def authored() -> str:
+        return f"{name()} {rng.choice(AUTHORS)}"
+
+    def hybrid() -> str:
+        return rng.choice([f"{word().capitalize()} × {word()}", f"{name()} x {name()}"])
+
+    def subspecies() -> str:
+        return f"{name()} {rng.choice(['', 'subsp. ', 'var. ', 'f. '])}{word()}"
+
+    vocabularies = [
+        ["".join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(500)]
+        for letters in ALPHABETS
+    ]
+
+    def vernacular() -> str:
+        return " ".join(rng.choices(rng.choice(vocabularies), k=rng.randint(1, 3)))
+
+    def with_one_of(parts: list[str]) -> str:
+        words = authored().split(" ")
+        place = rng.randrange(len(words))
+        words[place] += rng.choice(["", " "]) + rng.choice(parts)
+        return " ".join(words)
+
+    kinds = [authored, hybrid, subspecies, vernacular]
+    kinds += [lambda parts=parts: with_one_of(parts) for parts in (EMOJI, CONTROLS, MARKUP)]
+    found = [f"a photo of {kinds[number % len(kinds)]()}." for number in range(count)]
+    for number in range(0, count, 200):
+        found[number] = " ".join(kinds[k % 4]() for k in range(250))
+    return found
+
+
+def hostile_texts(count: int) -> list[str]:
+    """Letters of any script at random, mojibake, entities in entities, lone surrogates."""
+    rng = random.Random(0)
+
+    def word() -> str:
+        return rng.choice(STEMS) + rng.choice(STEMS) + rng.choice(ENDS)
 
     def letters() -> str:
         low, high = rng.choice(SCRIPTS)
         return "".join(chr(rng.randint(low, high)) for _ in range(rng.randint(1, 9)))
 
-    makers = [name, name, word, letters, letters, lambda: rng.choice(FRAGMENTS)]
+    makers = [word, letters, letters, lambda: rng.choice(FRAGMENTS)]
     found = []
     for number in range(count):
-        size = rng.randint(60, 500) if number % 200 == 0 else rng.randint(0, 6)
-        found.append(rng.choice(["", " ", " "]).join(rng.choice(makers)() for _ in range(size)))
+        size = 60 if number % 200 == 0 else rng.randint(0, 6)
+        found.append(rng.choice(["", " ", "\n"]).join(rng.choice(makers)() for _ in range(size)))
     return found
 
 
-def token_mismatches(count: int) -> tuple[list[str], float, float]:
+def token_mismatches(given: list[str]) -> tuple[list[str], float, float]:
     """Texts whose ids differ from open_clip's; texts a second, ours and theirs, one thread each."""
-    given = texts(count)
+    count = len(given)
     tokenize(given[:1])
     start = time.process_time()
     ours = tokenize(given)
