@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from bioclip2_jax.convert import Preprocess
+from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.taxonomy import Taxon

@@ -6,7 +6,7 @@ import pytest
 from colour_world import COLOURS, ColourModel, record, square
 
 from bioclip2_jax import embedding
-from bioclip2_jax.convert import Preprocess
+from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.embedding import embed_classes, embed_images, embed_split, embed_texts, spread
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.images import BadImage

@@ -83,6 +83,21 @@ def test_skipping_ftfy_is_exact(text):
         assert ftfy.fix_text(text) == text
 
 
+_MENDED = st.lists(
+    st.sampled_from(
+        [*"aé ÃÂ\xa0œ°²×µ€™вЂŠß\r\n\t<&;3１ｂ“’ﬁŉĳ\u0301\x00\x1f\x85\u2028\ufeff\ud83d漢"]
+    )
+    | st.sampled_from(["\x1b[31m", "&amp;", "&lt;", "&#39;", "&EACUTE;", "\r\n", "schÃ¶n", "â€™"]),
+    max_size=10,
+).map("".join)
+
+
+@settings(max_examples=600, derandomize=True, deadline=None)
+@given(_MENDED | _NEAR)
+def test_texts_are_mended_as_by_ftfy_up_to_white_space(text):
+    assert tokenizer._fix(text).split() == ftfy.fix_text(text).split()
+
+
 def test_characters_that_skip_ftfy_are_untouched_by_it():
     pattern = tokenizer._NEEDS_CLEANING
     skipping = [c for c in map(chr, range(0x110000)) if not pattern.search(c)]

@@ -105,10 +105,11 @@ def _fix_line(text: str, unescape: bool) -> str | None:
         plain = text.isascii()
         if not plain and _is_left_to_ftfy(text, tables.odd):
             return None
-        if "\x1b" in text:
-            text = fixes.remove_terminal_escapes(text.translate(tables.before_escapes))
         if tables.changed.search(text):
-            text = tables.changed.sub(tables.replace, text.replace("\r\n", "\n"))
+            text = text.replace("\r\n", "\n")
+            if "\x1b" in text:
+                text = fixes.remove_terminal_escapes(text.translate(tables.before_escapes))
+            text = tables.changed.sub(tables.replace, text)
         text = text if plain else unicodedata.normalize("NFC", text)
         if text == before:
             break

@@ -15,7 +15,7 @@ import vision_operators  # noqa: F401
 import open_clip
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file  # noqa: F401
 
 from bioclip2_jax import images, sharding, train_step
 from bioclip2_jax.convert import layout

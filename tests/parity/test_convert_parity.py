@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from kept_models import export_open_clip, read, state_dict
-from safetensors.torch import load_file, save_file
 
 from bioclip2_jax.cli_convert import convert
 from bioclip2_jax.convert import sources, writers
@@ -20,6 +19,7 @@ from bioclip2_jax.models.presets import PRESETS, to_open_clip
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
 measures = pytest.importorskip("measures")
+load_file, save_file = measures.load_file, measures.save_file
 
 TINY = PRESETS["tiny"]
 
