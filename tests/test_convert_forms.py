@@ -428,6 +428,9 @@ def test_wrong_calls_are_usage_errors_and_change_nothing(folder, params, tmp_pat
     for arguments, words in (
         ((folder, tmp_path / "x", "--dtype", "bfloat16"), "holds float32"),
         ((folder, tmp_path / "x", "--to", "pt"), "ends in .pt"),
+        ((folder, tmp_path / "x", "--to", "transformers", "--keep-replay-projector"), "no place"),
+        ((folder, tmp_path / "x", "--revision", "main"), "--revision is for"),
+        ((folder, tmp_path / "x", "--model-config", folder / CONFIG_FILE), "--model-config is"),
         ((tmp_path / "run", folder), "already holds a model"),
         ((folder, tmp_path / "run"), "holds other files"),
     ):

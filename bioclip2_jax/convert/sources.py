@@ -12,7 +12,7 @@ from bioclip2_jax import checkpoint
 from bioclip2_jax.convert import description, hub, layout, tensors, transformers
 from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.convert.tensors import Tensors
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 
 CONFIG_FILE = "open_clip_config.json"
@@ -77,12 +77,18 @@ def open_source(
       image_size: pixels; position embeddings are resized to it. None: as stored.
 
     Raises:
+      UsageError: an argument that is not for this kind of model.
       UserError: there is no model, or it is damaged, or its weights do not fit its config; later,
         when a tensor is read, that a value of it is not finite.
     """
     notes: list[str] = []
     path = Path(where)
-    if str(where).startswith(hub.PREFIX):
+    from_hub = str(where).startswith(hub.PREFIX)
+    if revision and not from_hub:
+        raise UsageError(f"--revision is for models on the Hub ({hub.PREFIX}...), not for {where}")
+    if model_config and not path.is_file():
+        raise UsageError(f"--model-config is for a bare weight file, which {where} is not")
+    if from_hub:
         path = hub.fetch(str(where), revision, (*_OPEN_CLIP_WEIGHTS, transformers.INDEX_FILE))
         notes.append(f"{where}: commit {path.name}")
     if path.is_file():
@@ -93,7 +99,7 @@ def open_source(
         source = _open_transformers(path)
     else:
         source = _open_checkpoint(path)
-    if str(where).startswith(hub.PREFIX):
+    if from_hub:
         for file in sorted(path.iterdir()):
             if file.suffix in (".safetensors", *_TORCH_SUFFIXES):
                 notes.append(f"{file.name}: sha256 {hub.sha256(file)}")

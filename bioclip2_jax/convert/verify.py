@@ -52,6 +52,7 @@ def verify(source: Source, made: Path, to: str, dtype: str) -> list[str]:
         found = dataclasses.replace(
             source, tensors=open_files(made), kind="weights", path=made, resized=False
         )
+        layout.check(found.tensors, found.config)
     else:
         found = open_source(made)
     lines = _compare_tensors(source, found, dtype)

@@ -64,6 +64,8 @@ def write(
         raise UsageError(f"layout {to!r} is not one of {', '.join(LAYOUTS)}")
     if to == "orbax" and dtype != "float32":
         raise UsageError("a checkpoint of ours holds float32; --dtype is for the other layouts")
+    if to == "transformers" and keep_replay_projection:
+        raise UsageError("transformers' CLIPModel has no place for the replay projector")
     tensors = source.tensors
     if not keep_replay_projection and to != "orbax":
         tensors = _without(tensors, layout.REPLAY)

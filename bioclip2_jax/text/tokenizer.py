@@ -98,7 +98,7 @@ def _fix(text: str) -> str:
 
 def _fix_line(text: str, unescape: bool) -> str | None:
     tables = _fixers()
-    while _NEEDS_CLEANING.search(text):
+    while True:
         before = text
         if unescape and "&" in text:
             text = fixes.unescape_html(text)
@@ -111,9 +111,8 @@ def _fix_line(text: str, unescape: bool) -> str | None:
                 text = fixes.remove_terminal_escapes(text.translate(tables.before_escapes))
             text = tables.changed.sub(tables.replace, text)
         text = text if plain else unicodedata.normalize("NFC", text)
-        if text == before:
-            break
-    return text
+        if text == before or not _NEEDS_CLEANING.search(text):
+            return text
 
 
 def _is_left_to_ftfy(text: str, odd: re.Pattern) -> bool:
