@@ -35,9 +35,13 @@ _LEFT_TO_FTFY = re.compile("[\x80-\x9f\ud800-\udfff]")  # C1 controls, halves of
 # scripts below, and an accented letter or × between ASCII: mojibake, as ftfy defines it, is an odd
 # meeting of two other characters, or holds one of "ÂÃŒœ". No character here has another NFC form.
 _ACCENTED = "×À-ÁÄ-ÖØ-öø-ıĴ-ňŊ-őŔ-ſ"
-_SCRIPTS = "Α-ΡΣ-ώЁА-яёא-תء-غف-ي\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3"
+_SCRIPTS = (
+    "Α-ΡΣ-ώЁА-яёԱ-Ֆա-ևא-תء-غف-ي\u0904-\u093b\u093d-\u094c\u0e01-\u0e37\u0e40-\u0e47"
+    "\u0e81-\u0eb7\u10d0-\u10fa\u1200-\u1357\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff"
+    "\uac00-\ud7a3\u200d\u20e3\u2600-\u27bf\ufe0f\U0001f1e6-\U0001faff"  # the last are emoji
+)
 _NEEDS_CLEANING = re.compile(
-    rf"[^ -%'-~{_ACCENTED}{_SCRIPTS}]|[{_ACCENTED}][^\x00-\x7f]|[^\x00-\x7f][{_ACCENTED}]"
+    rf"[^\t -~{_ACCENTED}{_SCRIPTS}]|&[^ ]|[{_ACCENTED}][^\x00-\x7f]|[^\x00-\x7f][{_ACCENTED}]"
 )
 
 
@@ -59,13 +63,13 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH) -
     encode = _words().__getitem__
     start, end = (np.int32(mark).tobytes() for mark in (START, END))
     size = len(start) * context_length
-    rows = []
-    for text in texts:
+    rows = bytearray(size * len(texts))
+    for place, text in zip(range(0, len(rows), size), texts, strict=True):
         # Every word gives a token or more, so no further words can count.
         words = _clean(text).lower().split(None, context_length)[:context_length]
         row = (start + b"".join(map(encode, words)))[: size - len(end)] + end
-        rows.append(row.ljust(size, b"\0"))
-    return np.frombuffer(bytearray().join(rows), np.int32).reshape(-1, context_length)
+        rows[place : place + len(row)] = row
+    return np.frombuffer(rows, np.int32).reshape(-1, context_length)
 
 
 def _clean(text: str) -> str:
@@ -105,11 +109,10 @@ def _fix_line(text: str, unescape: bool) -> str | None:
         plain = text.isascii()
         if not plain and _is_left_to_ftfy(text, tables.odd):
             return None
-        if tables.changed.search(text):
-            text = text.replace("\r\n", "\n")
-            if "\x1b" in text:
-                text = fixes.remove_terminal_escapes(text.translate(tables.before_escapes))
-            text = tables.changed.sub(tables.replace, text)
+        text = text.replace("\r\n", "\n")
+        if "\x1b" in text:
+            text = fixes.remove_terminal_escapes(text.translate(tables.before_escapes))
+        text = tables.changed.sub(tables.replace, text)
         text = text if plain else unicodedata.normalize("NFC", text)
         if text == before or not _NEEDS_CLEANING.search(text):
             return text
@@ -121,6 +124,8 @@ def _is_left_to_ftfy(text: str, odd: re.Pattern) -> bool:
     The latter looks at up to seven characters, and always at two neighbours that are not ASCII or
     at one of four letters; so it is asked about few places, or none.
     """
+    if not odd.search(text):
+        return False
     for found in _NOT_ASCII.finditer(text):
         run = found[0]
         if odd.search(run) and (
