@@ -5,6 +5,7 @@ first use so that `import bioclip2_jax` and `bioclip2 --help` stay fast.
 """
 
 import importlib
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "tokenize"]
+
+STARTED = time.perf_counter()  # of the process, as nearly as we know
 
 _LAZY = {"load": "bioclip2_jax.loading", "tokenize": "bioclip2_jax.text.tokenizer"}
 

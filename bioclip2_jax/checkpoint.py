@@ -3,11 +3,14 @@
 A converted model has the same layout with one step and no `training`.
 `params` is a nested dict with names of our own (see `models/clip.py`), so that a reader needs
 neither Flax nor the optimizer. Orbax writes into a temporary folder and renames it, hence a
-folder named by a number is complete.
+folder named by a number is complete. `seal` tells whether it still is what was written.
 """
 
+import contextlib
+import errno
 import logging
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from bioclip2_jax import seal
 from bioclip2_jax.errors import UserError
 
 FOLDER = "checkpoints"
@@ -40,45 +44,136 @@ def step_dir(workdir: str | Path, step: int) -> Path:
     return Path(workdir) / FOLDER / str(step)
 
 
-def open_writer(workdir: str | Path, keep: int) -> ocp.training.Checkpointer:
-    """A writer that keeps the newest `keep` checkpoints. Close it to finish the last save."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
-    return ocp.training.Checkpointer(
-        (Path(workdir) / FOLDER).absolute(),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        cleanup_tmp_directories=True,
-    )
+class Writer:
+    """Saves in the background, one checkpoint at a time, and keeps the newest `keep`.
 
-
-def save(writer: ocp.training.Checkpointer, step: int, params: dict, training: Any) -> None:
-    """Copies the state to the host and writes it in the background, after any earlier save.
-
-    Args:
-      writer: from `open_writer`.
-      step: finished updates.
-      params: the model, a nested dict of arrays.
-      training: what only a resumed run needs (optimizer state, step counter).
+    All processes of a run call all methods, in the same order.
     """
-    checkpointables = {"params": params, "training": training}
-    writer.save_checkpointables_async(step, checkpointables, force=True)
+
+    def __init__(self, workdir: str | Path, keep: int):
+        """Removes what an interrupted save left behind."""
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax narrates every save
+        self._folder = (Path(workdir) / FOLDER).absolute()
+        self._step: int | None = None  # being written
+        self._response: ocp.AsyncResponse | None = None
+        context = ocp.Context()
+        # Called by one process, when all files are there and not yet renamed. Orbax copies the
+        # options deeply: a bound method would take a copy of this writer along.
+        context.async_options.post_finalization_callback = lambda: self._seal()
+        with self._explained():
+            self._checkpointer = ocp.training.Checkpointer(
+                self._folder,
+                context=context,
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                cleanup_tmp_directories=True,
+            )
+
+    def save(self, step: int, params: dict, training: Any) -> None:
+        """Copies the state to the host and writes it in the background, after any earlier save.
+
+        Args:
+          step: finished updates.
+          params: the model, a nested dict of arrays.
+          training: what only a resumed run needs (optimizer state, step counter).
+
+        Raises:
+          UserError: this or the earlier save cannot be written, such as on a full disk.
+        """
+        self.wait()
+        self._step = step
+        with self._explained():
+            self._response = self._checkpointer.save_checkpointables_async(
+                step,
+                {"params": params, "training": training},
+                force=True,
+                custom_metadata=seal.MARK,
+            )
+
+    def wait(self) -> None:
+        """Returns when the last save is complete.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        if self._response is None:
+            return
+        response, self._response = self._response, None
+        with self._explained():
+            response.result()
+            if jax.process_index() == 0:
+                seal.complete(self._folder / str(self._step))
+
+    def close(self) -> None:
+        """Finishes the last save.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        self.wait()
+        with self._explained():
+            self._checkpointer.close()
+
+    def _seal(self) -> None:
+        (pending,) = self._folder.glob(f"{self._step}.orbax-checkpoint-tmp*")
+        seal.write(pending)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            what = "this folder" if self._step is None else f"the checkpoint of step {self._step}"
+            if is_full_disk(error):
+                raise UserError(
+                    f"{self._folder}: the disk is full, {what} could not be written; make room and"
+                    " start again with the same command, earlier checkpoints are whole"
+                ) from error
+            raise UserError(
+                f"{self._folder}: {what} could not be written ({_first_line(error)})"
+            ) from error
 
 
 def restore(workdir: str | Path, step: int, params: dict, training: Any) -> tuple[dict, Any]:
     """Reads a checkpoint into the shapes, dtypes and shardings of the given abstract trees.
 
+    Every process reads what its devices hold and waits for no other.
+
     Raises:
       UserError: unreadable, or made by another model; names every tensor that differs.
     """
-    folder = step_dir(workdir, step)
+    folder = step_dir(workdir, step).absolute()
     _require_equal(folder, params)
+    context, this = ocp.Context(), jax.process_index()
+    if jax.process_count() > 1:
+        context.multiprocessing.primary_host = this
+        context.multiprocessing.active_processes = {this}
+        context.multiprocessing.barrier_sync_key_prefix = f"load{this}"
     try:
-        found = ocp.load_checkpointables(folder, {"params": params, "training": training})
+        with context:
+            found = ocp.load_checkpointables(folder, {"params": params, "training": training})
     except Exception as error:
-        raise UserError(
-            f"{folder}: this checkpoint cannot be read ({_first_line(error)}); delete that folder"
-            " to resume from the one before"
-        ) from error
+        raise UserError(f"{folder}: unreadable checkpoint ({_first_line(error)})") from error
     return found["params"], found["training"]
+
+
+def set_aside(workdir: str | Path, step: int) -> Path:
+    """Moves a checkpoint to `WORKDIR/damaged`, where no reader looks, and returns its new place."""
+    home = Path(workdir) / "damaged"
+    home.mkdir(exist_ok=True)
+    names = (f"{step}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 10_000))))
+    place = next(home / name for name in names if not (home / name).exists())
+    return step_dir(workdir, step).rename(place)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error came of a full disk or quota; TensorStore says so only in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def save_leaves(folder: Path, leaves: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -101,11 +196,14 @@ def save_leaves(folder: Path, leaves: Iterable[tuple[str, np.ndarray]]) -> None:
 
 
 def stored_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
-    """Name (`a/b/c`) → shape of the parameters in one checkpoint folder.
+    """Name (`a/b/c`) → shape of the parameters in one checkpoint folder, whose files are checked.
 
     Raises:
-      UserError: the folder holds no readable checkpoint.
+      UserError: the folder holds no readable checkpoint, or its files are not what was written.
     """
+    what = seal.damage(Path(folder), below=f"{_TRAINED}/")
+    if what:
+        raise UserError(f"{folder}: unreadable checkpoint ({what})")
     return {name: tuple(leaf.shape) for name, leaf in _stored(folder)[1].items()}
 
 
@@ -165,12 +263,14 @@ def _require_equal(folder: Path, params: dict) -> None:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {"/".join(k.key for k in path): (*leaf.shape,) for path, leaf in leaves}
 
-    if _stored(folder)[0] == _CONVERTED:
+    item, leaves = _stored(folder)
+    if item == _CONVERTED:
         raise UserError(
             f"{folder}: a converted model, not a training run to resume; train in another --workdir"
             f" with --config.init={folder.parent.parent}"
         )
-    stored, wanted = stored_shapes(folder), flat(params)
+    stored = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    wanted = flat(params)
     wrong = [
         f"{name}: stored {stored.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
         for name in sorted(stored.keys() | wanted.keys())

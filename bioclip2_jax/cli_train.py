@@ -20,11 +20,21 @@ def train(arguments: tuple[str, ...]) -> None:
                            --config.train.steps=2000 --config.data.dir=data/birds
 
     configs/common.py lists every setting. The same command again resumes from the newest
-    checkpoint in --workdir.
+    checkpoint in --workdir. SIGTERM or Ctrl-C saves and stops.
+
+    On TPU pods and under srun the processes of a run find each other. Elsewhere start the same
+    command once for every process, with the same --workdir on a common file system, and
+
+    \b
+    --coordinator HOST:PORT   where process 0 can be reached; any free port
+    --num-processes N         how many there are
+    --process-id I            which of them this is: 0 ... N - 1
 
     \b
     Example:
       bioclip2 train --config=configs/quickstart.py --workdir=runs/first
+      bioclip2 train --config=configs/quickstart.py --workdir=runs/both \\
+        --coordinator node1:9876 --num-processes 2 --process-id 0
     """
     from bioclip2_jax.train import main
 

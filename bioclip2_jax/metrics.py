@@ -1,13 +1,18 @@
 """Where the numbers of a training run go: a console bar, `metrics.jsonl`, TensorBoard."""
 
+import contextlib
 import json
 import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from bioclip2_jax import STARTED
 
 # Peak dense bfloat16 FLOP/s of one device by `device_kind`, from the makers' data sheets.
 _PEAK_FLOPS = {
@@ -29,6 +34,61 @@ def peak_flops() -> float | None:
     if not matches:
         return None
     return _PEAK_FLOPS[max(matches, key=len)] * jax.device_count()
+
+
+class Clock:
+    """Speed since the last logged step, and how much of the time went into waiting for data."""
+
+    def __init__(self, pairs_per_step: int):
+        """Starts at once; the first reading includes compilation."""
+        self._pairs = pairs_per_step
+        self._peak = peak_flops()
+        self._start = time.perf_counter()
+        self._waited = self._flops = 0.0
+        self._steps = 0
+        self._first_step: float | None = None
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A context whose duration counts as data wait."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+
+    def tick(self, flops: float) -> None:
+        """Counts one finished step of so many model FLOPs."""
+        self._steps += 1
+        self._flops += flops
+        if self._first_step is None:
+            self._first_step = time.perf_counter() - STARTED
+
+    def read(self) -> dict[str, float]:
+        """Samples (both streams) per second, seconds a step, share of data wait, FLOP/s, MFU.
+
+        `first_step_seconds` is the time from the start of the process to its first finished step.
+        """
+        elapsed = time.perf_counter() - self._start
+        row = {
+            "samples_per_second": self._steps * self._pairs / elapsed,
+            "step_seconds": elapsed / self._steps,
+            "data_wait_fraction": min(self._waited / elapsed, 1.0),
+            "model_tflops_per_second": self._flops / elapsed / 1e12,
+            "first_step_seconds": self._first_step,
+        }
+        if self._peak:
+            row["mfu"] = self._flops / elapsed / self._peak
+        self._start, self._waited, self._flops, self._steps = time.perf_counter(), 0.0, 0.0, 0
+        return row
+
+
+@contextlib.contextmanager
+def open_writer(workdir: Path, start: int, stop: int) -> Iterator["MetricsWriter | None"]:
+    """A `MetricsWriter` in process 0, None in the others."""
+    if jax.process_index():
+        yield None
+        return
+    with contextlib.closing(MetricsWriter(workdir, start, stop)) as writer:
+        yield writer
 
 
 class MetricsWriter:

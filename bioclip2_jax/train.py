@@ -1,7 +1,8 @@
 """Training: `python -m bioclip2_jax.train --config=configs/X.py --workdir=DIR [--config.a.b=V]`.
 
-Reads top to bottom: settings, devices, data, state, resume, loop. A run started again with the
-same command goes on from its newest checkpoint and repeats the uninterrupted run exactly.
+Reads top to bottom: settings, devices, state, data, loop. A run started again with the same
+command goes on from its newest checkpoint and repeats the uninterrupted run exactly. Several
+processes share one --workdir; `distributed` says how they find each other.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import difflib
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bioclip2_jax import checkpoint, metrics, sharding, train_step
+from bioclip2_jax import checkpoint, distributed, metrics, resume, sharding, train_step
 from bioclip2_jax import config as config_lib
 from bioclip2_jax.convert.description import Preprocess, read_description, write_description
 from bioclip2_jax.convert.sources import MODEL_FILE, open_source
@@ -32,53 +32,60 @@ from bioclip2_jax.models.presets import PRESETS, ClipConfig
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs or resumes one training.
+    """Runs or resumes one training, as one process of several if the flags or the machine say so.
 
     Raises:
       UsageError: a wrong flag or config value.
-      UserError: unusable data or checkpoint, or a loss that is no longer finite.
+      UserError: unusable data or checkpoint, a full disk, or a loss that is no longer finite.
     """
-    # ---- Settings
+    processes, argv = distributed.take_flags(argv)
     config, workdir = config_lib.parse_arguments(argv)
-    model = model_sizes(config, workdir)
     check(config)
+    distributed.start(processes)
+    with distributed.together(), naming_full_disk(workdir):
+        run(config, workdir)
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """The training itself, from the settings to the last checkpoint.
+
+    Raises:
+      UsageError, UserError: see `main`.
+    """
+    # ---- Folder, settings
+    model = model_sizes(config, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--workdir={workdir}: cannot be made ({error.strerror})") from error
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / config.compile_cache))
 
     # ---- Devices
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    for name in ("batch_size", "replay_batch_size"):
-        size, divisor = config.train[name], sharding.batch_divisor(mesh)
-        if size % divisor:
-            raise UsageError(
-                f"config.train.{name}={size} cannot be split over {divisor} devices; use a"
-                f" multiple, for example {max(size // divisor, 1) * divisor}"
-            )
+    mesh = sharding.make_mesh(**config.mesh)
+    check_batches(config, mesh)
 
-    # ---- Data, from the step of the newest checkpoint on
-    saved = checkpoint.latest_step(workdir)
-    start = saved or 0
-    if start >= config.train.steps:
-        print(f"{workdir}: all {start} steps are done", file=sys.stderr)
-        return
-    batches = pipeline.batches(
-        config, model.vision.image_size, start, jax.process_index(), jax.process_count()
-    )
-
-    # ---- State
+    # ---- State: of the newest sound checkpoint, or new
     abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
     shardings = train_step.state_shardings(abstract, mesh)
-    if saved is not None:
-        state = restore(workdir, start, abstract, shardings)
-        print(f"{workdir}: going on after step {start}", file=sys.stderr)
-    else:
+    newest = resume.newest_sound_step(workdir)
+    if newest is not None and newest >= config.train.steps:
+        distributed.say(f"{workdir}: all {newest} steps are done")
+        return
+    state, start = resume.restore_newest(workdir, newest, abstract, shardings)
+    if state is None:
         state = initial_state(config, model, abstract, shardings)
-    (workdir / "done.json").unlink(missing_ok=True)  # a finished run may be made longer
-    for change in config_lib.save(config, workdir):
-        print(f"note: {change} in an earlier start of this run", file=sys.stderr)
-    save_model_description(config, model, workdir)
+    else:
+        distributed.say(f"{workdir}: going on after step {start}")
+    if distributed.is_main():
+        (workdir / "done.json").unlink(missing_ok=True)  # a finished run may be made longer
+        for change in config_lib.save(config, workdir):
+            distributed.say(f"note: {change} in an earlier start of this run")
+        save_model_description(config, model, workdir)
+
+    # ---- Data, from that step on; each process reads what its devices hold
+    slices, num_slices = distributed.local_slices(mesh)
+    batches = pipeline.batches(config, model.vision.image_size, start, slices, num_slices)
 
     # ---- Loop
     step_function = train_step.make_train_step(config, model, mesh, shardings)
@@ -103,45 +110,72 @@ def loop(
       UserError: the loss or a gradient is not finite; the last good checkpoint is kept.
     """
     train = config.train
-    whole = NamedSharding(mesh, sharding.BATCH)
-    writer = metrics.MetricsWriter(workdir, start, train.steps)
-    saver = checkpoint.open_writer(workdir, train.keep_checkpoints)
-    clock = Clock(config, model)
+    saver = checkpoint.Writer(workdir, train.keep_checkpoints)
+    clock = metrics.Clock(train.batch_size + train.replay_batch_size)
+    step_function = CompiledStep(step_function)
     pending = None
-    with stop_on_signal() as stop, contextlib.closing(writer), contextlib.closing(saver):
+    with (
+        distributed.stop_on_signal() as asked_to_stop,
+        metrics.open_writer(workdir, start, train.steps) as writer,
+        contextlib.closing(saver),
+    ):
         for done in range(start + 1, train.steps + 1):
             with clock.waiting():
                 batch = next(batches)
-            text_length = batch["tokens"].shape[1]
-            batch = {k: jax.make_array_from_process_local_data(whole, v) for k, v in batch.items()}
-            state, values = step_function(state, batch)
+            flops = train_step.train_flops_per_step(config, model, batch["tokens"].shape[1])
+            state, values = step_function(state, distributed.global_batch(mesh, batch))
             if pending:
                 finish_step(config, workdir, writer, clock, *pending)
-            pending = (done, values, text_length)
-            stopping = bool(stop)  # looked at once: a signal may come at any moment
+            pending = (done, values, flops)
+            stopping = asked_to_stop(done - start)  # once: a signal may come at any moment
             if stopping or done == train.steps or done % train.checkpoint_every == 0:
                 finish_step(config, workdir, writer, clock, *pending)
                 pending = None
                 rest = {"step": state.step, "opt_state": state.opt_state}
-                checkpoint.save(saver, done, state.params, rest)
+                saver.save(done, state.params, rest)
             if stopping and done < train.steps:
-                print(f"{workdir}: stopped and saved after step {done}", file=sys.stderr)
+                saver.wait()
+                distributed.say(f"{workdir}: stopped and saved after step {done}")
                 return
-    partial = workdir / "done.tmp"
-    partial.write_text(json.dumps({"step": train.steps}) + "\n", encoding="utf-8")
-    os.replace(partial, workdir / "done.json")
+    if distributed.is_main():
+        partial = workdir / "done.tmp"
+        partial.write_text(json.dumps({"step": train.steps}) + "\n", encoding="utf-8")
+        os.replace(partial, workdir / "done.json")
+
+
+class CompiledStep:
+    """The step, compiled whenever a batch of another text length comes, and saying so."""
+
+    def __init__(self, step_function: Callable):
+        """`step_function`: of `train_step.make_train_step`."""
+        self._function = step_function
+        self._compiled: dict[tuple, Callable] = {}
+
+    def __call__(self, state: train_step.TrainState, batch: dict[str, jax.Array]) -> tuple:
+        """See `train_step.make_train_step`."""
+        shapes = tuple(value.shape for value in batch.values())
+        if shapes not in self._compiled:
+            before = time.perf_counter()
+            self._compiled[shapes] = self._function.lower(state, batch).compile()
+            seconds, length = time.perf_counter() - before, batch["tokens"].shape[1]
+            distributed.say(f"compiled for captions of {length} tokens in {seconds:.1f} s")
+        return self._compiled[shapes](state, batch)
 
 
 def finish_step(
     config: ConfigDict,
     workdir: Path,
-    writer: metrics.MetricsWriter,
-    clock: "Clock",
+    writer: metrics.MetricsWriter | None,
+    clock: metrics.Clock,
     step: int,
     values: dict[str, jax.Array],
-    text_length: int,
+    flops: float,
 ) -> None:
-    """Waits for the metrics of one step, refuses what is not finite, logs every so often."""
+    """Waits for the metrics of one step, refuses what is not finite, logs every so often.
+
+    Raises:
+      UserError: the loss or a gradient is not finite.
+    """
     row = {name: float(np.asarray(value)) for name, value in values.items()}
     if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
         kept = checkpoint.latest_step(workdir)
@@ -150,55 +184,26 @@ def finish_step(
             f" {row['gradient_norm']}; stopped, the last good checkpoint is step {kept}."
             " Lower config.train.learning_rate or lengthen config.train.warmup_steps"
         )
-    clock.tick(text_length)
-    if step % config.train.log_every == 0 or step == config.train.steps:
+    clock.tick(flops)
+    if writer and (step % config.train.log_every == 0 or step == config.train.steps):
         writer.write(step, row | clock.read())
 
 
-class Clock:
-    """Speed since the last logged step, and how much of the time went into waiting for data."""
+def check_batches(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses batches that the devices, and so the processes, cannot share equally.
 
-    def __init__(self, config: ConfigDict, model: ClipConfig):
-        """Starts at once; the first reading includes compilation."""
-        self._config, self._model = config, model
-        self._peak = metrics.peak_flops()
-        self._born = self._start = time.perf_counter()
-        self._waited = self._flops = 0.0
-        self._steps = 0
-        self._first_step: float | None = None
-
-    def waiting(self) -> "Clock":
-        """A context whose duration counts as data wait."""
-        return self
-
-    def __enter__(self) -> None:
-        self._entered = time.perf_counter()
-
-    def __exit__(self, *unused: object) -> None:
-        self._waited += time.perf_counter() - self._entered
-
-    def tick(self, text_length: int) -> None:
-        """Counts one finished step."""
-        self._steps += 1
-        self._flops += train_step.train_flops_per_step(self._config, self._model, text_length)
-        if self._first_step is None:
-            self._first_step = time.perf_counter() - self._born
-
-    def read(self) -> dict[str, float]:
-        """Samples (both streams) per second, seconds a step, share of data wait, FLOP/s, MFU."""
-        elapsed = time.perf_counter() - self._start
-        pairs = self._config.train.batch_size + self._config.train.replay_batch_size
-        row = {
-            "samples_per_second": self._steps * pairs / elapsed,
-            "step_seconds": elapsed / self._steps,
-            "data_wait_fraction": min(self._waited / elapsed, 1.0),
-            "model_tflops_per_second": self._flops / elapsed / 1e12,
-            "first_step_seconds": self._first_step,
-        }
-        if self._peak:
-            row["mfu"] = self._flops / elapsed / self._peak
-        self._start, self._waited, self._flops, self._steps = time.perf_counter(), 0.0, 0.0, 0
-        return row
+    Raises:
+      UsageError: names the key.
+    """
+    for name in ("batch_size", "replay_batch_size"):
+        size, divisor = config.train[name], sharding.batch_divisor(mesh)
+        if size % divisor:
+            several = jax.process_count() > 1
+            raise UsageError(
+                f"config.train.{name}={size} cannot be split over {divisor} devices"
+                + (f" of {jax.process_count()} processes" if several else "")
+                + f"; use a multiple, for example {max(size // divisor, 1) * divisor}"
+            )
 
 
 def model_sizes(config: ConfigDict, workdir: Path) -> ClipConfig:
@@ -293,20 +298,6 @@ def starting_params(config: ConfigDict, model: ClipConfig) -> dict:
     return params
 
 
-def restore(
-    workdir: Path, step: int, abstract: train_step.TrainState, shardings: train_step.TrainState
-) -> train_step.TrainState:
-    """The state at a checkpoint, laid out on this run's mesh whatever mesh wrote it."""
-    target = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        abstract,
-        shardings,
-    )
-    rest = {"step": target.step, "opt_state": target.opt_state}
-    params, rest = checkpoint.restore(workdir, step, target.params, rest)
-    return train_step.TrainState(rest["step"], params, rest["opt_state"])
-
-
 def save_model_description(config: ConfigDict, model: ClipConfig, workdir: Path) -> None:
     """Writes `WORKDIR/model.json`, in the form of `open_clip_config.json`, for every reader."""
     data = config.data
@@ -324,21 +315,17 @@ def save_model_description(config: ConfigDict, model: ClipConfig, workdir: Path)
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
-    """A list that becomes non-empty on SIGTERM or Ctrl-C; a second signal ends at once."""
-    caught: list[int] = []
-
-    def handler(number: int, _frame: object) -> None:
-        caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, handler) for number in numbers]
+def naming_full_disk(workdir: Path) -> Iterator[None]:
+    """Turns what any write of the run says of a full disk into one sentence."""
     try:
-        yield caught
-    finally:
-        for number, previous in zip(numbers, before, strict=True):
-            signal.signal(number, previous)
+        yield
+    except OSError as error:
+        if not checkpoint.is_full_disk(error):
+            raise
+        raise UserError(
+            f"{workdir}: the disk is full; make room and start again with the same command,"
+            " finished checkpoints are whole"
+        ) from error
 
 
 if __name__ == "__main__":

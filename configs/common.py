@@ -8,6 +8,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 42
     config.init = ""  # starting weights: any model that `bioclip2 convert` reads, or a workdir
+    config.compile_cache = "compile_cache"  # folder of compiled steps, in the workdir; "": none
 
     config.model = ConfigDict()
     config.model.name = "vit_b16"  # a key of models.presets.PRESETS, or "init": as config.init

@@ -54,9 +54,9 @@ def save_run(
     folder: Path, steps: dict[int, dict], config: ClipConfig, preprocess: Preprocess
 ) -> None:
     """A training workdir with these parameters at these steps."""
-    writer = checkpoint.open_writer(folder, keep=5)
+    writer = checkpoint.Writer(folder, keep=5)
     for step, params in steps.items():
-        checkpoint.save(writer, step, params, {"step": jnp.int32(step)})
+        writer.save(step, params, {"step": jnp.int32(step)})
     writer.close()
     description = write_description(config, preprocess)
     (folder / "model.json").write_text(json.dumps(description))

@@ -16,9 +16,9 @@ def small_params(value: float = 1.0) -> dict:
 
 
 def write(workdir, steps, keep=9):
-    writer = checkpoint.open_writer(workdir, keep)
+    writer = checkpoint.Writer(workdir, keep)
     for step in steps:
-        checkpoint.save(writer, step, small_params(step), {"step": jnp.int32(step)})
+        writer.save(step, small_params(step), {"step": jnp.int32(step)})
     writer.close()
 
 

@@ -6,7 +6,7 @@ slice of them. No iterator state has to be saved, and any number of hosts, worke
 sees the same examples, crops and captions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -95,9 +95,13 @@ def examples_at(corpus: Corpus, step: int, host: int, num_hosts: int) -> list[tu
 
 
 def make_batch(
-    corpus: Corpus, augmentation: Augmentation, step: int, host: int = 0, num_hosts: int = 1
+    corpus: Corpus,
+    augmentation: Augmentation,
+    step: int,
+    host: int | Sequence[int] = 0,
+    num_hosts: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Reads, augments and tokenises this host's slice of one step.
+    """Reads, augments and tokenises this host's slice, or slices, of one step.
 
     A record whose image cannot be decoded becomes a grey image of weight 0.
 
@@ -106,7 +110,7 @@ def make_batch(
       float32.
     """
     size = augmentation.size
-    examples = examples_at(corpus, step, host, num_hosts)
+    examples = [e for n in _several(host) for e in examples_at(corpus, step, n, num_hosts)]
     pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
     weights = np.ones(len(examples), np.float32)
     kind = captions.text_kind(corpus.seed, step)
@@ -125,9 +129,16 @@ def make_batch(
 
 
 def batches(
-    config: ConfigDict, image_size: int, start: int, host: int = 0, num_hosts: int = 1
+    config: ConfigDict,
+    image_size: int,
+    start: int,
+    host: int | Sequence[int] = 0,
+    num_hosts: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's slices of the batches of steps `start` ... `config.train.steps`.
+
+    A batch is cut into `num_hosts` equal slices. Where the devices of a host are not neighbours on
+    the mesh, it is cut finer, and `host` names several of the slices.
 
     With replay on, the keys of the second stream carry the prefix `replay_`.
     """
@@ -158,3 +169,7 @@ def batches(
         workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(workers)
     return iter(dataset)
+
+
+def _several(host: int | Sequence[int]) -> Sequence[int]:
+    return [host] if isinstance(host, int) else host

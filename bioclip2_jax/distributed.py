@@ -1,0 +1,302 @@
+"""Several processes that train as one: start-up, agreement, stopping together.
+
+A run of one process initialises nothing, and every function here is then trivial.
+"""
+
+import contextlib
+import importlib.util
+import itertools
+import math
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from orbax.checkpoint import multihost
+
+from bioclip2_jax import sharding
+from bioclip2_jax.errors import UsageError, UserError
+
+_FLAGS = ("coordinator", "num-processes", "process-id")
+_START_SECONDS = 600  # machines of one job come up minutes apart
+_WAIT_SECONDS = 3600  # process 0 may have terabytes of checkpoints to check
+_LEAVE_SECONDS = 20  # all have met before; only a crashed process is late
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+
+_barriers = itertools.count()  # a name serves once
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is, and where process 0 listens (HOST:PORT)."""
+
+    coordinator: str
+    count: int
+    index: int
+
+
+# ---- Start-up
+
+
+def take_flags(arguments: Sequence[str]) -> tuple[Processes | None, list[str]]:
+    """Takes `--coordinator`, `--num-processes` and `--process-id` out of a command line.
+
+    Returns:
+      What they say, None where none is given, and the other arguments.
+
+    Raises:
+      UsageError: one is missing, doubled or impossible.
+    """
+    found, rest = {}, list(arguments)
+    for name in _FLAGS:
+        for position in reversed(range(len(rest))):
+            flag, equals, value = rest[position].partition("=")
+            if flag != f"--{name}":
+                continue
+            if name in found:
+                raise UsageError(f"--{name} is given twice")
+            taken = rest[position : position + (1 if equals else 2)]
+            found[name] = value if equals else "".join(taken[1:])
+            del rest[position : position + len(taken)]
+    if not found:
+        return None, rest
+    missing = [f"--{name}" for name in _FLAGS if not found.get(name)]
+    if missing:
+        raise UsageError(
+            f"{' and '.join(missing)}: missing; --coordinator HOST:PORT, --num-processes N and"
+            " --process-id I go together"
+        )
+    host, _, port = found["coordinator"].rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(
+            f"--coordinator={found['coordinator']}: write HOST:PORT, where process 0 can be reached"
+        )
+    for name in _FLAGS[1:]:
+        if not found[name].isdecimal():
+            raise UsageError(f"--{name}={found[name]}: not a whole number")
+    processes = Processes(
+        found["coordinator"], int(found["num-processes"]), int(found["process-id"])
+    )
+    if not 0 <= processes.index < processes.count:
+        raise UsageError(
+            f"--process-id={processes.index}: with --num-processes={processes.count} it is one of"
+            f" 0 ... {processes.count - 1}"
+        )
+    return processes, rest
+
+
+def start(processes: Processes | None) -> None:
+    """Joins the other processes: by the flags, else of a Slurm step or of a TPU pod, else none.
+
+    Raises:
+      UserError: they cannot be reached.
+    """
+    if processes:
+        several = processes.count > 1
+        options = {
+            "coordinator_address": processes.coordinator,
+            "num_processes": processes.count,
+            "process_id": processes.index,
+            "cluster_detection_method": "deactivate",
+        }
+    else:
+        several, options = is_slurm_step() or is_tpu_pod(), _slurm_devices()
+    if not several:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            **options,
+            initialization_timeout=_START_SECONDS,
+            shutdown_timeout_seconds=_LEAVE_SECONDS,
+        )
+    except Exception as error:
+        where = f"--coordinator={processes.coordinator}: " if processes else ""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{where}the processes of this run did not meet ({reason})") from error
+
+
+def is_slurm_step() -> bool:
+    """Whether `srun` started several of us. The batch script alone is one process."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def is_tpu_pod() -> bool:
+    """Whether this is one of several hosts of TPUs, by GKE's environment or Google's metadata."""
+    if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or not _has_tpu():
+        return False
+    hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
+    slices = os.environ.get("MEGASCALE_NUM_SLICES")
+    if not hosts and "TPU_SKIP_MDS_QUERY" not in os.environ:
+        hosts = _metadata("worker-network-endpoints")
+        found = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env"))
+        slices = slices or (found and found[1])
+    return len((hosts or "").split(",")) * int(slices or 1) > 1
+
+
+def _has_tpu() -> bool:
+    chips = (*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*"))
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def _metadata(name: str) -> str:
+    """An attribute of this Google Cloud machine, empty where there is none."""
+    request = urllib.request.Request(_METADATA + name, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def _slurm_devices() -> dict[str, list[int]]:
+    """JAX gives each Slurm task one GPU; a task that has its node alone takes all of them."""
+    alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0] == "1"
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    return {"local_device_ids": list(range(int(gpus)))} if alone and gpus.isdecimal() else {}
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Runs the training between `start` and the end of the process.
+
+    At a clean end all wait for each other. On an error this process leaves at once, which ends the
+    others too: they would wait for its part of the next sum for ever.
+    """
+    try:
+        yield
+        barrier("end")
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        if isinstance(error, UserError):
+            print(f"bioclip2: error: {error}", file=sys.stderr, flush=True)
+            code = error.exit_code
+        else:
+            traceback.print_exception(error)
+            code = 1
+        if is_main():
+            time.sleep(1)  # its end is the end of all; let them say the same first
+        os._exit(code)
+
+
+# ---- Agreement
+
+
+def is_main() -> bool:
+    """Whether this process writes what only one may write."""
+    return jax.process_index() == 0
+
+
+def say(message: str) -> None:
+    """Prints to standard error, once for all processes."""
+    if is_main():
+        print(message, file=sys.stderr, flush=True)
+
+
+def barrier(name: str) -> None:
+    """Returns when all processes are here.
+
+    Raises:
+      UserError: one did not come in an hour, or has died.
+    """
+    if jax.process_count() == 1:
+        return
+    everybody = set(range(jax.process_count()))  # by messages, not by a sum on the devices
+    try:
+        multihost.sync_global_processes(
+            f"{name}-{next(_barriers)}", timeout=_WAIT_SECONDS, processes=everybody
+        )
+    except Exception as error:
+        raise UserError(f"the other processes did not come to {name!r}; start all again") from error
+
+
+def agree(value: int) -> int:
+    """The value of process 0, for all."""
+    barrier("agree")
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def all_true(value: bool) -> bool:
+    """Whether it holds in every process."""
+    barrier("all_true")
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(value))))
+
+
+# ---- Batches
+
+
+def local_slices(mesh: Mesh) -> tuple[list[int], int]:
+    """Which of how many equal slices of a batch the devices of this process hold.
+
+    Returns:
+      For one process ([0], 1), else the slices, ascending, and the number of all of them.
+    """
+    if jax.process_count() == 1:
+        return [0], 1
+    count = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
+    rows = NamedSharding(mesh, sharding.BATCH).addressable_devices_indices_map((count,))
+    return sorted({row.start or 0 for (row,) in rows.values()}), count
+
+
+def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """One array of all processes for each part of the batch, from this process's slices of it."""
+    where = NamedSharding(mesh, sharding.BATCH)
+    slices, count = local_slices(mesh)
+
+    def together(local: np.ndarray) -> jax.Array:
+        rows = len(local) // len(slices)  # of one slice
+        shape = (rows * count, *local.shape[1:])
+
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            first = slices.index(start // rows) * rows + start % rows
+            return local[first : first + stop - start]
+
+        return jax.make_array_from_callback(shape, where, read)
+
+    return {name: together(local) for name, local in batch.items()}
+
+
+# ---- Stopping
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[int], bool]]:
+    """A function of the steps taken since the start: whether to save and stop after this one.
+
+    SIGTERM or Ctrl-C of one process stops all of them, at the same step: every process asks after
+    every step. A second signal ends a process at once.
+    """
+    caught: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    def forward(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+
+    if jax.process_count() == 1:
+        handlers = {signal.SIGTERM: handler, signal.SIGINT: handler}
+        ask = lambda _taken: bool(caught)  # noqa: E731
+    else:
+        handlers = {signal.SIGINT: forward}  # SIGTERM is JAX's, since `start`
+        ask = multihost_utils.reached_preemption_sync_point
+    before = {number: signal.signal(number, new) for number, new in handlers.items()}
+    try:
+        yield ask
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,0 +1,92 @@
+"""Which checkpoint a run goes on from: the newest sound one, the same for all processes.
+
+Damaged ones are moved to `WORKDIR/damaged` and named, but only once an older one is found good:
+where none can be read, something else is wrong, and nothing is touched.
+"""
+
+from pathlib import Path
+
+import jax
+
+from bioclip2_jax import checkpoint, distributed, seal
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.train_step import TrainState
+
+
+def newest_sound_step(workdir: Path, before: int | None = None) -> int | None:
+    """The newest step whose files are what was written; process 0 looks and decides.
+
+    Args:
+      workdir: of the run.
+      before: only steps below it.
+
+    Raises:
+      UserError: there are checkpoints, and all are damaged.
+    """
+    found = -1
+    if distributed.is_main():
+        damaged = {}
+        steps = [step for step in checkpoint.steps(workdir) if before is None or step < before]
+        while steps and (what := seal.damage(checkpoint.step_dir(workdir, steps[-1]))):
+            damaged[steps.pop()] = what
+        if steps:
+            found = steps[-1]
+            _leave_out(workdir, damaged, found)
+        elif damaged and before is None:
+            newest, what = next(iter(damaged.items()))
+            raise UserError(
+                f"{checkpoint.step_dir(workdir, newest)}: damaged checkpoint ({what}), and no older"
+                " one is sound; bring back a copy, or start in another --workdir"
+            )
+    found = distributed.agree(found)
+    return None if found < 0 else found
+
+
+def restore_newest(
+    workdir: Path, newest: int | None, abstract: TrainState, shardings: TrainState
+) -> tuple[TrainState | None, int]:
+    """The state at `newest`, or before it where that cannot be read, laid out on this run's mesh.
+
+    Returns:
+      The state, or None without a checkpoint, and its step, or 0.
+
+    Raises:
+      UserError: none of the checkpoints can be read, or they are of another model.
+    """
+    if newest is None:
+        return None, 0
+    step: int | None = newest
+    failed: dict[int, UserError] = {}
+    while step is not None:
+        state = None
+        try:
+            state = _restore(workdir, step, abstract, shardings)
+        except UserError as error:
+            failed[step] = error
+        if distributed.all_true(state is not None):
+            if distributed.is_main():
+                _leave_out(workdir, {bad: str(error) for bad, error in failed.items()}, step)
+            return state, step
+        failed.setdefault(step, UserError("another process cannot read it"))
+        step = newest_sound_step(workdir, before=step)
+    raise failed[newest]
+
+
+def _restore(workdir: Path, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+    target = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        abstract,
+        shardings,
+    )
+    rest = {"step": target.step, "opt_state": target.opt_state}
+    params, rest = checkpoint.restore(workdir, step, target.params, rest)
+    return TrainState(rest["step"], params, rest["opt_state"])
+
+
+def _leave_out(workdir: Path, damaged: dict[int, str], used: int) -> None:
+    for step, what in damaged.items():
+        folder = checkpoint.step_dir(workdir, step)
+        place = checkpoint.set_aside(workdir, step)
+        distributed.say(
+            f"{folder}: damaged checkpoint ({what}), moved to {place}; step {used} is used"
+        )

@@ -1,0 +1,103 @@
+"""Proof that a checkpoint is what was written: `SHA256SUMS` beside its files.
+
+The list is made of the files in the temporary folder, just before Orbax renames it, so a complete
+checkpoint has one. `cd CHECKPOINT && sha256sum -c SHA256SUMS` checks the same by hand.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+NAME = "SHA256SUMS"
+# Said in Orbax's own metadata of a checkpoint, so that a lost list is noticed.
+MARK = {"sealed_by": NAME}
+_ORBAX_METADATA = "_CHECKPOINT_METADATA"
+# Orbax writes these when it renames the folder: the list gets them afterwards, by `complete`.
+_LATE = (_ORBAX_METADATA, "commit_success.txt")
+_THREADS = 8  # hashing lets go of the interpreter lock
+
+
+def write(folder: Path) -> None:
+    """Lists all files of a checkpoint that is about to be renamed.
+
+    Raises:
+      OSError: a file cannot be read, or the list not be written.
+    """
+    _write_lines(folder, _digests(folder, [name for name in _files(folder) if name not in _LATE]))
+
+
+def complete(folder: Path) -> None:
+    """Adds the files that Orbax wrote with the rename. A crash before leaves them unchecked.
+
+    Raises:
+      OSError: as `write`.
+    """
+    listed = _read_lines(folder)
+    _write_lines(folder, listed | _digests(folder, [n for n in _LATE if (folder / n).exists()]))
+
+
+def damage(folder: Path, below: str = "") -> str | None:
+    """What is wrong with the files of a checkpoint, or None.
+
+    A checkpoint of a version that wrote no list passes.
+
+    Args:
+      folder: of one step.
+      below: looks only at the files of this item; empty: at all.
+    """
+    try:
+        if not (folder / NAME).exists():
+            metadata = (folder / _ORBAX_METADATA).read_text(encoding="utf-8", errors="replace")
+            return f"{NAME} is missing" if NAME in metadata else None
+        listed = {n: digest for n, digest in _read_lines(folder).items() if n.startswith(below)}
+        present = {name for name in _files(folder) if name.startswith(below)}
+        missing = sorted(listed.keys() - present)
+        if missing:
+            return f"{missing[0]} is missing"
+        # A list that was cut off names too little.
+        extra = sorted(present - listed.keys() - set(_LATE))
+        if extra:
+            return f"{NAME} does not name {extra[0]}"
+        found = _digests(folder, listed)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and Path(error.filename).name == _ORBAX_METADATA:
+            return f"{_ORBAX_METADATA} is missing"
+        return f"{error.filename or folder}: {error.strerror}"
+    except ValueError:
+        return f"{NAME} is unreadable"
+    wrong = [name for name in listed if found[name] != listed[name]]
+    return f"{wrong[0]} is not what was written" if wrong else None
+
+
+def _files(folder: Path) -> list[str]:
+    """All files, relative; hidden ones, such as those of NFS, are not ours."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
+    return sorted(path.as_posix() for path in visible if path.name != NAME)
+
+
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    def digest(name: str) -> str:
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    names = list(names)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
+
+
+def _read_lines(folder: Path) -> dict[str, str]:
+    text = (folder / NAME).read_text(encoding="utf-8")
+    if not text.endswith("\n"):
+        raise ValueError("cut off")
+    lines = text.splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def _write_lines(folder: Path, digests: dict[str, str]) -> None:
+    partial = folder / f".{NAME}"
+    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, folder / NAME)
