@@ -84,15 +84,14 @@ def take_flags(arguments: Sequence[str]) -> tuple[Processes | None, list[str]]:
     for name in _FLAGS[1:]:
         if not found[name].isdecimal():
             raise UsageError(f"--{name}={found[name]}: not a whole number")
-    processes = Processes(
-        found["coordinator"], int(found["num-processes"]), int(found["process-id"])
-    )
-    if not 0 <= processes.index < processes.count:
+    count, index = (int(found[name]) for name in _FLAGS[1:])
+    if count < 1:
+        raise UsageError(f"--num-processes={count} must be at least 1")
+    if index >= count:
         raise UsageError(
-            f"--process-id={processes.index}: with --num-processes={processes.count} it is one of"
-            f" 0 ... {processes.count - 1}"
+            f"--process-id={index}: with --num-processes={count} it is one of 0 ... {count - 1}"
         )
-    return processes, rest
+    return Processes(found["coordinator"], count, index), rest
 
 
 def start(processes: Processes | None) -> None:
@@ -133,7 +132,8 @@ def is_slurm_step() -> bool:
 
 def is_tpu_pod() -> bool:
     """Whether this is one of several hosts of TPUs, by GKE's environment or Google's metadata."""
-    if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or not _has_tpu():
+    platform = (os.environ.get("JAX_PLATFORMS") or "tpu").split(",")[0]
+    if platform != "tpu" or not _has_tpu():
         return False
     hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
     slices = os.environ.get("MEGASCALE_NUM_SLICES")

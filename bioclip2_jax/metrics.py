@@ -3,13 +3,16 @@
 import contextlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from bioclip2_jax import STARTED
@@ -100,7 +103,7 @@ class MetricsWriter:
         if path.exists():
             _drop_rows_after(path, start)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._board = Board(workdir / "tensorboard", start + 1)
         self._bar = tqdm(
             total=stop,
             initial=start,
@@ -114,8 +117,7 @@ class MetricsWriter:
         """Records the metrics of the update that made `step` updates finished."""
         self._file.write(json.dumps({"step": step} | row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        self._board.write(step, row)
         self._bar.n = step
         shown = {name: f"{row[name]:.4g}" for name in ("loss", "accuracy", "samples_per_second")}
         self._bar.set_postfix(shown)
@@ -124,10 +126,38 @@ class MetricsWriter:
             print(f"step {step} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Flushes everything."""
+        """Flushes everything; all is closed even where the disk is full."""
+        with contextlib.closing(self._bar), contextlib.closing(self._board):
+            self._file.close()
+
+
+class Board:
+    """TensorBoard's file, written at once.
+
+    tensorboardX's own writer is a thread that a full disk ends, after which training would wait for
+    it for ever.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        """Hides what an interrupted start of the run logged from `step` on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = RecordWriter(str(folder / name))
+        self._add(file_version="brain.Event:2")
+        self._add(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        """Records one row as `train/NAME`."""
+        values = [Summary.Value(tag=f"train/{name}", simple_value=row[name]) for name in row]
+        self._add(step=step, summary=Summary(value=values))
+
+    def close(self) -> None:
+        """Ends the file."""
         self._file.close()
-        self._board.close()
-        self._bar.close()
+
+    def _add(self, **content: object) -> None:
+        self._file.write(Event(wall_time=time.time(), **content).SerializeToString())
+        self._file.flush()
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

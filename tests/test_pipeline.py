@@ -79,6 +79,15 @@ def test_hosts_together_see_the_batches_of_one_host(config, num_hosts):
     assert_same(take(config), joined)
 
 
+def test_a_host_may_read_slices_that_are_not_neighbours(config):
+    quarters = [take(config, host=host, num_hosts=4) for host in (0, 2)]
+    joined = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*quarters, strict=True)
+    ]
+    assert_same(take(config, host=[0, 2], num_hosts=4), joined)
+
+
 def test_another_seed_gives_another_order(config):
     before = take(config)[0]["images"]
     config.seed = 1

@@ -1,56 +1,23 @@
 """The training program as a user runs it: kill, resume, stop, refuse."""
 
+import errno
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
+from processes import arguments, finish, losses, parameters, rows, run_together, start
 
 from bioclip2_jax import checkpoint, train
 from bioclip2_jax.errors import UsageError, UserError
-
-ROOT = Path(__file__).parent.parent
-QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
-
-
-def arguments(workdir, data, **changes):
-    settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
-    settings |= {"warmup_steps": 3}
-    settings |= changes
-    return [
-        QUICKSTART,
-        f"--workdir={workdir}",
-        f"--config.data.dir={data}",
-        *(f"--config.train.{key}={value}" for key, value in settings.items()),
-    ]
-
-
-def start(args):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    return subprocess.Popen(
-        [sys.executable, "-m", "bioclip2_jax.train", *args],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def losses(workdir):
-    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    return [row["loss"] for row in rows]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    process = start(arguments(workdir, tiny_data))
-    assert process.wait(300) == 0, process.stderr.read()
+    run_together(1, arguments(workdir, tiny_data))
     return workdir
 
 
@@ -61,6 +28,8 @@ def test_a_run_leaves_everything_a_reader_needs(undisturbed):
     wanted = "step loss contrastive_loss logit_scale learning_rate samples_per_second"
     assert set(f"{wanted} data_wait_fraction".split()) <= row.keys()
     assert checkpoint.steps(undisturbed) == [4, 8, 12]
+    (events,) = (undisturbed / "tensorboard").iterdir()
+    assert events.read_bytes().count(b"train/loss") == 12
 
 
 def test_the_loss_falls(undisturbed):
@@ -97,6 +66,33 @@ def test_sigterm_saves_and_exits_cleanly(undisturbed, tiny_data, tmp_path):
         assert "stopped and saved after step" in messages
     kept = checkpoint.latest_step(tmp_path)
     assert kept and losses(tmp_path) == losses(undisturbed)[:kept]
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_steps_since_the_last(
+    undisturbed, tiny_data, tmp_path
+):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    newest = checkpoint.step_dir(workdir, 12)
+    victim = max(newest.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    (messages,) = run_together(1, arguments(workdir, tiny_data))
+    name = victim.relative_to(newest)
+    assert f"12: damaged checkpoint ({name} is not what was written)" in messages
+    assert "going on after step 8" in messages
+    assert losses(workdir) == losses(undisturbed)
+    assert checkpoint.steps(workdir) == [4, 8, 12] and (workdir / "damaged" / "12").is_dir()
+    ours, other = parameters(workdir, 12)["image"], parameters(undisturbed, 12)["image"]
+    np.testing.assert_array_equal(ours["projection"], other["projection"])
+
+
+def test_compiled_steps_are_kept_for_the_next_start(undisturbed, tiny_data, tmp_path):
+    assert list((undisturbed / "compile_cache").glob("jit_train_step-*"))
+    off = "--config.compile_cache="
+    process = start(arguments(tmp_path, tiny_data, off, steps=1))
+    assert finish([process])[0] == [0] and not (tmp_path / "compile_cache").exists()
+    assert 0 < rows(tmp_path)[0]["first_step_seconds"] < 300
 
 
 def test_a_finished_run_says_so(undisturbed, tiny_data, capsys):
@@ -142,3 +138,11 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tiny_data):
 def test_weights_of_another_run_can_start_this_one(undisturbed, tiny_data, tmp_path):
     train.main([*arguments(tmp_path, tiny_data, steps=1), f"--config.init={undisturbed}"])
     assert losses(tmp_path)[0] < losses(undisturbed)[0]
+
+
+def test_a_full_disk_while_metrics_are_written_is_named(tmp_path):
+    named = pytest.raises(UserError, match=f"{tmp_path}: the disk is full")
+    with named, train.naming_full_disk(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), train.naming_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")

@@ -1,0 +1,139 @@
+"""Training programs as a scheduler starts them: one or several processes, watched and killed."""
+
+import functools
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bioclip2_jax import checkpoint
+from bioclip2_jax.data.records import make_record
+from bioclip2_jax.prepare.builder import write_dataset
+from bioclip2_jax.taxonomy import Taxon
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+_KINGDOMS = ("Animalia", "Plantae", "Fungi")
+
+
+def arguments(workdir: Path, data: Path, *flags: str, **changes: object) -> list[str]:
+    """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything."""
+    settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
+    settings |= {"warmup_steps": 3} | changes
+    return [
+        QUICKSTART,
+        f"--workdir={workdir}",
+        f"--config.data.dir={data}",
+        *(f"--config.train.{key}={value}" for key, value in settings.items()),
+        *flags,
+    ]
+
+
+def short_data(folder: Path) -> Path:
+    """48 pictures whose captions all have one length, so that one program is compiled."""
+    rng = np.random.default_rng(0)
+
+    def examples():
+        for number in range(48):
+            kingdom = number % 3
+            pixels = np.clip(rng.normal(60 + 60 * kingdom, 30, (36, 36, 3)), 0, 255)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+            yield make_record(
+                key=f"train-{number}",
+                image=buffer.getvalue(),
+                taxon=Taxon(_KINGDOMS[kingdom]),
+                vernacular_name="",
+                source="test",
+                licence="CC0-1.0",
+                dataset_name="one",
+                labels={},
+            )
+
+    write_dataset({"train": examples()}, folder, name="short", description="Noise.")
+    return folder
+
+
+def start(args: list[str], devices: int = 1) -> subprocess.Popen:
+    """One process with so many fake CPU devices."""
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bioclip2_jax.train", *args],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_together(count: int, args: list[str], devices: int = 1) -> list[subprocess.Popen]:
+    """The processes of one run."""
+    if count == 1:
+        return [start(args, devices)]
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    flags = [f"--coordinator=localhost:{port}", "--num-processes", str(count), "--process-id"]
+    return [start([*args, *flags, str(index)], devices) for index in range(count)]
+
+
+def finish(processes: list[subprocess.Popen], timeout: float = 900) -> tuple[list[int], list[str]]:
+    """Exit codes and standard errors; kills what is left after the timeout."""
+    try:
+        messages = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        kill(processes)
+    return [process.returncode for process in processes], messages
+
+
+def kill(processes: list[subprocess.Popen]) -> None:
+    """SIGKILL to all that still run, and waits for their end."""
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.wait()
+        process.stderr.close()
+
+
+def run_together(count: int, args: list[str], devices: int = 1) -> list[str]:
+    """Runs to the end; returns the standard errors."""
+    codes, messages = finish(start_together(count, args, devices))
+    assert codes == [0] * count, "\n".join(messages)
+    return messages
+
+
+def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen]) -> None:
+    """Waits for a condition, or fails when a process has ended or a quarter of an hour is over."""
+    deadline = time.time() + 900
+    while not condition():
+        assert time.time() < deadline and all(p.poll() is None for p in processes)
+        time.sleep(0.02)
+
+
+def rows(workdir: Path) -> list[dict]:
+    """The logged metrics, one row for every step; a last line that is being written is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    assert [row["step"] for row in found] == list(range(1, len(found) + 1))
+    return found
+
+
+def losses(workdir: Path) -> list[float]:
+    """The logged losses, from step 1 on."""
+    return [row["loss"] for row in rows(workdir)]
+
+
+@functools.cache
+def parameters(workdir: Path, step: int) -> dict:
+    """The model at a checkpoint."""
+    return checkpoint.restore_params(checkpoint.step_dir(workdir, step))
