@@ -1,7 +1,34 @@
-"""The contrastive loss over image-caption pairs (arXiv 2505.23883; CLIP, arXiv 2103.00020)."""
+"""The contrastive loss over image-caption pairs (arXiv 2505.23883; CLIP, arXiv 2103.00020).
+
+Each device holds its rows of the similarity matrix and every pair is computed once: a row's
+log-sum-exp is local, a column's is completed by a maximum and a sum over the devices, and the
+gradients come from the same block. With `tile` the block exists one tile of columns at a time:
+captions are gathered, and their gradients scattered back, tile by tile, so that memory grows with
+the rows of a device alone; the price is that the matrix is computed a second time for gradients.
+"""
+
+import functools
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+_ABSENT = -1e9  # instead of -inf, which would make the gradient of an absent row not a number
+
+
+class Targets(NamedTuple):
+    """Which other captions count as right, see `taxon_targets`.
+
+    Attributes:
+      ids: [batch, ranks] int32, equal where two pairs share the taxon of a rank; -1: unknown.
+      shares: [batch, ranks] float32, the target of a pair is the sum of its shares where ids agree.
+    """
+
+    ids: jax.Array
+    shares: jax.Array
 
 
 def contrastive_loss(
@@ -9,31 +36,289 @@ def contrastive_loss(
     text_features: jax.Array,
     logit_scale: jax.Array,
     weights: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Symmetric InfoNCE over the whole batch; pair i is the only positive of row and column i.
+    targets: Targets | None = None,
+    *,
+    mesh: Mesh | None = None,
+    tile: int | None = None,
+) -> jax.Array:
+    """Symmetric InfoNCE over the whole batch; by default pair i is the only positive of i.
 
-    Equal captions in a batch stay each other's negatives, as in the original.
+    Equal captions in a batch then stay each other's negatives, as in the original.
 
     Args:
-      image_features: [batch, dim] float32, L2-normalised.
-      text_features: [batch, dim] float32, L2-normalised.
+      image_features: [batch, dim] float32 or bfloat16, L2-normalised.
+      text_features: the same for captions.
       logit_scale: [] float32, the exponential of the learned parameter.
-      weights: [batch] float32 or None. A pair of weight 0 (an unreadable image) is neither a
-        positive nor a negative.
+      weights: [batch] float32, or None for ones. A pair of weight 0 (an unreadable image) is
+        neither a positive nor a negative.
+      targets: more captions that count as right, or None.
+      mesh: devices that the batch is split over, along all axes; None: computed in one place.
+      tile: columns of the similarity matrix that exist at a time; None: all.
 
     Returns:
-      The loss [] float32 in nats, and the share [] of images whose own caption scores highest.
+      The loss [] float32 in nats. Products take the features' dtype and float32 sums; softmax is
+      float32.
+
+    Raises:
+      ValueError: the devices do not divide the batch.
     """
-    logits = logit_scale * image_features @ text_features.T
-    if weights is None:
-        weights = jnp.ones(logits.shape[0], logits.dtype)
-    absent = weights == 0
-    # A large negative number instead of -inf keeps the gradient of an absent row finite.
-    logits = jnp.where(absent[:, None] | absent[None, :], -1e9, logits)
-    positives = jnp.diagonal(logits)
-    from_images = jax.nn.logsumexp(logits, axis=1) - positives
-    from_texts = jax.nn.logsumexp(logits, axis=0) - positives
-    total = jnp.maximum(weights.sum(), 1)
-    loss = (weights * (from_images + from_texts)).sum() / (2 * total)
-    correct = jnp.argmax(logits, axis=1) == jnp.arange(logits.shape[0])
-    return loss, (weights * correct).sum() / total
+    return contrastive_loss_and_accuracy(
+        image_features, text_features, logit_scale, weights, targets, mesh=mesh, tile=tile
+    )[0]
+
+
+def contrastive_loss_and_accuracy(
+    image_features: jax.Array,
+    text_features: jax.Array,
+    logit_scale: jax.Array,
+    weights: jax.Array | None = None,
+    targets: Targets | None = None,
+    *,
+    mesh: Mesh | None = None,
+    tile: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """`contrastive_loss`, and the share [] of images whose own caption scores highest."""
+    batch, devices = image_features.shape[0], mesh.size if mesh else 1
+    if batch % devices:
+        raise ValueError(f"a batch of {batch} pairs cannot be split over {devices} devices")
+    weights = jnp.ones(batch, jnp.float32) if weights is None else jnp.asarray(weights)
+    scale = jnp.asarray(logit_scale, jnp.float32)
+    pairs = _Pairs(image_features, text_features, weights, targets)
+    return _loss(mesh, tile, pairs, scale)
+
+
+def taxon_targets(
+    ids: jax.Array, rank_weights: tuple[float, ...], weights: jax.Array | None = None
+) -> Targets:
+    """Soft targets over a taxonomy: each rank's weight is spread evenly over those who share it.
+
+    With all the weight on the last rank, pairs of the same taxon are positives alike (supervised
+    contrastive learning, arXiv 2004.11362); with weight on higher ranks relatives get some, too.
+    The targets of a pair sum to one: unknown ranks leave their weight to the others.
+
+    Args:
+      ids: [batch, ranks] int32, a number for each taxon of a rank; -1: unknown. The last rank is
+        always known.
+      rank_weights: one a rank, not negative, the last above zero.
+      weights: [batch] as in `contrastive_loss`; pairs of weight 0 share nothing with anyone.
+    """
+    ids = jnp.asarray(ids, jnp.int32)
+    if weights is not None:
+        ids = jnp.where(weights[:, None] > 0, ids, -1)
+    by_rank = jnp.sort(ids, axis=0)
+
+    def sharing(ordered: jax.Array, wanted: jax.Array) -> jax.Array:
+        first = jnp.searchsorted(ordered, wanted, side="left")
+        return jnp.searchsorted(ordered, wanted, side="right") - first
+
+    counts = jax.vmap(sharing, in_axes=1, out_axes=1)(by_rank, ids)
+    mass = jnp.where(ids >= 0, jnp.asarray(rank_weights, jnp.float32), 0)
+    mass = mass / jnp.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
+    return Targets(ids, mass / counts)
+
+
+class _Pairs(NamedTuple):
+    image: jax.Array
+    text: jax.Array
+    weights: jax.Array
+    targets: Targets | None
+
+
+class _Side(NamedTuple):
+    """What the loss knows of rows, or of columns, beside their features."""
+
+    index: jax.Array  # position in the global batch; -1 in the padding of the last tile
+    weights: jax.Array
+    targets: Targets | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _loss(
+    mesh: Mesh | None, tile: int | None, pairs: _Pairs, scale: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _on_devices(mesh, tile, False, pairs, scale)[0]
+
+
+def _forward(mesh: Mesh | None, tile: int | None, pairs: _Pairs, scale: jax.Array) -> tuple:
+    # The loss is a number, so its gradients can be made at once: no block waits for the way back.
+    return _on_devices(mesh, tile, True, pairs, scale)
+
+
+def _backward(mesh: Mesh | None, tile: int | None, gradients: tuple, given: tuple) -> tuple:
+    image, text, scale, pairs = gradients
+    factor = given[0]
+
+    def scaled(gradient: jax.Array) -> jax.Array:
+        return (factor * gradient).astype(gradient.dtype)
+
+    none = jax.tree.map(jnp.zeros_like, pairs)
+    targets = None
+    if pairs.targets is not None:
+        ids = jnp.zeros(pairs.targets.ids.shape, jax.dtypes.float0)
+        targets = Targets(ids, none.targets.shares)
+    return _Pairs(scaled(image), scaled(text), none.weights, targets), factor * scale
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _on_devices(
+    mesh: Mesh | None, tile: int | None, gradients: bool, pairs: _Pairs, scale: jax.Array
+) -> tuple:
+    """(loss, accuracy), and with `gradients` those of image, text and scale, and `pairs`."""
+    axes = tuple(mesh.axis_names) if mesh else ()
+    block = functools.partial(_block, axes=axes, tile=tile, gradients=gradients)
+    if mesh:
+        split, whole = P(axes), P()
+        made = ((whole, whole), (split, split, whole)) if gradients else ((whole, whole), ())
+        # Every value that is declared the same on all devices has gone through psum or pmax.
+        block = jax.shard_map(
+            block, mesh=mesh, in_specs=(split, whole), out_specs=made, check_vma=False
+        )
+    values, found = block(pairs, scale)
+    return values, (*found, pairs) if gradients else ()
+
+
+def _block(
+    pairs: _Pairs, scale: jax.Array, *, axes: tuple[str, ...], tile: int | None, gradients: bool
+) -> tuple:
+    """One device's rows against all columns. See `_on_devices` for what is returned."""
+    image, text, weights, targets = pairs
+    count = image.shape[0]
+    devices = math.prod(jax.lax.axis_size(axis) for axis in axes)
+    width = min(count, max(1, tile // devices)) if tile else count  # columns of each device a tile
+    tiles = -(-count // width)
+    start = count * (jax.lax.axis_index(axes) if axes else 0)
+    rows = _Side(start + jnp.arange(count), weights, targets)
+    total = jnp.maximum(_sum(weights.sum(), axes), 1)
+
+    def in_tiles(x: jax.Array, fill: int) -> jax.Array:
+        padding = [(0, tiles * width - count)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, padding, constant_values=fill).reshape(tiles, width, *x.shape[1:])
+
+    own = (
+        in_tiles(text, 0),
+        _Side(
+            in_tiles(rows.index, -1),
+            in_tiles(weights, 0),
+            targets and Targets(in_tiles(targets.ids, -1), in_tiles(targets.shares, 0)),
+        ),
+    )
+
+    def gathered(tile_of_own: tuple) -> tuple[jax.Array, _Side]:
+        if not axes:
+            return tile_of_own
+        return jax.tree.map(lambda x: jax.lax.all_gather(x, axes, tiled=True), tile_of_own)
+
+    def logits_of(captions: jax.Array, columns: _Side) -> jax.Array:
+        logits = scale * _product("id,jd->ij", image, captions)
+        present = (weights > 0)[:, None] & (columns.weights > 0)[None, :]
+        return jnp.where(present, logits, _ABSENT)
+
+    def statistics(so_far: tuple, logits: jax.Array, columns: _Side) -> tuple:
+        """Running [rows] values, and the log-sum-exp of the tile's columns."""
+        highest, sums, own_logit, pull = so_far
+        higher = jnp.maximum(highest, logits.max(axis=1))
+        exponentials = jnp.exp(logits - higher[:, None])
+        sums = sums * jnp.exp(highest - higher) + exponentials.sum(axis=1)
+        same = rows.index[:, None] == columns.index[None, :]
+        own_logit = own_logit + jnp.where(same, logits, 0).sum(axis=1)
+        pull = pull + (_targets(rows, columns) * logits).sum(axis=1)
+        top = _max(logits.max(axis=0), axes)
+        column_sums = _sum(jnp.exp(logits - top).sum(axis=0), axes)
+        return (higher, sums, own_logit, pull), top + jnp.log(column_sums)
+
+    def gradients_of(
+        logits: jax.Array, captions: jax.Array, columns: _Side, of_columns: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of the images, float32 so far, and of this device's captions in the tile."""
+
+        def by_logit(logits: jax.Array) -> jax.Array:
+            by_row = weights[:, None] * jnp.exp(logits - of_rows[:, None])
+            by_column = columns.weights * jnp.exp(logits - of_columns)
+            difference = by_row + by_column - _targets(rows, columns)
+            return (difference * (scale / (2 * total))).astype(image.dtype)
+
+        by_caption = []
+        for features in jnp.array_split(image, 2, 1):
+            # One half at a time: in float32 those of all captions take as much as the logits do.
+            features, logits = jax.lax.optimization_barrier((features, logits))
+            half = _product("ij,id->jd", by_logit(logits), features)
+            if axes:
+                half = jax.lax.psum_scatter(half, axes, tiled=True)
+            by_caption.append(half.astype(text.dtype))
+        by_image = _product("ij,jd->id", by_logit(logits), captions)
+        return by_image, jnp.concatenate(by_caption, axis=1)
+
+    zeros = jnp.zeros(count, jnp.float32)
+    first = (jnp.full(count, 2 * _ABSENT, jnp.float32), zeros, zeros, zeros)
+    if tiles == 1:
+        captions, columns = gathered(jax.tree.map(lambda x: x[0], own))
+        logits = logits_of(captions, columns)
+        last, of_columns = statistics(first, logits, columns)
+    else:
+
+        def one_tile(so_far: tuple, tile_of_own: tuple) -> tuple:
+            captions, columns = gathered(tile_of_own)
+            return statistics(so_far, logits_of(captions, columns), columns)
+
+        last, of_columns = jax.lax.scan(one_tile, first, own)
+
+    highest, sums, own_logit, pull = last
+    of_rows = highest + jnp.log(sums)
+    from_images = (weights * of_rows).sum() - pull.sum()
+    mine = jax.lax.dynamic_slice_in_dim(
+        of_columns.reshape(tiles, devices, width), start // count, 1, axis=1
+    ).reshape(tiles * width)[:count]
+    from_texts = (weights * mine).sum()
+    loss = _sum(from_images + from_texts, axes) / (2 * total)
+    accuracy = _sum((weights * (own_logit >= highest)).sum(), axes) / total
+    if not gradients:
+        return (loss, accuracy), ()
+
+    if tiles == 1:
+        by_image, by_text = gradients_of(logits, captions, columns, of_columns)
+    else:
+
+        def gradients_of_tile(by_image: jax.Array, given: tuple) -> tuple:
+            tile_of_own, of_columns = given
+            captions, columns = gathered(tile_of_own)
+            logits = logits_of(captions, columns)
+            more, by_text = gradients_of(logits, captions, columns, of_columns)
+            return by_image + more, by_text
+
+        by_image, by_text = jax.lax.scan(
+            gradients_of_tile, jnp.zeros(image.shape, jnp.float32), (own, of_columns)
+        )
+        by_text = by_text.reshape(tiles * width, -1)[:count]
+    # Every logit is scale * cosine, so the images' gradient already holds the scale's.
+    by_scale = _sum((by_image * image).sum(), axes) / scale
+    return (loss, accuracy), (by_image.astype(image.dtype), by_text, by_scale)
+
+
+def _targets(rows: _Side, columns: _Side) -> jax.Array:
+    """[rows, columns]: weight and target of each row's softmax plus those of each column's."""
+    if rows.targets is None:
+        same = rows.index[:, None] == columns.index[None, :]
+        return jnp.where(same, 2 * rows.weights[:, None], 0)
+    total = jnp.zeros((rows.index.shape[0], columns.index.shape[0]), jnp.float32)
+    by_rows = rows.weights[:, None] * rows.targets.shares
+    by_columns = columns.weights[:, None] * columns.targets.shares
+    for rank in range(rows.targets.ids.shape[1]):
+        ids, others = rows.targets.ids[:, rank, None], columns.targets.ids[None, :, rank]
+        shares = by_rows[:, rank, None] + by_columns[None, :, rank]
+        total += jnp.where((ids == others) & (ids >= 0), shares, 0)
+    return total
+
+
+def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _sum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return jax.lax.psum(x, axes) if axes else x
+
+
+def _max(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return jax.lax.pmax(x, axes) if axes else x

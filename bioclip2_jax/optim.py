@@ -38,4 +38,5 @@ def optimizer(train: ConfigDict) -> optax.GradientTransformation:
         eps=train.epsilon,
         weight_decay=train.weight_decay,
         mask=decay_mask,
+        mu_dtype=train.momentum_dtype,
     )

@@ -2,40 +2,62 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.models.layers import Placement
 
-BATCH = P(("data", "fsdp"))
+AXES = ("slice", "data", "fsdp")  # slow network between slices, fast within
+BATCH = P(AXES)
+_SPLIT = P("fsdp", None)  # a matrix, along its inputs
 # First match wins. Stacked block kernels are [layer, in, out]; the layer axis is scanned over.
 RULES = (
-    (r"blocks/.*/kernel$", P(None, "fsdp", None)),
-    (r"token_embedding$", P("fsdp", None)),
-    (r"projection$", P("fsdp", None)),
+    (r"blocks/.*/kernel$", P(None, *_SPLIT)),
+    (r"token_embedding$", _SPLIT),
+    (r"projection$", _SPLIT),
     (r".*", P()),
 )
 
 
-def make_mesh(data: int, fsdp: int) -> Mesh:
-    """A (`data`, `fsdp`) mesh over all devices; `data=-1` takes what `fsdp` leaves.
+def make_mesh(
+    data: int, fsdp: int, slices: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of (`slice`, `data`, `fsdp`); `data=-1` takes what the others leave.
+
+    Args:
+      data: devices that split the batch alone.
+      fsdp: devices of one slice that also split parameters and optimizer state.
+      slices: groups of devices with a fast network of their own, for example TPU slices.
+      devices: all that there are, if None.
 
     Raises:
       UsageError: the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
-        raise UsageError(f"config.mesh.fsdp={fsdp} does not divide the {devices} devices here")
+    devices = jax.devices() if devices is None else devices
+    for name, size in (("slices", slices), ("fsdp", fsdp)):
+        if size < 1 or len(devices) % (size if name == "slices" else slices * size):
+            raise UsageError(
+                f"config.mesh.{name}={size} does not divide the {len(devices)} devices here"
+                + (f" in {slices} slices" if slices > 1 else "")
+            )
     if data == -1:
-        data = devices // fsdp
-    if data * fsdp != devices:
+        data = len(devices) // (slices * fsdp)
+    shape = (slices, data, fsdp)
+    if math.prod(shape) != len(devices):
         raise UsageError(
-            f"config.mesh.data={data} x config.mesh.fsdp={fsdp} is not the {devices} devices here;"
-            " set config.mesh.data=-1 to use them all"
+            f"config.mesh: {slices} slices x data={data} x fsdp={fsdp} is not the {len(devices)}"
+            " devices here; set config.mesh.data=-1 to use them all"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    if slices > 1 and hasattr(devices[0], "slice_index"):
+        grid = mesh_utils.create_hybrid_device_mesh((1, data, fsdp), (slices, 1, 1), devices)
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def tree_shardings(tree: dict, mesh: Mesh) -> dict:
@@ -47,14 +69,62 @@ def tree_shardings(tree: dict, mesh: Mesh) -> dict:
     def one(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
-        for size, axis in zip(leaf.shape, spec, strict=False):
-            if axis and size % mesh.shape[axis]:
-                spec = P()
-        return NamedSharding(mesh, spec if len(spec) <= len(leaf.shape) else P())
+        return NamedSharding(mesh, _if_it_divides(spec, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def placement(mesh: Mesh) -> Placement:
+    """How the towers run on `mesh`: batch split, each weight gathered where it is used.
+
+    Left to itself the compiler splits activations by the weights' axes, or gathers all layers at
+    once. A weight's gradient is summed and split again in one step (reduce-scatter), in the dtype
+    of the weight as it was gathered.
+    """
+    whole = NamedSharding(mesh, P())
+
+    @jax.custom_vjp
+    def gather(weight: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(weight, whole)
+
+    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        split = NamedSharding(mesh, _if_it_divides(_SPLIT, gradient.shape, mesh))
+        return (jax.lax.with_sharding_constraint(gradient, split),)
+
+    gather.defvjp(lambda weight: (gather(weight), None), backward)
+
+    def activation(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
+
+    def split(x: jax.Array, parts: int) -> jax.Array:
+        x = split_batch(x, mesh, parts)
+        return x.reshape(parts, -1, *x.shape[3:])
+
+    def join(x: jax.Array) -> jax.Array:
+        return join_batch(x.reshape(x.shape[0], mesh.size, -1, *x.shape[2:]), mesh)
+
+    return Placement(activation, gather, split, join)
+
+
+def split_batch(x: jax.Array, mesh: Mesh, parts: int) -> jax.Array:
+    """[batch, ...] → [parts, devices, rows, ...]; every device keeps its own rows."""
+    x = x.reshape(mesh.size, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, *BATCH)))
+
+
+def join_batch(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """The inverse of `split_batch`."""
+    x = x.swapaxes(0, 1).reshape(-1, *x.shape[3:])
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
+
+
 def batch_divisor(mesh: Mesh) -> int:
     """The number every global batch size must be divisible by."""
-    return math.prod(mesh.shape.values())
+    return mesh.size
+
+
+def _if_it_divides(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    if len(spec) > len(shape):
+        return P()
+    divided = zip(shape, spec, strict=False)
+    return spec if all(not axis or size % mesh.shape[axis] == 0 for size, axis in divided) else P()

@@ -1,5 +1,6 @@
 """One update: two towers, one or two contrastive losses, AdamW, the clamp of logit_scale."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from bioclip2_jax import optim, sharding
-from bioclip2_jax.losses import contrastive_loss
+from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.layers import Execution
 from bioclip2_jax.models.presets import ClipConfig
@@ -32,6 +33,7 @@ def init_state(config: ConfigDict, model: ClipConfig, params: dict | None = None
     if params is None:
         replay = config.train.replay_batch_size > 0
         params = clip.init_params(model, config.seed, replay_projection=replay)
+    params = jax.tree.map(lambda leaf: leaf.astype(config.model.param_dtype), params)
     opt_state = optim.optimizer(config.train).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
@@ -42,53 +44,104 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
 
 
 def losses(
-    model: clip.Clip, config: ConfigDict, batch: dict[str, jax.Array], keep_key: jax.Array
+    model: ClipConfig,
+    params: dict,
+    config: ConfigDict,
+    batch: dict[str, jax.Array],
+    keep_key: jax.Array,
+    mesh: Mesh,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of the biological pairs plus, with equal weight, loss of the replay pairs.
 
-    All images pass the trunk together. The two kinds have their own visual projection and their
-    own similarity matrix, and share the text tower and logit_scale (paper, section 4).
+    The two kinds have their own visual projection and their own similarity matrix, and share the
+    rest (paper, section 4). With `config.train.micro_batches` the towers see a part of each
+    device's pairs at a time and are run again for its gradients; the losses are over all pairs, so
+    nothing changes but rounding and memory (GradCache, arXiv 2101.06983).
 
     Returns:
       The total [] float32, and `contrastive_loss`, `accuracy`, `replay_loss` when replay is on.
     """
-    replay = "replay_images" in batch
-    pixels = batch["images"]
-    if replay:
-        pixels = jnp.concatenate([pixels, batch["replay_images"]])
-    pixels = clip.normalize_images(pixels, config.data.mean, config.data.std)
-    pooled = model.image_trunk(pixels, _kept_patches(model, config, pixels.shape[0], keep_key))
-    scale = jnp.exp(model.logit_scale[...])
-    size = batch["images"].shape[0]
-    loss, accuracy = contrastive_loss(
-        model.project_image(pooled[:size]),
-        model.encode_text(batch["tokens"]),
-        scale,
-        batch["weights"],
+    train, settings = config.train, config.model
+    execution = Execution(
+        settings.dtype,
+        settings.scan,
+        settings.remat,
+        settings.block_parts,
+        settings.attention,
+        sharding.placement(mesh),
+    )
+    batch = batch | _kept_patches(model, config, batch, keep_key)
+    parts = {name: sharding.split_batch(x, mesh, train.micro_batches) for name, x in batch.items()}
+
+    def towers(part: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return _features(clip.bind(model, params, execution), config, part)
+
+    if train.micro_batches == 1:
+        whole = towers(jax.tree.map(lambda x: x[0], parts))
+        features = jax.tree.map(lambda x: x[None], whole)
+    else:
+        features = jax.lax.map(jax.checkpoint(towers, prevent_cse=False), parts)
+    features = {name: sharding.join_batch(x, mesh) for name, x in features.items()}
+
+    scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
+    over_all = functools.partial(contrastive_loss_and_accuracy, mesh=mesh, tile=train.loss_tile)
+    targets = None
+    if "taxon_ids" in batch:
+        targets = taxon_targets(batch["taxon_ids"], tuple(train.rank_weights), batch["weights"])
+    loss, accuracy = over_all(
+        features["images"], features["tokens"], scale, batch["weights"], targets
     )
     metrics = {"contrastive_loss": loss, "accuracy": accuracy}
-    if replay:
-        replay_loss, _ = contrastive_loss(
-            model.project_image(pooled[size:], replay=True),
-            model.encode_text(batch["replay_tokens"]),
-            scale,
-            batch["replay_weights"],
+    if "replay_images" in batch:
+        replay_loss, _ = over_all(
+            features["replay_images"], features["replay_tokens"], scale, batch["replay_weights"]
         )
         metrics["replay_loss"] = replay_loss
         loss = loss + replay_loss
     return loss, metrics
 
 
+def _features(model: clip.Clip, config: ConfigDict, part: dict[str, jax.Array]) -> dict:
+    """Features [devices, rows, dim] in the compute dtype, for inputs [devices, rows, ...].
+
+    Images of both streams pass the trunk together, joined on each device without moving.
+    """
+    streams = [prefix for prefix in ("", "replay_") if prefix + "images" in part]
+
+    def joined(name: str) -> jax.Array:
+        x = jnp.concatenate([part[prefix + name] for prefix in streams], axis=1)
+        return x.reshape(-1, *x.shape[2:])
+
+    dtype = jnp.dtype(model.execution.dtype)
+    devices, rows = part["images"].shape[:2]
+    pixels = clip.normalize_images(joined("images"), config.data.mean, config.data.std)
+    pooled = model.image_trunk(pixels, joined("kept") if "kept" in part else None)
+    pooled = pooled.reshape(devices, -1, pooled.shape[-1])
+    features = {"images": model.project_image(pooled[:, :rows])}
+    if len(streams) == 2:
+        features["replay_images"] = model.project_image(pooled[:, rows:], replay=True)
+    for prefix in streams:
+        tokens = part[prefix + "tokens"]
+        encoded = model.encode_text(tokens.reshape(-1, tokens.shape[-1]))
+        features[prefix + "tokens"] = encoded.reshape(*tokens.shape[:2], -1)
+    return jax.tree.map(lambda x: x.astype(dtype), features)
+
+
 def _kept_patches(
-    model: clip.Clip, config: ConfigDict, num_images: int, key: jax.Array
-) -> jax.Array | None:
-    """Random patches for each image, [images, kept] int32, or None to keep them all."""
+    model: ClipConfig, config: ConfigDict, batch: dict[str, jax.Array], key: jax.Array
+) -> dict[str, jax.Array]:
+    """Random patches for each image by stream, [images, kept] int32; nothing: keep them all."""
     if config.train.patch_keep >= 1:
-        return None
-    patches = (model.config.vision.image_size // model.config.vision.patch_size) ** 2
+        return {}
+    patches = (model.vision.image_size // model.vision.patch_size) ** 2
     kept = max(1, round(config.train.patch_keep * patches))
-    noise = jax.random.uniform(key, (num_images, patches))
-    return jnp.argsort(noise, axis=1)[:, :kept].astype(jnp.int32)
+    streams = [prefix for prefix in ("", "replay_") if prefix + "images" in batch]
+    found = {}
+    for number, prefix in enumerate(streams):
+        images = batch[prefix + "images"].shape[0]
+        noise = jax.random.uniform(jax.random.fold_in(key, number), (images, patches))
+        found[prefix + "kept"] = jnp.argsort(noise, axis=1)[:, :kept].astype(jnp.int32)
+    return found
 
 
 def make_train_step(
@@ -101,8 +154,6 @@ def make_train_step(
     """
     update = optim.optimizer(config.train)
     schedule = optim.learning_rate(config.train)
-    settings = config.model
-    execution = Execution(settings.dtype, settings.scan, settings.remat)
 
     def train_step(
         state: TrainState, batch: dict[str, jax.Array]
@@ -110,10 +161,10 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_of(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            bound = clip.bind(model, params, execution)
-            return losses(bound, config, batch, key)
+            return losses(model, params, config, batch, key, mesh)
 
         (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
         updates, opt_state = update.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)
@@ -128,10 +179,9 @@ def make_train_step(
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    whole = NamedSharding(mesh, sharding.BATCH)
     return jax.jit(
         train_step,
-        in_shardings=(shardings, whole),
+        in_shardings=(shardings, NamedSharding(mesh, sharding.BATCH)),
         out_shardings=(shardings, None),
         donate_argnums=0,
     )

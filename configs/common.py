@@ -12,9 +12,12 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "vit_b16"  # a key of models.presets.PRESETS, or "init": as config.init
-    config.model.dtype = "bfloat16"  # compute; parameters and Adam stay float32
+    config.model.dtype = "bfloat16"  # compute
+    config.model.param_dtype = "float32"  # parameters and Adam; "bfloat16" is what the original did
     config.model.scan = True  # one compiled body for all blocks; False is faster on CPUs
-    config.model.remat = True  # recompute each block in the backward pass
+    config.model.remat = "full"  # blocks keep none, dots, attention, full (nothing) or offload
+    config.model.block_parts = 1  # a block takes the batch in so many parts: less memory
+    config.model.attention = "xla"  # or "cudnn", on NVIDIA GPUs in bfloat16
 
     config.data = ConfigDict()
     config.data.dir = ""  # folder written by `bioclip2 prepare`
@@ -40,6 +43,10 @@ def get_config() -> ConfigDict:
     config.train.beta1 = 0.9
     config.train.beta2 = 0.98
     config.train.epsilon = 1e-6
+    config.train.momentum_dtype = "float32"  # Adam's first moment; "bfloat16" saves memory
+    config.train.micro_batches = 1  # parts of a batch that pass the towers in turn; exact negatives
+    config.train.loss_tile = 8192  # columns of the similarity matrix that exist at a time
+    config.train.rank_weights = ()  # seven, kingdom to species: relatives as soft targets
     config.train.patch_keep = 1.0  # share of image patches seen in training (FLIP)
     config.train.log_every = 10
     config.train.checkpoint_every = 1000
@@ -48,4 +55,5 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that split the batch alone; -1: all that are left
     config.mesh.fsdp = 1  # devices that also split parameters and optimizer state
+    config.mesh.slices = 1  # groups of devices with a fast network of their own
     return config

@@ -35,12 +35,16 @@ def batch_of(seed: int, size: int, prefix: str = "") -> dict:
     }
 
 
+def mesh_of(devices: int):
+    return sharding.make_mesh(-1, 2 if devices == 8 else 1, devices=jax.devices()[:devices])
+
+
 def gradients(config, batch, part):
     params = clip.init_params(MODEL, 0, replay_projection=True)
 
     def loss(params):
         total, metrics = train_step.losses(
-            clip.bind(MODEL, params), config, batch, jax.random.key(0)
+            MODEL, params, config, batch, jax.random.key(0), mesh_of(1)
         )
         return total if part == "loss" else metrics[part]
 
@@ -58,7 +62,7 @@ def test_total_loss_is_the_sum_of_the_two_losses_computed_separately():
         image_features = model.project_image(model.image_trunk(pixels), replay=bool(prefix))
         text_features = model.encode_text(batch[prefix + "tokens"])
         scale = jnp.exp(model.logit_scale[...])
-        expected += contrastive_loss(image_features, text_features, scale)[0]
+        expected += contrastive_loss(image_features, text_features, scale)
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
@@ -80,9 +84,7 @@ def test_each_projection_learns_from_its_own_images_only(changed, projection, ot
 
 
 def run(config, devices, steps=20):
-    mesh = jax.sharding.Mesh(
-        np.array(jax.devices()[:devices]).reshape(-1, 2 if devices == 8 else 1), ("data", "fsdp")
-    )
+    mesh = mesh_of(devices)
     abstract = jax.eval_shape(lambda: train_step.init_state(config, MODEL))
     shardings = train_step.state_shardings(abstract, mesh)
     state = jax.jit(lambda: train_step.init_state(config, MODEL), out_shardings=shardings)()
@@ -101,6 +103,32 @@ def test_one_two_and_eight_devices_give_the_same_losses():
     curves = [[row["loss"] for row in run(config, devices)[1]] for devices in (1, 2, 8)]
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
     np.testing.assert_allclose(curves[2], curves[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [(2, 1, "none"), (4, 1, "full"), (1, 2, "full")], ids=str)
+def test_micro_batches_and_block_parts_change_no_gradient(settings):
+    batch = batch_of(0, 16) | batch_of(1, 8, "replay_")
+    batch["weights"][3] = 0
+    micro_batches, block_parts, remat = settings
+
+    def gradient(config):
+        mesh = sharding.make_mesh(-1, 2, devices=jax.devices()[:2])
+        params = clip.init_params(MODEL, 0, replay_projection=True)
+
+        def loss(params):
+            key = jax.random.key(0)
+            return train_step.losses(MODEL, params, config, batch, key, mesh)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    config = recipe(replay_batch_size=8, patch_keep=0.5)
+    loss, expected = gradient(config)
+    config.train.micro_batches = micro_batches
+    config.model.update({"remat": remat, "block_parts": block_parts, "scan": remat == "full"})
+    found_loss, found = gradient(config)
+    np.testing.assert_allclose(found_loss, loss, rtol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_logit_scale_never_leaves_its_range():

@@ -58,7 +58,8 @@ class Clip(nnx.Module):
         `replay` takes the second projection, which only training on replay images uses.
         """
         kernel = self.image.replay_projection if replay else self.image.projection
-        return l2_normalize(pooled @ kernel[...].astype(pooled.dtype))
+        kernel = self.execution.placement.weight(kernel[...].astype(pooled.dtype))
+        return l2_normalize(pooled @ kernel)
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """Normalised images [batch, size, size, 3] → L2-normalised float32 [batch, embed_dim]."""
@@ -102,7 +103,7 @@ def bind(
 
     Args:
       params: nested dict as made by `init_params`; the replay projection is optional.
-      execution: dtype, scan and remat. LayerNorm, normalisation and the result are float32.
+      execution: how it is run. LayerNorm, normalisation and the result are float32.
     """
     replay = "replay_projection" in params["image"]
     model = nnx.eval_shape(lambda: Clip(config, rngs=nnx.Rngs(0), replay_projection=replay))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 Activation = Callable[[jax.Array], jax.Array]
 LAYER_NORM_EPSILON = 1e-5
@@ -89,14 +90,17 @@ class Attention(nnx.Module):
         self.qkv = Dense(width, 3 * width, stds.qkv, rngs)
         self.out = Dense(width, width, stds.out, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, tokens, width] → the same."""
+    def __call__(self, x: jax.Array, implementation: str) -> jax.Array:
+        """[batch, tokens, width] → the same. `implementation` is one of `ATTENTION`."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        # No mask array: cuDNN takes an odd number of tokens only without one.
         mixed = jax.nn.dot_product_attention(
-            *(qkv[:, :, part] for part in range(3)), is_causal=self.causal, implementation="xla"
+            *(qkv[:, :, part] for part in range(3)),
+            is_causal=self.causal,
+            implementation=implementation,
         )
-        return self.out(mixed.reshape(batch, tokens, width))
+        return self.out(checkpoint_name(mixed.reshape(batch, tokens, width), _MIXED))
 
 
 class Mlp(nnx.Module):
@@ -132,9 +136,9 @@ class Block(nnx.Module):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width, hidden, activation, stds, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, attention: str = "xla") -> jax.Array:
         """[batch, tokens, width] → the same."""
-        x = x + self.attention(self.ln_1(x))
+        x = x + self.attention(self.ln_1(x), attention)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -158,31 +162,105 @@ def stack_blocks(
     return create(rngs)
 
 
+def _unchanged(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    return x.reshape(parts, -1, *x.shape[1:])
+
+
+def _join(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, *x.shape[2:])
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What holds where on many devices; models call it and know nothing of meshes.
+
+    Attributes:
+      activation: [batch, ...] → the same, split over the devices along the batch.
+      weight: [inputs, outputs] that may be split → the same, whole on every device.
+      split: [batch, ...], parts → [parts, rows, ...]; no row changes its device.
+      join: the inverse.
+    """
+
+    activation: Callable[[jax.Array], jax.Array] = _unchanged
+    weight: Callable[[jax.Array], jax.Array] = _unchanged
+    split: Callable[[jax.Array, int], jax.Array] = _split
+    join: Callable[[jax.Array], jax.Array] = _join
+
+
+_INPUT, _MIXED = "block_input", "attention_output"
+_POLICIES = jax.checkpoint_policies
+# What a block keeps for the backward pass, beside what it was given; the rest is computed again.
+REMAT = {
+    "none": _POLICIES.everything_saveable,
+    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
+    "attention": _POLICIES.save_only_these_names(_MIXED),
+    "full": _POLICIES.nothing_saveable,
+    "offload": _POLICIES.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),  # even a block's input waits in the host's memory
+}
+ATTENTION = ("xla", "cudnn")
+
+
 @dataclass(frozen=True)
 class Execution:
     """How blocks are run; the result is the same up to rounding.
 
     Attributes:
-      dtype: of the towers' computation; parameters stay float32.
+      dtype: of the towers' computation, whatever that of the parameters.
       scan: one compiled body for all blocks. Compiles fast; a CPU runs faster without.
-      remat: the backward pass recomputes each block instead of keeping its activations.
+      remat: a key of `REMAT`.
+      block_parts: each block takes its batch in so many parts, one after the other, and so needs
+        a part of the memory at no extra work. Only with "full" or "offload".
+      attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16.
+      placement: on many devices, see `sharding.placement`.
     """
 
     dtype: str = "float32"
     scan: bool = True
-    remat: bool = False
+    remat: str = "none"
+    block_parts: int = 1
+    attention: str = "xla"
+    placement: Placement = Placement()
 
 
 DEFAULT_EXECUTION = Execution()
 
 
 def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:
-    """Passes `x` [batch, tokens, width] through stacked blocks."""
+    """Passes `x` [batch, tokens, width] through stacked blocks.
+
+    Kernels that are split over devices are gathered for one block at a time, in the compute dtype.
+    """
     graph, params = nnx.split(blocks)
+    placement, parts = execution.placement, execution.block_parts
+
+    def whole(parameter: jax.Array) -> jax.Array:
+        return placement.weight(parameter.astype(x.dtype)) if parameter.ndim == 2 else parameter
 
     def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
-        return nnx.merge(graph, layer)(x), None
+        x = checkpoint_name(placement.activation(x), _INPUT)
+        layer = jax.tree.map(whole, layer)
 
-    if execution.remat:
-        body = jax.checkpoint(body)
+        def block(x: jax.Array) -> jax.Array:
+            return nnx.merge(graph, layer)(x, execution.attention)
+
+        if parts == 1:
+            x = block(x)
+        else:
+            # The outer checkpoint forgets the gathered weights, this one the part's intermediates.
+            one = jax.checkpoint(block, prevent_cse=False)
+            x = placement.join(jax.lax.map(one, placement.split(x, parts)))
+        return placement.activation(x), None
+
+    if execution.remat != "none":
+        # Without a loop the compiler would find the second computation and merge it with the first.
+        body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=not execution.scan)
     return jax.lax.scan(body, x, params, unroll=not execution.scan)[0]

@@ -143,7 +143,7 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     theirs = _train_reference(model, projection, replay, config, batches)
     found = layout.Tensors.of(tensors)
     params = jax.tree.map(jax.numpy.asarray, layout.read_params(found, size))
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+    mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
     state = train_step.init_state(config, size, params)
     shardings = train_step.state_shardings(jax.eval_shape(lambda: state), mesh)
     state = jax.device_put(state, shardings)
