@@ -21,6 +21,11 @@ def undisturbed(tiny_data, tmp_path_factory):
     return workdir
 
 
+def compiled(workdir):
+    """Spares a run the compilation that another one did."""
+    return f"--config.compile_cache={workdir / 'compile_cache'}"
+
+
 def test_a_run_leaves_everything_a_reader_needs(undisturbed):
     names = {path.name for path in undisturbed.iterdir()}
     assert {"config.json", "model.json", "metrics.jsonl", "done.json", "checkpoints"} <= names
@@ -40,21 +45,21 @@ def test_the_loss_falls(undisturbed):
 def test_kill_and_restart_repeats_the_uninterrupted_run_bit_for_bit(
     undisturbed, tiny_data, tmp_path
 ):
-    process = start(arguments(tmp_path, tiny_data))
+    process = start(arguments(tmp_path, tiny_data, compiled(undisturbed)))
     deadline = time.time() + 300
     while not (checkpoint.latest_step(tmp_path) or 0) >= 4 and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "done.json").exists(), "the run ended before it could be killed"
-    again = start(arguments(tmp_path, tiny_data))
+    again = start(arguments(tmp_path, tiny_data, compiled(undisturbed)))
     _, messages = again.communicate(timeout=300)
     assert again.returncode == 0 and "going on after step" in messages
     assert losses(tmp_path) == losses(undisturbed)
 
 
 def test_sigterm_saves_and_exits_cleanly(undisturbed, tiny_data, tmp_path):
-    process = start(arguments(tmp_path, tiny_data, checkpoint_every=1000))
+    process = start(arguments(tmp_path, tiny_data, compiled(undisturbed), checkpoint_every=1000))
     deadline = time.time() + 300
     metrics = tmp_path / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text()) and time.time() < deadline:
