@@ -13,6 +13,7 @@ from bioclip2_jax.errors import exit_on_user_error
 _COMMANDS = {
     "prepare": ("cli_prepare", "Make a dataset: from pictures with a table, or simulated."),
     "train": ("cli_train", "Train a model, or go on with a run that was interrupted."),
+    "plan": ("cli_plan", "Tell whether a recipe fits accelerators, without having them."),
     "evaluate": ("cli_evaluate", "Measure a model: zero-shot and few-shot accuracy."),
     "export": ("cli_export", "Write a model for PyTorch's open_clip."),
     "convert": ("cli_convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),

@@ -21,6 +21,25 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     Raises:
       UsageError: a flag, key, value or file is wrong; names the nearest key for a typo.
     """
+    config, workdir = _parse(argv)
+    if not workdir:
+        raise UsageError("--workdir is missing: name the folder of this run, --workdir=runs/NAME")
+    return config, Path(workdir)
+
+
+def parse_recipe(argv: Sequence[str]) -> ConfigDict:
+    """The same without a folder.
+
+    Raises:
+      UsageError: see `parse_arguments`.
+    """
+    config, workdir = _parse(argv)
+    if workdir:
+        raise UsageError("--workdir is for training; this only needs --config=FILE")
+    return config
+
+
+def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str | None]:
     recipe, rest = _take_recipe(argv)
     config = _run_recipe(recipe)
     _refuse_unknown_keys(rest, config, recipe)
@@ -37,9 +56,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
         raise UsageError(f"{message}; see `bioclip2 train --help`") from error
     if stray:
         raise UsageError(f"unexpected argument {stray[0]!r}; options are written --name=value")
-    if not values.workdir:
-        raise UsageError("--workdir is missing: name the folder of this run, --workdir=runs/NAME")
-    return values.config, Path(values.workdir)
+    return values.config, values.workdir
 
 
 def save(config: ConfigDict, workdir: Path) -> list[str]:

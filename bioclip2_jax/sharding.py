@@ -27,7 +27,7 @@ RULES = (
 def make_mesh(
     data: int, fsdp: int, slices: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of (`slice`, `data`, `fsdp`); `data=-1` takes what the others leave.
+    """A mesh of (`slice`, `data`, `fsdp`); one of the last two may be -1: what the others leave.
 
     Args:
       data: devices that split the batch alone.
@@ -39,20 +39,25 @@ def make_mesh(
       UsageError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    for name, size in (("slices", slices), ("fsdp", fsdp)):
-        if size < 1 or len(devices) % (size if name == "slices" else slices * size):
+    left = len(devices)
+    for name, size in (("slices", slices), ("fsdp", fsdp), ("data", data)):
+        if size == -1 and name != "slices":
+            continue
+        if size < 1 or left % size:
             raise UsageError(
-                f"config.mesh.{name}={size} does not divide the {len(devices)} devices here"
-                + (f" in {slices} slices" if slices > 1 else "")
+                f"config.mesh.{name}={size} does not divide {left} of the {len(devices)} devices"
             )
-    if data == -1:
-        data = len(devices) // (slices * fsdp)
-    shape = (slices, data, fsdp)
-    if math.prod(shape) != len(devices):
+        left //= size
+    if data == -1 and fsdp != -1:
+        data, left = left, 1
+    elif fsdp == -1 and data != -1:
+        fsdp, left = left, 1
+    if left != 1 or -1 in (data, fsdp):
         raise UsageError(
             f"config.mesh: {slices} slices x data={data} x fsdp={fsdp} is not the {len(devices)}"
             " devices here; set config.mesh.data=-1 to use them all"
         )
+    shape = (slices, data, fsdp)
     if slices > 1 and hasattr(devices[0], "slice_index"):
         grid = mesh_utils.create_hybrid_device_mesh((1, data, fsdp), (slices, 1, 1), devices)
     else:
@@ -96,7 +101,8 @@ def placement(mesh: Mesh) -> Placement:
     def activation(x: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
 
-    def split(x: jax.Array, parts: int) -> jax.Array:
+    def split(x: jax.Array, most: int) -> jax.Array:
+        parts = math.gcd(x.shape[0] // mesh.size, most)
         x = split_batch(x, mesh, parts)
         return x.reshape(parts, -1, *x.shape[3:])
 

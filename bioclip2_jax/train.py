@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     # ---- Devices
     mesh = sharding.make_mesh(**config.mesh)
-    check_batches(config, mesh)
+    train_step.check(config, mesh)
 
     # ---- State: of the newest sound checkpoint, or new
     abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
@@ -189,24 +189,7 @@ def finish_step(
         writer.write(step, row | clock.read())
 
 
-def check_batches(config: ConfigDict, mesh: Mesh) -> None:
-    """Refuses batches that the devices, and so the processes, cannot share equally.
-
-    Raises:
-      UsageError: names the key.
-    """
-    for name in ("batch_size", "replay_batch_size"):
-        size, divisor = config.train[name], sharding.batch_divisor(mesh)
-        if size % divisor:
-            several = jax.process_count() > 1
-            raise UsageError(
-                f"config.train.{name}={size} cannot be split over {divisor} devices"
-                + (f" of {jax.process_count()} processes" if several else "")
-                + f"; use a multiple, for example {max(size // divisor, 1) * divisor}"
-            )
-
-
-def model_sizes(config: ConfigDict, workdir: Path) -> ClipConfig:
+def model_sizes(config: ConfigDict, workdir: Path | None = None) -> ClipConfig:
     """The sizes of `config.model.name`: a preset's, or with "init" those of `config.init`.
 
     Raises:
@@ -217,9 +200,8 @@ def model_sizes(config: ConfigDict, workdir: Path) -> ClipConfig:
     if name == "init":
         if not config.init:
             raise UsageError("config.model.name='init' takes the sizes of config.init: set that")
-        described = workdir / MODEL_FILE  # of the run that is resumed
-        if described.is_file():
-            return read_description(described)[0]
+        if workdir and (workdir / MODEL_FILE).is_file():  # of the run that is resumed
+            return read_description(workdir / MODEL_FILE)[0]
         return open_source(config.init).config
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
@@ -246,8 +228,6 @@ def check(config: ConfigDict) -> None:
             "config.train.replay_batch_size is set but config.data.replay_dir is empty; name a"
             " folder made by `bioclip2 prepare`, or set the size to 0"
         )
-    if config.model.dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"config.model.dtype={config.model.dtype!r}: use float32 or bfloat16")
     if not 0 < config.train.patch_keep <= 1:
         raise UsageError(f"config.train.patch_keep={config.train.patch_keep} must be in (0, 1]")
 

@@ -12,10 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from bioclip2_jax import optim, sharding
+from bioclip2_jax.errors import UsageError
 from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
 from bioclip2_jax.models import clip
-from bioclip2_jax.models.layers import Execution
+from bioclip2_jax.models.layers import ATTENTION, REMAT, Execution
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.taxonomy import RANKS
 
 MAX_LOGIT_SCALE = math.log(100)
 
@@ -41,6 +43,52 @@ def init_state(config: ConfigDict, model: ClipConfig, params: dict | None = None
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """Shardings for every leaf of `state` (arrays or shapes); Adam's moments follow the params."""
     return TrainState(*(sharding.tree_shardings(part, mesh) for part in state))
+
+
+def check(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses settings that no step on `mesh` can be made of.
+
+    Raises:
+      UsageError: names the key.
+    """
+    settings, train = config.model, config.train
+    for key, known in (
+        ("dtype", ("float32", "bfloat16")),
+        ("param_dtype", ("float32", "bfloat16")),
+        ("remat", tuple(REMAT)),
+        ("attention", ATTENTION),
+    ):
+        if settings[key] not in known:
+            raise UsageError(f"config.model.{key}={settings[key]!r} is not one of {known}")
+    for key, value in (
+        ("model.block_parts", settings.block_parts),
+        ("train.micro_batches", train.micro_batches),
+        ("train.loss_tile", train.loss_tile),
+    ):
+        if value < 1:
+            raise UsageError(f"config.{key}={value} must be at least 1")
+    if settings.block_parts > 1 and settings.remat not in ("full", "offload"):
+        raise UsageError("config.model.block_parts above 1 needs config.model.remat=full")
+    if train.rank_weights and (
+        len(train.rank_weights) != len(RANKS)
+        or min(train.rank_weights) < 0
+        or train.rank_weights[-1] <= 0
+    ):
+        raise UsageError(
+            f"config.train.rank_weights={tuple(train.rank_weights)}: give one for each of"
+            f" {', '.join(RANKS)}, none negative, the last above zero"
+        )
+    divisor = mesh.size * train.micro_batches
+    for name in ("batch_size", "replay_batch_size"):
+        size = train[name]
+        if size % divisor:
+            several = jax.process_count() > 1
+            raise UsageError(
+                f"config.train.{name}={size} cannot be split over {mesh.size} devices"
+                + (f" of {jax.process_count()} processes" if several else "")
+                + (f" in {train.micro_batches} parts" if train.micro_batches > 1 else "")
+                + f"; use a multiple, for example {max(size // divisor, 1) * divisor}"
+            )
 
 
 def losses(

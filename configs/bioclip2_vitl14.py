@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.train.weight_decay = 0.2
     config.train.beta2 = 0.98
     config.train.epsilon = 1e-6
+    config.model.block_parts = 8
+    config.mesh.fsdp = 16  # further splitting saves little and makes shares too thin for a TPU
     config.train.log_every = 1
     config.train.checkpoint_every = 500
     return config

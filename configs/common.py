@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.model.param_dtype = "float32"  # parameters and Adam; "bfloat16" is what the original did
     config.model.scan = True  # one compiled body for all blocks; False is faster on CPUs
     config.model.remat = "full"  # blocks keep none, dots, attention, full (nothing) or offload
-    config.model.block_parts = 1  # a block takes the batch in so many parts: less memory
+    config.model.block_parts = 1  # a block takes a batch in up to so many parts: less memory
     config.model.attention = "xla"  # or "cudnn", on NVIDIA GPUs in bfloat16
 
     config.data = ConfigDict()

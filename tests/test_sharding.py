@@ -11,10 +11,11 @@ from bioclip2_jax.models.presets import PRESETS
 
 
 def test_data_axis_takes_what_fsdp_leaves():
-    assert dict(sharding.make_mesh(-1, 2).shape) == {"data": 4, "fsdp": 2}
+    assert dict(sharding.make_mesh(-1, 2).shape) == {"slice": 1, "data": 4, "fsdp": 2}
+    assert dict(sharding.make_mesh(-1, 2, 2).shape) == {"slice": 2, "data": 2, "fsdp": 2}
 
 
-@pytest.mark.parametrize("axes", [(3, 1), (-1, 3), (8, 8), (-1, 0)])
+@pytest.mark.parametrize("axes", [(3, 1), (-1, 3), (8, 8), (-1, 0), (-1, 1, 3), (-1, 8, 2)])
 def test_a_mesh_that_does_not_fit_is_named(axes):
     with pytest.raises(UsageError, match="config.mesh"):
         sharding.make_mesh(*axes)

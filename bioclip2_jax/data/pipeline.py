@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from bioclip2_jax import captions, images
 from bioclip2_jax.data import records, sources
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.taxonomy import taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 
 
@@ -100,6 +101,7 @@ def make_batch(
     step: int,
     host: int | Sequence[int] = 0,
     num_hosts: int = 1,
+    taxa: bool = False,
 ) -> dict[str, np.ndarray]:
     """Reads, augments and tokenises this host's slice, or slices, of one step.
 
@@ -107,17 +109,18 @@ def make_batch(
 
     Returns:
       `images` [local, size, size, 3] uint8, `tokens` [local, length] int32, `weights` [local]
-      float32.
+      float32; with `taxa` also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
     """
     size = augmentation.size
     examples = [e for n in _several(host) for e in examples_at(corpus, step, n, num_hosts)]
     pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
     weights = np.ones(len(examples), np.float32)
     kind = captions.text_kind(corpus.seed, step)
-    texts = []
+    texts, ids = [], []
     for row, (epoch, index) in enumerate(examples):
         record = corpus.source[index]
         texts.append(caption_of(record, kind))
+        ids.append(taxon_ids(records.taxon_of(record), record["scientificName"]))
         rng = np.random.default_rng((corpus.seed, epoch, index))
         try:
             image = images.decode(record["image"])
@@ -125,7 +128,8 @@ def make_batch(
         except images.BadImage:
             weights[row] = 0
     tokens = tokenize(texts)[:, : corpus.token_lengths[kind]]
-    return {"images": pixels, "tokens": tokens, "weights": weights}
+    batch = {"images": pixels, "tokens": tokens, "weights": weights}
+    return batch | ({"taxon_ids": np.array(ids, np.int32)} if taxa else {})
 
 
 def batches(
@@ -154,11 +158,12 @@ def batches(
         )
 
     def load(step: int) -> dict[str, np.ndarray]:
-        return {
-            prefix + key: value
-            for prefix, corpus in streams.items()
-            for key, value in make_batch(corpus, augmentation, step, host, num_hosts).items()
-        }
+        batch = {}
+        for prefix, corpus in streams.items():
+            taxa = bool(train.rank_weights) and not prefix
+            found = make_batch(corpus, augmentation, step, host, num_hosts, taxa)
+            batch |= {prefix + key: value for key, value in found.items()}
+        return batch
 
     dataset = grain.MapDataset.range(start, train.steps).map(load)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)

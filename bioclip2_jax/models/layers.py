@@ -166,8 +166,8 @@ def _unchanged(x: jax.Array) -> jax.Array:
     return x
 
 
-def _split(x: jax.Array, parts: int) -> jax.Array:
-    return x.reshape(parts, -1, *x.shape[1:])
+def _split(x: jax.Array, most: int) -> jax.Array:
+    return x.reshape(math.gcd(len(x), most), -1, *x.shape[1:])
 
 
 def _join(x: jax.Array) -> jax.Array:
@@ -181,7 +181,8 @@ class Placement:
     Attributes:
       activation: [batch, ...] → the same, split over the devices along the batch.
       weight: [inputs, outputs] that may be split → the same, whole on every device.
-      split: [batch, ...], parts → [parts, rows, ...]; no row changes its device.
+      split: [batch, ...], most → [parts, rows, ...] with as many equal parts as the greatest
+        common divisor of `most` and a device's rows; no row changes its device.
       join: the inverse.
     """
 
@@ -217,8 +218,8 @@ class Execution:
       dtype: of the towers' computation, whatever that of the parameters.
       scan: one compiled body for all blocks. Compiles fast; a CPU runs faster without.
       remat: a key of `REMAT`.
-      block_parts: each block takes its batch in so many parts, one after the other, and so needs
-        a part of the memory at no extra work. Only with "full" or "offload".
+      block_parts: each block takes its batch in up to so many equal parts, one after the other,
+        and so needs a part of the memory at no extra work. Only with "full" or "offload".
       attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16.
       placement: on many devices, see `sharding.placement`.
     """

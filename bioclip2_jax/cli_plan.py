@@ -1,0 +1,55 @@
+"""`bioclip2 plan`: memory and speed of a recipe on accelerators that need not be here."""
+
+import os
+import sys
+
+import click
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
+)
+@click.option("--topology", required=True, metavar="NAME", help="Kind and layout of the chips.")
+@click.option("--text-length", default=77, show_default=True, help="Tokens of the captions.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="--config=FILE")
+def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, ...]) -> None:
+    """Compile the train step of a recipe for a TPU slice and tell whether it fits.
+
+    \b
+    --config=FILE          a recipe, for example configs/bioclip2_vitl14.py
+    --config.KEY=VALUE     replaces one setting of the recipe
+    --topology NAME        v5e:16x16, v6e:8x16, v5p:4x4x8, ... or gpu (this host's)
+
+    TPUs need not be here: their compiler is (pip install libtpu). It takes a minute or more. When
+    the recipe does not fit, other settings are tried and those that fit are recommended. Exit code
+    0: it fits as it is; 1: it does not.
+
+    \b
+    Example:
+      bioclip2 plan --config=configs/bioclip2_vitl14.py --topology v5e:16x16
+    """
+    if topology != "gpu":
+        # Before JAX looks for devices: no TPU is to be opened, nor asked for on the network.
+        os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # only its compiler is used
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    from bioclip2_jax import plan as planning
+    from bioclip2_jax.config import parse_recipe
+    from bioclip2_jax.errors import UsageError
+    from bioclip2_jax.train import model_sizes
+
+    if not 1 <= text_length <= 77:
+        raise UsageError(f"--text-length {text_length}: captions have 1 to 77 tokens")
+    config = parse_recipe(arguments)
+    model = model_sizes(config)
+    devices, chip = planning.target_devices(topology, config.mesh.slices)
+    found, recommended = planning.search(
+        config, model, devices, chip, lambda line: print(line, file=sys.stderr), text_length
+    )
+    facts = planning.report(
+        config, model, topology, len(devices), chip, found, recommended, text_length
+    )
+    print(planning.to_json(facts) if as_json else planning.as_text(facts))
+    sys.exit(0 if found.fits else 1)

@@ -1,0 +1,121 @@
+"""What a compiled program moves between devices, read from its HLO text."""
+
+import collections
+import re
+
+_WIDTHS = {"pred": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8, "f8e4m3": 1, "f8e5m2": 1}
+_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_OPERATION = re.compile(rf" ({'|'.join(_KINDS)})(-start)?\(")
+
+
+def collective_bytes(text: str) -> dict[str, float]:
+    """Bytes that each device receives in one run of the program, by kind of collective.
+
+    Ring algorithms are assumed: of n devices, a gather or scatter of s bytes moves s (n - 1) / n,
+    a sum of s bytes twice that. What stands in a loop counts as often as the loop runs.
+
+    Args:
+      text: optimised HLO, as the compiler dumps it.
+    """
+    bodies = _computations(text)
+    moved: dict[str, float] = collections.defaultdict(float)
+    for name, times in _multiplicity(bodies).items():
+        # A collective that runs beside others is written out at its start, middle and end.
+        seen = set()
+        for line in _with_fused(name, bodies):
+            found = _OPERATION.search(line)
+            if not found:
+                continue
+            shapes = line[: found.start()].split(" = ", 1)[1]
+            operation = re.search(r'op_name="([^"]*)"', line)
+            key = found[1], shapes, operation and operation[1]
+            if key in seen:
+                continue
+            seen.add(key)
+            moved[found[1]] += times * _received(found[1], bool(found[2]), shapes, line)
+    return dict(moved)
+
+
+def _received(kind: str, started: bool, shapes: str, line: str) -> float:
+    sizes = [_size(*shape) for shape in _SHAPE.findall(shapes)]
+    size = sizes[-1] if started and len(sizes) > 1 else sum(sizes)  # a start also lists its inputs
+    count = _group_size(line)
+    if kind == "reduce-scatter":
+        size *= count  # the result is one share
+    share = 1 if kind == "collective-permute" else (count - 1) / count
+    return size * share * (2 if kind == "all-reduce" else 1)
+
+
+def _size(dtype: str, dimensions: str) -> int:
+    width = _WIDTHS.get(dtype) or int(re.search(r"\d+", dtype)[0]) // 8 or 1
+    for dimension in filter(None, dimensions.split(",")):
+        width *= int(dimension)
+    return width
+
+
+def _group_size(line: str) -> int:
+    """Devices that take part together, in any of the notations of `replica_groups`."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    if listed:
+        return listed[1].count(",") + 1
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
+    if iota:
+        return int(iota[2])
+    named = re.search(r"replica_groups=(?:@?\w+)?\[([^\]]*)\] ?\{([^}]*)\}", line)
+    if named:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        count = 1
+        for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2]):
+            count *= int(part or sizes[axis])
+        return count
+    return 2
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+    """Name → lines; the entry is under ''."""
+    bodies: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        opened = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line)
+        if opened:
+            lines = bodies.setdefault("" if opened[1] else opened[2], [])
+        elif " = " in line:
+            lines.append(line)
+    return bodies
+
+
+def _with_fused(name: str, bodies: dict[str, list[str]]) -> list[str]:
+    lines = []
+    for line in bodies[name]:
+        lines.append(line)
+        if " while(" not in line and " conditional(" not in line:
+            for called in _CALLED.findall(line):
+                lines += _with_fused(called, bodies) if called in bodies else []
+    return lines
+
+
+def _multiplicity(bodies: dict[str, list[str]]) -> dict[str, int]:
+    """How often the entry and each body of a loop run."""
+    times: dict[str, int] = collections.defaultdict(int)
+
+    def visit(name: str, count: int) -> None:
+        times[name] += count
+        for line in _with_fused(name, bodies):
+            if " while(" in line:
+                body = re.search(r"body=%?([\w.\-]+)", line)[1]
+                visit(body, count * _trips(line, bodies))
+
+    visit("", 1)
+    return times
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+    """The compiler's own count, or else the only constant that the loop's condition compares to."""
+    known = re.search(r'known_trip_count"?:?\s*\{"?n"?:"?(\d+)', line)
+    if known:
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", line)[1]
+    limits = re.findall(r"constant\((\d+)\)", "\n".join(_with_fused(condition, bodies)))
+    return max(map(int, limits), default=1)
