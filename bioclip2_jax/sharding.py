@@ -1,8 +1,7 @@
 """Which device holds what: one mesh, one table of rules."""
 
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.experimental import mesh_utils
@@ -10,7 +9,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.models.layers import Placement
 
 AXES = ("slice", "data", "fsdp")  # slow network between slices, fast within
 BATCH = P(AXES)
@@ -68,69 +66,43 @@ def make_mesh(
 def tree_shardings(tree: dict, mesh: Mesh) -> dict:
     """Shardings for a tree of parameters or of anything that holds parameter-shaped copies.
 
-    A tensor whose ruled axis does not divide stays whole on every device.
+    Raises:
+      UsageError: a tensor cannot be split into as many parts as `fsdp` says.
     """
 
     def one(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
-        return NamedSharding(mesh, _if_it_divides(spec, leaf.shape, mesh))
+        for size, axis in zip(leaf.shape, spec, strict=False):
+            if axis and size % mesh.shape[axis]:
+                raise UsageError(
+                    f"config.mesh.{axis}={mesh.shape[axis]} does not divide the {size} rows of"
+                    f" {name}; use a power of two"
+                )
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def placement(mesh: Mesh) -> Placement:
-    """How the towers run on `mesh`: batch split, each weight gathered where it is used.
+def on_shares(function: Callable, params: dict, batch: dict, mesh: Mesh) -> dict:
+    """`function(params, batch)` on each device with its share of both; it may call `gather`.
 
-    Left to itself the compiler splits activations by the weights' axes, or gathers all layers at
-    once. A weight's gradient is summed and split again in one step (reduce-scatter), in the dtype
-    of the weight as it was gathered.
+    Args:
+      function: its result has the batch as first axis of every leaf.
+
+    Differentiable: gradients of what a device holds are summed over all devices that hold it.
     """
-    whole = NamedSharding(mesh, P())
-
-    @jax.custom_vjp
-    def gather(weight: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(weight, whole)
-
-    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
-        split = NamedSharding(mesh, _if_it_divides(_SPLIT, gradient.shape, mesh))
-        return (jax.lax.with_sharding_constraint(gradient, split),)
-
-    gather.defvjp(lambda weight: (gather(weight), None), backward)
-
-    def activation(x: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
-
-    def split(x: jax.Array, most: int) -> jax.Array:
-        parts = math.gcd(x.shape[0] // mesh.size, most)
-        x = split_batch(x, mesh, parts)
-        return x.reshape(parts, -1, *x.shape[3:])
-
-    def join(x: jax.Array) -> jax.Array:
-        return join_batch(x.reshape(x.shape[0], mesh.size, -1, *x.shape[2:]), mesh)
-
-    return Placement(activation, gather, split, join)
+    specs = jax.tree.map(lambda leaf: leaf.spec, tree_shardings(params, mesh))
+    # Unchecked, the sums over copies are left to the very end: once for all layers and parts.
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=(specs, BATCH), out_specs=BATCH, check_vma=False
+    )
+    return mapped(params, batch)
 
 
-def split_batch(x: jax.Array, mesh: Mesh, parts: int) -> jax.Array:
-    """[batch, ...] → [parts, devices, rows, ...]; every device keeps its own rows."""
-    x = x.reshape(mesh.size, parts, -1, *x.shape[1:]).swapaxes(0, 1)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, *BATCH)))
+def gather(weight: jax.Array) -> jax.Array:
+    """The whole of a weight of which each device holds [inputs / fsdp, outputs].
 
-
-def join_batch(x: jax.Array, mesh: Mesh) -> jax.Array:
-    """The inverse of `split_batch`."""
-    x = x.swapaxes(0, 1).reshape(-1, *x.shape[3:])
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
-
-
-def batch_divisor(mesh: Mesh) -> int:
-    """The number every global batch size must be divisible by."""
-    return mesh.size
-
-
-def _if_it_divides(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
-    if len(spec) > len(shape):
-        return P()
-    divided = zip(shape, spec, strict=False)
-    return spec if all(not axis or size % mesh.shape[axis] == 0 for size, axis in divided) else P()
+    Backwards, its gradient is summed and split again in one step (reduce-scatter).
+    """
+    return jax.lax.all_gather(weight, "fsdp", tiled=True)

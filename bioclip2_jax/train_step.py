@@ -116,20 +116,24 @@ def losses(
         settings.remat,
         settings.block_parts,
         settings.attention,
-        sharding.placement(mesh),
+        sharding.gather,
     )
-    batch = batch | _kept_patches(model, config, batch, keep_key)
-    parts = {name: sharding.split_batch(x, mesh, train.micro_batches) for name, x in batch.items()}
 
-    def towers(part: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return _features(clip.bind(model, params, execution), config, part)
+    def features_of(params: dict, rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Of one device's rows."""
 
-    if train.micro_batches == 1:
-        whole = towers(jax.tree.map(lambda x: x[0], parts))
-        features = jax.tree.map(lambda x: x[None], whole)
-    else:
-        features = jax.lax.map(jax.checkpoint(towers, prevent_cse=False), parts)
-    features = {name: sharding.join_batch(x, mesh) for name, x in features.items()}
+        def towers(part: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            return _features(clip.bind(model, params, execution), config, part)
+
+        if train.micro_batches == 1:
+            return towers(rows)
+        parts = jax.tree.map(lambda x: x.reshape(train.micro_batches, -1, *x.shape[1:]), rows)
+        found = jax.lax.map(jax.checkpoint(towers, prevent_cse=False), parts)
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), found)
+
+    seen = {k: x for k, x in batch.items() if k.endswith(("images", "tokens"))}
+    seen |= _kept_patches(model, config, batch, keep_key)
+    features = sharding.on_shares(features_of, params, seen, mesh)
 
     scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
     over_all = functools.partial(contrastive_loss_and_accuracy, mesh=mesh, tile=train.loss_tile)
@@ -150,28 +154,21 @@ def losses(
 
 
 def _features(model: clip.Clip, config: ConfigDict, part: dict[str, jax.Array]) -> dict:
-    """Features [devices, rows, dim] in the compute dtype, for inputs [devices, rows, ...].
-
-    Images of both streams pass the trunk together, joined on each device without moving.
-    """
+    """Features [rows, dim] in the compute dtype; images of both streams pass the trunk together."""
     streams = [prefix for prefix in ("", "replay_") if prefix + "images" in part]
 
     def joined(name: str) -> jax.Array:
-        x = jnp.concatenate([part[prefix + name] for prefix in streams], axis=1)
-        return x.reshape(-1, *x.shape[2:])
+        return jnp.concatenate([part[prefix + name] for prefix in streams])
 
     dtype = jnp.dtype(model.execution.dtype)
-    devices, rows = part["images"].shape[:2]
+    rows = len(part["images"])
     pixels = clip.normalize_images(joined("images"), config.data.mean, config.data.std)
     pooled = model.image_trunk(pixels, joined("kept") if "kept" in part else None)
-    pooled = pooled.reshape(devices, -1, pooled.shape[-1])
-    features = {"images": model.project_image(pooled[:, :rows])}
+    features = {"images": model.project_image(pooled[:rows])}
     if len(streams) == 2:
-        features["replay_images"] = model.project_image(pooled[:, rows:], replay=True)
+        features["replay_images"] = model.project_image(pooled[rows:], replay=True)
     for prefix in streams:
-        tokens = part[prefix + "tokens"]
-        encoded = model.encode_text(tokens.reshape(-1, tokens.shape[-1]))
-        features[prefix + "tokens"] = encoded.reshape(*tokens.shape[:2], -1)
+        features[prefix + "tokens"] = model.encode_text(part[prefix + "tokens"])
     return jax.tree.map(lambda x: x.astype(dtype), features)
 
 

@@ -32,7 +32,8 @@ def test_block_kernels_and_token_embeddings_are_split_and_biases_are_not():
     assert specs["logit_scale"] == P()
 
 
-def test_a_tensor_that_does_not_divide_stays_whole():
+def test_a_tensor_that_cannot_be_split_is_named():
     mesh = sharding.make_mesh(-1, 8)
     tree = {"projection": jax.ShapeDtypeStruct((12, 5), "float32")}
-    assert sharding.tree_shardings(tree, mesh)["projection"].spec == P()
+    with pytest.raises(UsageError, match="mesh.fsdp=8 does not divide the 12 rows of projection"):
+        sharding.tree_shardings(tree, mesh)

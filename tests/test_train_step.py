@@ -48,7 +48,7 @@ def gradients(config, batch, part):
         )
         return total if part == "loss" else metrics[part]
 
-    return jax.value_and_grad(loss)(params)
+    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 def test_total_loss_is_the_sum_of_the_two_losses_computed_separately():

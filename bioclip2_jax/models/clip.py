@@ -58,7 +58,7 @@ class Clip(nnx.Module):
         `replay` takes the second projection, which only training on replay images uses.
         """
         kernel = self.image.replay_projection if replay else self.image.projection
-        kernel = self.execution.placement.weight(kernel[...].astype(pooled.dtype))
+        kernel = self.execution.gather(kernel[...].astype(pooled.dtype))
         return l2_normalize(pooled @ kernel)
 
     def encode_image(self, images: jax.Array) -> jax.Array:

@@ -166,32 +166,6 @@ def _unchanged(x: jax.Array) -> jax.Array:
     return x
 
 
-def _split(x: jax.Array, most: int) -> jax.Array:
-    return x.reshape(math.gcd(len(x), most), -1, *x.shape[1:])
-
-
-def _join(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, *x.shape[2:])
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What holds where on many devices; models call it and know nothing of meshes.
-
-    Attributes:
-      activation: [batch, ...] → the same, split over the devices along the batch.
-      weight: [inputs, outputs] that may be split → the same, whole on every device.
-      split: [batch, ...], most → [parts, rows, ...] with as many equal parts as the greatest
-        common divisor of `most` and a device's rows; no row changes its device.
-      join: the inverse.
-    """
-
-    activation: Callable[[jax.Array], jax.Array] = _unchanged
-    weight: Callable[[jax.Array], jax.Array] = _unchanged
-    split: Callable[[jax.Array, int], jax.Array] = _split
-    join: Callable[[jax.Array], jax.Array] = _join
-
-
 _INPUT, _MIXED = "block_input", "attention_output"
 _POLICIES = jax.checkpoint_policies
 # What a block keeps for the backward pass, beside what it was given; the rest is computed again.
@@ -221,7 +195,8 @@ class Execution:
       block_parts: each block takes its batch in up to so many equal parts, one after the other,
         and so needs a part of the memory at no extra work. Only with "full" or "offload".
       attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16.
-      placement: on many devices, see `sharding.placement`.
+      gather: this device's share of a weight [inputs, outputs] → the whole, see `sharding.gather`;
+        models know no more of devices.
     """
 
     dtype: str = "float32"
@@ -229,7 +204,7 @@ class Execution:
     remat: str = "none"
     block_parts: int = 1
     attention: str = "xla"
-    placement: Placement = Placement()
+    gather: Callable[[jax.Array], jax.Array] = _unchanged
 
 
 DEFAULT_EXECUTION = Execution()
@@ -241,25 +216,26 @@ def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:
     Kernels that are split over devices are gathered for one block at a time, in the compute dtype.
     """
     graph, params = nnx.split(blocks)
-    placement, parts = execution.placement, execution.block_parts
+    parts = math.gcd(len(x), execution.block_parts)
 
     def whole(parameter: jax.Array) -> jax.Array:
-        return placement.weight(parameter.astype(x.dtype)) if parameter.ndim == 2 else parameter
+        if parameter.ndim != 2:
+            return parameter
+        # Moved in the compute dtype, but gradients of several parts are added up in full.
+        return execution.gather(parameter.astype(x.dtype)).astype(parameter.dtype)
 
     def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
-        x = checkpoint_name(placement.activation(x), _INPUT)
+        x = checkpoint_name(x, _INPUT)
         layer = jax.tree.map(whole, layer)
 
         def block(x: jax.Array) -> jax.Array:
             return nnx.merge(graph, layer)(x, execution.attention)
 
         if parts == 1:
-            x = block(x)
-        else:
-            # The outer checkpoint forgets the gathered weights, this one the part's intermediates.
-            one = jax.checkpoint(block, prevent_cse=False)
-            x = placement.join(jax.lax.map(one, placement.split(x, parts)))
-        return placement.activation(x), None
+            return block(x), None
+        # The outer checkpoint forgets the gathered weights, this one the part's intermediates.
+        one = jax.checkpoint(block, prevent_cse=False)
+        return jax.lax.map(one, x.reshape(parts, -1, *x.shape[1:])).reshape(x.shape), None
 
     if execution.remat != "none":
         # Without a loop the compiler would find the second computation and merge it with the first.

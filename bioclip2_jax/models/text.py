@@ -29,11 +29,11 @@ class TextTower(nnx.Module):
         dtype = jnp.dtype(execution.dtype)
         length = tokens.shape[1]
         # Gathered in full precision: the gradients of frequent tokens are sums of very many.
-        embedding = execution.placement.weight(self.token_embedding[...])
+        embedding = execution.gather(self.token_embedding[...])
         x = embedding[tokens].astype(dtype)
         x = x + self.position_embedding[...][:length].astype(dtype)
         x = layers.run_blocks(self.blocks, x, execution)
         # End-of-text has the largest id, and nothing after it can reach it: the mask is causal.
         end = jnp.argmax(tokens, axis=1)
         x = self.ln_final(x[jnp.arange(x.shape[0]), end])
-        return x @ execution.placement.weight(self.projection[...].astype(dtype))
+        return x @ execution.gather(self.projection[...].astype(dtype))

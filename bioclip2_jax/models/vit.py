@@ -47,7 +47,7 @@ class ImageTower(nnx.Module):
         """See `Clip.image_trunk`."""
         dtype = jnp.dtype(execution.dtype)
         position = self.position_embedding[...].astype(dtype)
-        x = self.patch_embed(execution.placement.activation(images.astype(dtype))) + position[1:]
+        x = self.patch_embed(images.astype(dtype)) + position[1:]
         if patch_keep is not None:
             x = jnp.take_along_axis(x, patch_keep[:, :, None], axis=1)
         first = self.class_embedding[...].astype(dtype) + position[0]
