@@ -21,7 +21,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bioclip2_jax import checkpoint, distributed, metrics, resume, sharding, train_step
+from bioclip2_jax import (
+    checkpoint,
+    distributed,
+    metrics,
+    resume,
+    sharding,
+    train_step,
+    xla_flags,
+)
 from bioclip2_jax import config as config_lib
 from bioclip2_jax.convert.description import Preprocess, read_description, write_description
 from bioclip2_jax.convert.sources import MODEL_FILE, open_source
@@ -41,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     processes, argv = distributed.take_flags(argv)
     config, workdir = config_lib.parse_arguments(argv)
     check(config)
+    xla_flags.set_flags()
     distributed.start(processes)
     with distributed.together(), naming_full_disk(workdir):
         run(config, workdir)
