@@ -1,0 +1,48 @@
+"""One batch and one set of weights for both sides of `benchmarks/train_step.py`."""
+
+import io
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from bioclip2_jax.captions import caption
+from bioclip2_jax.convert import layout
+from bioclip2_jax.models import clip
+from bioclip2_jax.models.presets import PRESETS
+from bioclip2_jax.prepare import simulate
+from bioclip2_jax.text.tokenizer import tokenize
+
+_SPECIES, _PICTURES = 512, 64
+
+
+def main(folder: str, model: str, pairs: str) -> None:
+    """Writes random weights in open_clip's layout, and `pairs` pictures with their lineages.
+
+    Pictures are few, each shifted by another amount; all captions have 77 tokens, padded.
+    """
+    config = PRESETS[model]
+    params = jax.jit(lambda: clip.init_params(config, 0, replay_projection=True))()
+    flat = {name: np.asarray(leaf) for name, leaf in layout.flatten(params).items()}
+    tensors = layout.of_ours(flat.__getitem__, config, replay_projection=True)
+    arrays = {name: np.ascontiguousarray(tensors.read(name)) for name in tensors.shapes}
+    save_file(arrays, Path(folder, "weights.safetensors"))
+
+    rng, size = np.random.default_rng(0), config.vision.image_size
+    species = simulate.grow_tree(0, _SPECIES)
+    chosen = simulate.draw_individuals(0, species, 4 * _SPECIES)["train"][:_PICTURES]
+    encoded = [simulate.photograph(0, one, size)["image"] for one in chosen]
+    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
+    images = np.empty((int(pairs), size, size, 3), np.uint8)
+    for row, image in enumerate(images):
+        image[:] = np.roll(pictures[row % _PICTURES], rng.integers(0, size, 2), (0, 1))
+    texts = [caption("taxon_com", one.taxon, common_name=one.common_name) for one in species]
+    tokens = tokenize([texts[row % _SPECIES] for row in range(int(pairs))])
+    np.savez(Path(folder, "batch.npz"), images=images, tokens=tokens)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,114 @@
+"""Our train step at one setting; the half of `benchmarks/train_step.py` that runs JAX.
+
+Prints one JSON object.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from bioclip2_jax.xla_flags import set_flags
+
+set_flags()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import NamedSharding  # noqa: E402
+
+from bioclip2_jax import metrics, sharding, train_step  # noqa: E402
+from bioclip2_jax.convert import layout  # noqa: E402
+from bioclip2_jax.convert.tensors import open_safetensors  # noqa: E402
+from bioclip2_jax.models.presets import PRESETS  # noqa: E402
+from configs import bioclip2_vitl14  # noqa: E402
+
+_BUCKETS = (16, 24, 32, 48, 77)
+
+
+def product_rate(toy: bool) -> float:
+    """FLOP/s of one large bfloat16 matrix product (float32 and small for a toy)."""
+    size, dtype = (1024, jnp.float32) if toy else (8192, jnp.bfloat16)
+    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+    multiply = jax.jit(lambda a, b: a @ b)
+    jax.block_until_ready(multiply(a, b))
+    rates = []
+    for _ in range(5):
+        before = time.perf_counter()
+        jax.block_until_ready([multiply(a, b) for _ in range(10)])
+        rates.append(10 * 2 * size**3 / (time.perf_counter() - before))
+    return statistics.median(rates)
+
+
+def main(job: dict) -> dict:
+    """Takes `steps` steps several times and reports the median."""
+    folder, setting = Path(job["folder"]), dict(job["setting"])
+    model = PRESETS[job["model"]]
+    config = bioclip2_vitl14.get_config()
+    config.train.update(batch_size=job["batch"], replay_batch_size=job["replay"])
+    config.train.micro_batches = setting.pop("micro_batches", 1)
+    cut = setting.pop("cut_captions", False)
+    config.model.update({"name": job["model"], "dtype": job["dtype"], "block_parts": 1} | setting)
+    mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
+    train_step.check(config, mesh)
+
+    params = layout.read_params(open_safetensors(folder / "weights.safetensors"), model)
+    found = np.load(folder / "batch.npz")
+    batch, first = {}, 0
+    for prefix, count in (("", job["batch"]), ("replay_", job["replay"])):
+        rows = slice(first, first + count)
+        tokens, first = found["tokens"][rows], first + count
+        longest = int((tokens != 0).sum(1).max())
+        length = next(n for n in _BUCKETS if n >= longest) if cut else tokens.shape[1]
+        batch |= {prefix + "images": found["images"][rows], prefix + "tokens": tokens[:, :length]}
+        batch[prefix + "weights"] = np.ones(count, np.float32)
+    batch = jax.device_put(batch, NamedSharding(mesh, sharding.BATCH))
+
+    shapes = jax.eval_shape(lambda: train_step.init_state(config, model, params))
+    shardings = train_step.state_shardings(shapes, mesh)
+    make = jax.jit(lambda p: train_step.init_state(config, model, p), out_shardings=shardings)
+    state = make(jax.device_put(params, shardings.params))
+    step = train_step.make_train_step(config, model, mesh, shardings)
+    before = time.perf_counter()
+    step = step.lower(state, batch).compile()
+    compiled = time.perf_counter() - before
+    state, values = step(state, batch)
+    loss = float(values["loss"])
+    for _ in range(2):
+        state, values = step(state, batch)
+    jax.block_until_ready(state)
+    times = []
+    for _ in range(job["rounds"]):
+        before = time.perf_counter()
+        for _ in range(job["steps"]):
+            state, values = step(state, batch)
+        jax.block_until_ready(state)
+        times.append((time.perf_counter() - before) / job["steps"])
+    if job.get("profile"):
+        with jax.profiler.trace(job["profile"]):
+            for _ in range(3):
+                state, values = step(state, batch)
+            jax.block_until_ready(state)
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = (
+        stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return {
+        "loss": loss,
+        "last_loss": float(values["loss"]),
+        "step_seconds": statistics.median(times),
+        "peak_gib": peak / 2**30,
+        "compile_seconds": compiled,
+        "text_length": batch["tokens"].shape[1],
+        "model_flops": train_step.train_flops_per_step(config, model, 77),
+        "product_rate": product_rate(job["toy"]),
+        "peak_rate": metrics.peak_flops() and metrics.peak_flops() / jax.device_count(),
+        "device": jax.devices()[0].device_kind,
+        "versions": {"jax": jax.__version__},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -1,0 +1,57 @@
+"""The benchmarks run at toy size, and what they report holds together."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(script: str, *options: str) -> dict:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, *options, "--json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_train_step():
+    found = run("train_step.py", "--toy")
+    whole, cut = found["ours"]
+    assert whole["loss"] == pytest.approx(cut["loss"], abs=1e-5)
+    assert whole["last_loss"] < whole["loss"]
+    assert cut["text_length"] < whole["text_length"] == 77
+    pairs = whole["batch"] + whole["replay"]
+    assert found["samples_per_second"] == pytest.approx(pairs / whole["step_seconds"])
+    assert found["mfu"] is None  # a CPU's peak is not known
+    assert 0 < found["share_of_product_rate"] < 1
+    if importlib.util.find_spec("open_clip"):
+        assert found["loss_difference"] < 1e-4
+        assert found["ratio"] > 0
+
+
+def test_loss():
+    found = run("loss.py", "--batch", "256", "--devices", "4", "--dtype", "float32")
+    assert found["devices"] == 4
+    dense, *others = found["forms"].values()
+    assert len(others) == 3
+    for row in others:
+        assert row["loss"] == pytest.approx(dense["loss"], rel=1e-5)
+        assert row["gradient_difference"] < 1e-5
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu")
+def test_loss_on_a_tpu_that_is_not_there():
+    forms = run("loss.py", "--topology", "v5e:2x4", "--batch", "8192")["forms"]
+    memory = {name: row["temporary_mib"] for name, row in forms.items()}
+    assert memory["tile 4096"] < memory["one block"] < memory["dense"]
+    assert forms["one block"]["work_over_least"] < 1.05
