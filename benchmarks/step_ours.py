@@ -23,9 +23,8 @@ from bioclip2_jax import metrics, sharding, train_step  # noqa: E402
 from bioclip2_jax.convert import layout  # noqa: E402
 from bioclip2_jax.convert.tensors import open_safetensors  # noqa: E402
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
+from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402
-
-_BUCKETS = (16, 24, 32, 48, 77)
 
 
 def product_rate(toy: bool) -> float:
@@ -61,7 +60,7 @@ def main(job: dict) -> dict:
         rows = slice(first, first + count)
         tokens, first = found["tokens"][rows], first + count
         longest = int((tokens != 0).sum(1).max())
-        length = next(n for n in _BUCKETS if n >= longest) if cut else tokens.shape[1]
+        length = next(n for n in TOKEN_LENGTHS if n >= longest) if cut else tokens.shape[1]
         batch |= {prefix + "images": found["images"][rows], prefix + "tokens": tokens[:, :length]}
         batch[prefix + "weights"] = np.ones(count, np.float32)
     batch = jax.device_put(batch, NamedSharding(mesh, sharding.BATCH))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bioclip2_jax.data import pipeline
+from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
 from configs import quickstart
 
@@ -47,6 +48,23 @@ def test_a_batch_has_the_shapes_the_step_expects(config):
     assert batch["images"].shape == (8, SIZE, SIZE, 3) and batch["images"].dtype == np.uint8
     assert batch["tokens"].dtype == np.int32 and batch["tokens"].shape[1] in (16, 24, 32, 48, 77)
     assert batch["weights"].tolist() == [1.0] * 8
+
+
+def test_taxon_ids_come_with_soft_targets_and_agree_with_the_names(config, corpus):
+    assert "taxon_ids" not in take(config)[0]
+    config.train.rank_weights = (0, 0, 0, 0, 0.1, 0.3, 0.6)
+    ids = take(config)[0]["taxon_ids"]
+    assert ids.shape == (8, 7) and ids.dtype == np.int32
+    corpus = pipeline.open_corpus(str(config.data.dir), "train", config.seed, 8)
+    taxa = [
+        taxon_of(corpus.source[index]).ranks for _, index in pipeline.examples_at(corpus, 0, 0, 1)
+    ]
+    for depth in range(7):
+        for a, b in itertools.combinations(range(8), 2):
+            known = taxa[a][depth] and taxa[b][depth]
+            same = bool(known) and taxa[a][: depth + 1] == taxa[b][: depth + 1]
+            if known:
+                assert (ids[a, depth] == ids[b, depth]) == same
 
 
 def test_every_example_is_seen_once_an_epoch_and_epochs_differ(corpus):

@@ -8,9 +8,20 @@ import time
 
 import numpy as np
 import pytest
-from processes import arguments, finish, losses, parameters, rows, run_together, start
+from processes import (
+    arguments,
+    finish,
+    losses,
+    parameters,
+    rows,
+    run_together,
+    short_data,
+    start,
+)
 
-from bioclip2_jax import checkpoint, train
+from bioclip2_jax import checkpoint, load, tokenize, train
+from bioclip2_jax.convert.sources import open_source
+from bioclip2_jax.convert.writers import write
 from bioclip2_jax.errors import UsageError, UserError
 
 
@@ -143,6 +154,25 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tiny_data):
 def test_weights_of_another_run_can_start_this_one(undisturbed, tiny_data, tmp_path):
     train.main([*arguments(tmp_path, tiny_data, steps=1), f"--config.init={undisturbed}"])
     assert losses(tmp_path)[0] < losses(undisturbed)[0]
+
+
+def test_soft_targets_and_bfloat16_parameters_train_resume_and_export(tmp_path):
+    weights = "--config.train.rank_weights=(0.2,0.0,0.0,0.0,0.0,0.0,0.8)"
+    halves = "--config.model.param_dtype=bfloat16", "--config.train.momentum_dtype=bfloat16"
+    common = tmp_path / "run", short_data(tmp_path / "data"), weights, *halves
+    for steps in (4, 8):  # the second goes on where the first ended
+        train.main(arguments(*common, steps=steps))
+    curve = losses(tmp_path / "run")
+    assert len(curve) == 8 and sum(curve[-3:]) < sum(curve[:3])
+    saved = parameters(tmp_path / "run", 8)
+    assert saved["image"]["projection"].dtype.name == "bfloat16"
+    tokens = tokenize(["a photo of Pica pica."])
+    features = np.asarray(load(tmp_path / "run").encode_text(tokens))
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(features), 1, atol=1e-6)
+    write(open_source(tmp_path / "run"), tmp_path / "made", "open_clip", dtype="float32")
+    again = np.asarray(load(tmp_path / "made").encode_text(tokens))
+    np.testing.assert_allclose(again, features, atol=1e-6)
 
 
 def test_a_full_disk_while_metrics_are_written_is_named(tmp_path):
