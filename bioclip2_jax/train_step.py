@@ -154,21 +154,24 @@ def losses(
 
 
 def _features(model: clip.Clip, config: ConfigDict, part: dict[str, jax.Array]) -> dict:
-    """Features [rows, dim] in the compute dtype; images of both streams pass the trunk together."""
+    """Features [rows, dim] in the compute dtype; both streams pass each tower together."""
     streams = [prefix for prefix in ("", "replay_") if prefix + "images" in part]
+    rows, length = len(part["images"]), max(part[p + "tokens"].shape[1] for p in streams)
 
     def joined(name: str) -> jax.Array:
         return jnp.concatenate([part[prefix + name] for prefix in streams])
 
-    dtype = jnp.dtype(model.execution.dtype)
-    rows = len(part["images"])
+    def padded(tokens: jax.Array) -> jax.Array:
+        return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+
     pixels = clip.normalize_images(joined("images"), config.data.mean, config.data.std)
     pooled = model.image_trunk(pixels, joined("kept") if "kept" in part else None)
-    features = {"images": model.project_image(pooled[:rows])}
+    text = model.encode_text(jnp.concatenate([padded(part[p + "tokens"]) for p in streams]))
+    features = {"images": model.project_image(pooled[:rows]), "tokens": text[:rows]}
     if len(streams) == 2:
         features["replay_images"] = model.project_image(pooled[rows:], replay=True)
-    for prefix in streams:
-        features[prefix + "tokens"] = model.encode_text(part[prefix + "tokens"])
+        features["replay_tokens"] = text[rows:]
+    dtype = jnp.dtype(model.execution.dtype)
     return jax.tree.map(lambda x: x.astype(dtype), features)
 
 

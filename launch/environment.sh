@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Makes or reuses the virtual environment; sourced by the other scripts.
 # PYTHON picks the interpreter, VENV the folder. Ends with the environment active, in the checkout.
 
@@ -48,6 +49,53 @@ make_environment() {
     rm -f "$2/bin/python" # half of one must not be reused
     fail "'$1' cannot make the environment $2; its venv module (python3-venv) or the right to write may be missing"
   fi
+}
+
+# cuda_extra [GUESS]: the extra of this package that suits the GPUs and their driver. Where there are
+# none it fails, or with GUESS takes the newest.
+cuda_extra() {
+  local found driver capability
+  if ! found="$(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null)"; then
+    [ -n "${1:-}" ] ||
+      fail "nvidia-smi finds no GPU here; install NVIDIA's driver, or train on the CPU with bioclip2 train"
+    found="999.0, 99.0"
+  fi
+  driver="$(sed 's/\..*//' <<<"$found" | sort -n | head -1)"
+  capability="$(sed 's/.*, *//; s/\.//' <<<"$found" | sort -n | head -1)"
+  # CUDA 13 needs driver 580 and leaves out GPUs older than compute capability 7.5.
+  if [ "$driver" -ge 580 ] && [ "$capability" -ge 75 ]; then
+    echo cuda13
+  elif [ "$driver" -ge 525 ]; then
+    echo cuda12
+  else
+    fail "NVIDIA's driver $driver is too old for JAX; install 525 or newer"
+  fi
+}
+
+# show COMMAND ...: as it would be typed.
+show() {
+  local word line=""
+  for word; do
+    case "$word" in
+      "" | *[!a-zA-Z0-9_=+:,./@-]*) word="'${word//\'/\'\\\'\'}'" ;;
+    esac
+    line+=" $word"
+  done
+  echo "${line:1}"
+}
+
+# show_environment EXTRA: what use_environment runs where the packages are not yet installed.
+show_environment() {
+  local root venv python
+  root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+  venv="$(absolute "${VENV:-$root/.venv}")"
+  if [ ! -x "$venv/bin/python" ]; then
+    pick_python
+    show "$python" -m venv "$venv"
+  fi
+  show cd "$root"
+  show "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$1]"
+  show source "$venv/bin/activate"
 }
 
 # use_environment [EXTRA]: an environment that holds this package, current with its requirements.

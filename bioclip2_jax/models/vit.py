@@ -1,5 +1,7 @@
 """The image tower."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,16 +47,23 @@ class ImageTower(nnx.Module):
         self, images: jax.Array, patch_keep: jax.Array | None, execution: layers.Execution
     ) -> jax.Array:
         """See `Clip.image_trunk`."""
-        dtype = jnp.dtype(execution.dtype)
+        embed = functools.partial(self._embed, dtype=jnp.dtype(execution.dtype))
+        if execution.remat in ("full", "offload"):
+            embed = jax.checkpoint(embed)  # little work, but three copies of all tokens
+        x = layers.run_blocks(self.blocks, embed(images, patch_keep), execution)
+        return self.ln_post(x[:, 0])
+
+    def _embed(
+        self, images: jax.Array, patch_keep: jax.Array | None, dtype: jnp.dtype
+    ) -> jax.Array:
+        """The tokens [batch, 1 + patches kept, width] that enter the blocks."""
         position = self.position_embedding[...].astype(dtype)
         x = self.patch_embed(images.astype(dtype)) + position[1:]
         if patch_keep is not None:
             x = jnp.take_along_axis(x, patch_keep[:, :, None], axis=1)
         first = self.class_embedding[...].astype(dtype) + position[0]
         first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[2]))
-        x = self.ln_pre(jnp.concatenate([first, x], axis=1))
-        x = layers.run_blocks(self.blocks, x, execution)
-        return self.ln_post(x[:, 0])
+        return self.ln_pre(jnp.concatenate([first, x], axis=1))
 
 
 class PatchEmbed(nnx.Module):
