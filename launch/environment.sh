@@ -116,7 +116,7 @@ use_environment() {
       make_environment "$python" "$venv" --clear
     fi
   fi
-  cd "$root"
+  cd "$root" || fail "cannot enter $root"
   wanted="$extra $(cat requirements.txt pyproject.toml | cksum) $PWD"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "== installing the Python packages (a few minutes the first time)"

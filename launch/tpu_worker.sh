@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# What tpu_pod.sh runs on the workers of a TPU slice, in the code it has brought there:
+#   bash launch/tpu_worker.sh install | start OPTIONS OF bioclip2 train | status | follow | stop
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/environment.sh"
+source "$here/training.sh"
+state="$HOME/bioclip2_jax.run" # log; lock, held while a training runs; pid; exit, its code
+export VENV="$HOME/bioclip2_jax.venv"
+mkdir -p "$state"
+
+is_running() {
+  ! flock --nonblock "$state/lock" true
+}
+
+# The environment. The machine's own Python may be too old; uv brings another.
+install() {
+  if [ ! -x "$VENV/bin/python" ] && ! (pick_python) 2>/dev/null; then
+    python3 -m pip install --quiet --user uv
+    python3 -m uv python install --quiet 3.12
+    PYTHON="$(python3 -m uv python find 3.12)"
+  fi
+  use_environment tpu
+}
+
+# The training, detached from the caller's session.
+start() {
+  exec 9>"$state/lock"
+  if ! flock --nonblock 9; then
+    echo "a training is already running here" >&2
+    return
+  fi
+  rm -f "$state/exit"
+  nohup setsid bash "$here/tpu_worker.sh" run "$@" </dev/null >>"$state/log" 2>&1 &
+  echo $! >"$state/pid"
+}
+
+# Only for `start`: the training itself, which inherits the lock.
+run() {
+  trap 'echo "${code:-1}" >"$state/exit.part" && mv "$state/exit.part" "$state/exit"' EXIT
+  arguments=("$@")
+  find_workdir
+  # shellcheck disable=SC1091
+  source "$VENV/bin/activate"
+  cd "$here/.."
+  keep_training
+}
+
+# Prints "running", "ended CODE", or "none" where nothing was started or the machine went down.
+status() {
+  if is_running; then
+    echo running
+  elif [ -s "$state/exit" ]; then
+    echo "ended $(cat "$state/exit")"
+  else
+    echo none
+  fi
+}
+
+# Prints the log until the training ends.
+follow() {
+  touch "$state/log"
+  tail -n 20 -F "$state/log" 2>/dev/null &
+  while is_running; do sleep 2; done
+  sleep 2 # for the last lines
+  kill "$!"
+}
+
+# Has the training saved and ended, on all workers.
+stop() {
+  is_running || fail "no training is running here"
+  kill -TERM "$(cat "$state/pid")"
+}
+
+case "${1:-}" in
+  install | start | run | status | follow | stop) "$@" ;;
+  *) usage_error "say install, start, status, follow or stop" ;;
+esac
