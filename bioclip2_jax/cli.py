@@ -19,6 +19,7 @@ _COMMANDS = {
     "convert": ("cli_convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),
     "labels": ("cli_labels", "Write the label files that pybioclip reads."),
     "predict": ("cli_predict", "Name the organisms in pictures."),
+    "embed": ("cli_embed", "Keep the features of many pictures, as Parquet."),
     "report": ("cli_report", "Write one HTML page about a training run."),
     "inspect": ("cli_inspect", "Describe a dataset or a model."),
 }

@@ -1,6 +1,7 @@
 """Features of pictures and of names: batch by batch, over all devices, bad pictures set aside."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ class ImageBatch:
 
     Attributes:
       indices: number of every good picture.
-      features: [good, dim] float32, L2-normalised.
+      features: [good, dim] float32, L2-normalised unless lengths were asked for.
       bad: (number, reason) of every picture that could not be read.
     """
 
@@ -66,7 +67,11 @@ def spread(model: Model) -> Model:
 
 
 def embed_images(
-    model: Model, count: int, read: Callable[[int], bytes], batch_size: int
+    model: Model,
+    count: int,
+    read: Callable[[int], bytes],
+    batch_size: int,
+    normalize: bool = True,
 ) -> Iterator[ImageBatch]:
     """Decodes pictures in threads and encodes them; the next batch is read while one is encoded.
 
@@ -75,10 +80,12 @@ def embed_images(
       count: pictures are numbered 0 ... count - 1.
       read: number → encoded bytes; an OSError or BadImage sets the picture aside.
       batch_size: pictures at a time, rounded up to the devices.
+      normalize: whether the features get length 1.
 
     Raises:
       UserError: the model's features are not finite.
     """
+    encode = functools.partial(model.encode_image, normalize=normalize)
     settings = model.preprocess
     transform = images.eval_transform(settings.size, settings.resize_mode, settings.interpolation)
 
@@ -105,7 +112,7 @@ def embed_images(
             arrays = [item for item in loaded if not isinstance(item, str)]
             features = np.zeros((0, model.config.embed_dim), np.float32)
             if arrays:
-                features = _encode(model.encode_image, np.stack(arrays), size)
+                features = _encode(encode, np.stack(arrays), size)
             yield ImageBatch(good, features, bad)
 
 

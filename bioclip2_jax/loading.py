@@ -41,12 +41,13 @@ class Model:
         """The factor on cosine similarities, already exponentiated."""
         return float(np.exp(np.float32(self.params["logit_scale"])))
 
-    def encode_image(self, images: np.ndarray | jax.Array) -> jax.Array:
+    def encode_image(self, images: np.ndarray | jax.Array, normalize: bool = True) -> jax.Array:
         """Pictures → L2-normalised float32 [batch, embed_dim].
 
         Args:
           images: [batch, size, size, 3], float32 already normalised, or uint8 and it normalises
             with `preprocess.mean` and `preprocess.std`.
+          normalize: whether features get length 1, as names are compared with them.
 
         Raises:
           ValueError: another shape or dtype.
@@ -56,7 +57,7 @@ class Model:
             raise ValueError(f"images must be [batch, {size}, {size}, 3], not {images.shape}")
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images must be uint8 or float32, not {images.dtype}")
-        return self._functions[0](self.params, images)
+        return self._functions[0](self.params, images, normalize)
 
     def encode_text(self, tokens: np.ndarray | jax.Array) -> jax.Array:
         """Tokens of `bioclip2_jax.tokenize` → L2-normalised float32 [batch, embed_dim].
@@ -76,16 +77,18 @@ class Model:
 
     @functools.cached_property
     def _functions(self) -> tuple[Callable, Callable]:
-        def image(params: dict, images: jax.Array) -> jax.Array:
+        def image(params: dict, images: jax.Array, normalize: bool) -> jax.Array:
             if images.dtype == jnp.uint8:
                 mean, std = self.preprocess.mean, self.preprocess.std
                 images = clip.normalize_images(images, mean, std)
-            return clip.bind(self.config, params).encode_image(images.astype(jnp.float32))
+            return clip.bind(self.config, params).encode_image(
+                images.astype(jnp.float32), normalize
+            )
 
         def text(params: dict, tokens: jax.Array) -> jax.Array:
             return clip.bind(self.config, params).encode_text(tokens)
 
-        return jax.jit(image), jax.jit(text)
+        return jax.jit(image, static_argnums=2), jax.jit(text)
 
 
 def load(path: str | Path) -> Model:

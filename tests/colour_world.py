@@ -48,6 +48,7 @@ class ColourModel:
     logit_scale: float = 50.0
     confuse: dict[str, str] = field(default_factory=dict)
     params: dict = field(default_factory=dict)
+    step: int | None = None
 
     def __post_init__(self):
         self.config = ClipConfig(4, VisionConfig(16, 8, 32, 1, 32), TextConfig(32, 1, 1))
@@ -57,11 +58,11 @@ class ColourModel:
             int(tokenize(word)[0, 1]): COLOURS[self.confuse.get(word, word)] for word in COLOURS
         }
 
-    def encode_image(self, images: jax.Array) -> np.ndarray:
-        """[b, h, w, 3] uint8 → [b, 4]."""
+    def encode_image(self, images: jax.Array, normalize: bool = True) -> np.ndarray:
+        """[b, h, w, 3] uint8 → [b, 4]; of length 2 where it is not normalised."""
         images = np.asarray(images)
         self.batch_shapes.add(images.shape)
-        return _features(images.mean(axis=(1, 2)))
+        return _features(images.mean(axis=(1, 2))) * np.float32(1 if normalize else 2)
 
     def encode_text(self, tokens: jax.Array) -> np.ndarray:
         """[b, length] int32 → [b, 4]; rows without a known word are grey."""

@@ -67,10 +67,10 @@ def test_the_next_batch_is_decoded_while_one_is_encoded():
         return square("red")
 
     class Slow(ColourModel):
-        def encode_image(self, images):
+        def encode_image(self, images, normalize=True):
             time.sleep(0.2)
             seen.append(len(started))
-            return super().encode_image(images)
+            return super().encode_image(images, normalize)
 
     seen: list[int] = []
     list(embed_images(Slow(), 24, read, 8))
@@ -107,8 +107,8 @@ def test_a_split_without_a_readable_image_is_an_error():
 
 def test_features_that_are_not_finite_are_an_error():
     class Diverged(ColourModel):
-        def encode_image(self, images):
-            return super().encode_image(images) * np.nan
+        def encode_image(self, images, normalize=True):
+            return super().encode_image(images, normalize) * np.nan
 
     with pytest.raises(UserError, match="not finite"):
         list(embed_images(Diverged(), 1, lambda _: square("red"), 1))

@@ -98,6 +98,16 @@ def splits(data_dir: str | Path) -> dict[str, int]:
     return {name: info.num_examples for name, info in _builder(data_dir).info.splits.items()}
 
 
+def label_names(data_dir: str | Path) -> list[str]:
+    """Names of the labels that the records have beside their texts, sorted.
+
+    Raises:
+      UserError: no dataset there.
+    """
+    features = _builder(data_dir).info.features
+    return sorted(features["labels"]) if "labels" in features else []
+
+
 def open_split(data_dir: str | Path, split: str) -> Source:
     """Opens one split.
 

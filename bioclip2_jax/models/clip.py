@@ -52,18 +52,25 @@ class Clip(nnx.Module):
         """
         return self.image(images, patch_keep, self.execution)
 
-    def project_image(self, pooled: jax.Array, replay: bool = False) -> jax.Array:
+    def project_image(
+        self, pooled: jax.Array, replay: bool = False, normalize: bool = True
+    ) -> jax.Array:
         """Trunk output [batch, width] → L2-normalised float32 [batch, embed_dim].
 
-        `replay` takes the second projection, which only training on replay images uses.
+        `replay` takes the second projection, which only training on replay images uses;
+        without `normalize` the lengths are kept.
         """
         kernel = self.image.replay_projection if replay else self.image.projection
         kernel = self.execution.gather(kernel[...].astype(pooled.dtype))
-        return l2_normalize(pooled @ kernel)
+        features = pooled @ kernel
+        return l2_normalize(features) if normalize else features.astype(jnp.float32)
 
-    def encode_image(self, images: jax.Array) -> jax.Array:
-        """Normalised images [batch, size, size, 3] → L2-normalised float32 [batch, embed_dim]."""
-        return self.project_image(self.image_trunk(images))
+    def encode_image(self, images: jax.Array, normalize: bool = True) -> jax.Array:
+        """Normalised images [batch, size, size, 3] → L2-normalised float32 [batch, embed_dim].
+
+        Without `normalize` the lengths are kept.
+        """
+        return self.project_image(self.image_trunk(images), normalize=normalize)
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
         """Tokens [batch, length <= 77] int32 → L2-normalised float32 [batch, embed_dim].

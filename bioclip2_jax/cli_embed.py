@@ -1,0 +1,59 @@
+"""`bioclip2 embed`."""
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path())
+@click.option(
+    "--model",
+    "model_path",
+    required=True,
+    help="Any model that `convert` reads, such as a workdir.",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to make.")
+@click.option("--split", help="Only this split of a dataset.  [default: all]")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16"]),
+    help="Of the kept features.",
+)
+@click.option(
+    "--batch-size",
+    default=128,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Pictures encoded at a time.",
+)
+def embed(
+    source: str, model_path: str, out: str, split: str | None, dtype: str, batch_size: int
+) -> None:
+    """Encode the pictures of SRC, a dataset or any folder with pictures, and keep the features.
+
+    OUT becomes a folder of Parquet files with the columns key, embedding (of length 1), norm (the
+    length before), index, the seven ranks, scientificName, vernacularName, datasetName, split and
+    one for every label. Killed and started again, it goes on where it was.
+
+    \b
+    Examples:
+      bioclip2 embed data/birds --model runs/birds --out features/birds
+      bioclip2 embed photos/ --model hf-hub:imageomics/bioclip-2 --out features/photos
+    """
+    from bioclip2_jax import embed as program
+    from bioclip2_jax.embedding import spread
+    from bioclip2_jax.loading import load
+
+    pictures = program.open_pictures(source, split)
+    about = program.embed(
+        spread(load(model_path)),
+        model_path,
+        pictures,
+        out,
+        dtype=dtype,
+        batch_size=batch_size,
+        say=lambda line: click.echo(line, err=True),
+    )
+    skipped = f", {len(about['bad']):,} could not be read" if about["bad"] else ""
+    click.echo(f"{out}: {about['num_rows']:,} features of {about['dim']} numbers{skipped}")

@@ -1,0 +1,192 @@
+"""The feature store: a folder of Parquet files with one row a picture, made once and read often.
+
+`embedding.json` says which model made it, how, and from what; each `features-NNNNN.parquet` repeats
+that in its own metadata, so that a file can be told apart on its own. A file is written whole or
+not at all, and the store is complete when `embedding.json` says so.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bioclip2_jax import results
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.taxonomy import RANKS, Taxon
+
+ABOUT = "embedding.json"
+TEXTS = (*RANKS, "scientificName", "vernacularName", "datasetName", "split")
+DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
+_METADATA = b"bioclip2_jax"
+_OWN = ("key", "embedding", "norm", "index", *TEXTS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture that could be read.
+
+    Attributes:
+      key: unique in the store.
+      index: its number in the split or folder.
+      texts: of `TEXTS`; what is missing is "".
+      labels: every other known thing about it, such as sex or habitat.
+    """
+
+    key: str
+    index: int
+    texts: dict[str, str]
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Store:
+    """All rows of a feature store, in the order of the pictures.
+
+    Attributes:
+      features: [n, dim] float32, L2-normalised.
+      norms: [n] float32, the lengths before.
+      keys: key of every picture.
+      index: [n] int64, its number in its split or folder.
+      texts: name of `TEXTS` → its value for every picture, "" where unknown.
+      labels: name → its value for every picture, "" where unknown.
+      about: what `embedding.json` says.
+    """
+
+    features: np.ndarray
+    norms: np.ndarray
+    keys: list[str]
+    index: np.ndarray
+    texts: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    about: dict
+
+    @property
+    def taxa(self) -> list[Taxon]:
+        """The lineage of every picture."""
+        return [Taxon(*row) for row in zip(*(self.texts[rank] for rank in RANKS), strict=True)]
+
+    def select(self, rows: np.ndarray) -> "Store":
+        """Some of the rows; an index array or a mask."""
+        rows = np.arange(len(self.keys))[rows]
+        return Store(
+            self.features[rows],
+            self.norms[rows],
+            [self.keys[row] for row in rows],
+            self.index[rows],
+            {name: values[rows] for name, values in self.texts.items()},
+            {name: values[rows] for name, values in self.labels.items()},
+            self.about,
+        )
+
+
+def part_path(folder: str | Path, number: int) -> Path:
+    """Where part `number` lies."""
+    return Path(folder) / f"features-{number:05d}.parquet"
+
+
+def write_part(
+    path: Path,
+    rows: Sequence[Row],
+    features: np.ndarray,
+    label_names: Sequence[str],
+    about: dict,
+    bad: Sequence[tuple[str, str]],
+) -> None:
+    """Writes one part.
+
+    Args:
+      path: of the file.
+      rows: of its pictures.
+      features: [rows, dim] float32, not normalised.
+      label_names: of all labels in the store; each becomes a column.
+      about: what made the store, with `dtype` "float16" or "float32".
+      bad: (key, reason) of the pictures of this part that could not be read.
+    """
+    norms = np.linalg.norm(features, axis=1)
+    normal = features / np.maximum(norms, 1e-12)[:, None]
+    values = pa.array(normal.astype(about["dtype"]).reshape(-1))
+    columns: dict[str, pa.Array] = {
+        "key": pa.array([row.key for row in rows], pa.string()),
+        "embedding": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
+        "norm": pa.array(norms, pa.float32()),
+        "index": pa.array([row.index for row in rows], pa.int64()),
+    }
+    for name in TEXTS:
+        columns[name] = pa.array([row.texts.get(name, "") for row in rows], pa.string())
+    for name in label_names:
+        columns[column_of(name)] = pa.array([r.labels.get(name, "") for r in rows], pa.string())
+    text = json.dumps(about | {"labels": list(label_names), "bad": list(bad)})
+    table = pa.table(columns).replace_schema_metadata({_METADATA: text.encode()})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    results.write_file(path, buffer.getvalue().to_pybytes())
+
+
+def column_of(label: str) -> str:
+    """The column of a label; one that is called like a column of ours gets a prefix."""
+    return f"label_{label}" if label in _OWN else label
+
+
+def read_part_about(path: Path) -> dict | None:
+    """What a part says of itself, None if it cannot be read."""
+    try:
+        return json.loads(pq.read_schema(path).metadata[_METADATA])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+
+
+def read_about(folder: str | Path) -> dict:
+    """What `embedding.json` says.
+
+    Raises:
+      UserError: no feature store there.
+    """
+    path = Path(folder) / ABOUT
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: no feature store here (no {ABOUT}); make one with `bioclip2 embed`"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); make the features again") from error
+
+
+def write_about(folder: Path, about: dict) -> None:
+    """Writes `embedding.json`."""
+    results.write_file(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def read(folder: str | Path) -> Store:
+    """Reads a complete feature store into memory.
+
+    Raises:
+      UserError: none there, not complete, or damaged.
+    """
+    about = read_about(folder)
+    if not about.get("complete"):
+        raise UserError(
+            f"{folder}: these features are not complete; run the same `bioclip2 embed` again"
+        )
+    paths = [part_path(folder, number) for number in range(about["num_parts"])]
+    try:
+        table = pa.concat_tables([pq.read_table(path) for path in paths])
+        embedding = table["embedding"].combine_chunks()
+        flat = embedding.flatten().to_numpy(zero_copy_only=False)
+        features = flat.reshape(len(table), about["dim"]).astype(np.float32)
+        texts = {name: _texts(table[name]) for name in TEXTS}
+        labels = {name: _texts(table[column_of(name)]) for name in about["labels"]}
+        keys, index = table["key"].to_pylist(), table["index"].to_numpy()
+        norms = table["norm"].to_numpy()
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: damaged ({reason}); make the features again") from error
+    return Store(features, norms, keys, index, texts, labels, about)
+
+
+def _texts(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.to_pylist(), dtype=np.str_)
