@@ -1,30 +1,26 @@
-"""Evaluation of checkpoints, in a process of its own: zero-shot and few-shot classification.
+"""Evaluation, in a process of its own: of a run's checkpoints, of a model, or of kept features.
 
-Results of a step lie in `WORKDIR/eval/<step>/`: `<task>.json`, `<task>_classes.csv`,
-`<task>_datasets.csv`, for zero-shot also `zero_shot_images.csv` (the answers for every image) and
-`zero_shot_embeddings.npz` (one vector a class from its pictures and one from its name).
+Every task writes `TASK.json`, and tables beside it: `TASK_classes.csv`, `TASK_datasets.csv`, for
+zero-shot also `zero_shot_images.csv` (the answers for every image) and `zero_shot_embeddings.npz`
+(one vector a class from its pictures and one from its name), for few-shot `TASK_support.json`.
+They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that is named.
 """
 
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from bioclip2_jax import captions, checkpoint, results
+from bioclip2_jax import beyond_tasks, checkpoint, embed, results, species_tasks, store
 from bioclip2_jax.data import sources
-from bioclip2_jax.embedding import SplitFeatures, embed_classes, embed_split, spread
+from bioclip2_jax.embedding import SplitFeatures, embed_split, spread
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluators import metrics
-from bioclip2_jax.evaluators.few_shot import few_shot
-from bioclip2_jax.evaluators.zero_shot import zero_shot
 from bioclip2_jax.loading import Model, load
-from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+from bioclip2_jax.taxonomy import TaxonEntry
 
-TASKS = ("zero_shot", "few_shot_1", "few_shot_5")
+SPECIES_TASKS = ("zero_shot", "few_shot_1", "few_shot_5")
+TASKS = (*SPECIES_TASKS, *beyond_tasks.TASKS)
 POLL_SECONDS = 2.0
 
 
@@ -33,27 +29,117 @@ class Settings:
     """What is evaluated on.
 
     Attributes:
-      data: dataset folder.
+      data: dataset folder; with `annotations`, or for the tasks beyond species, a folder of
+        pictures in its official layout. None where features are all there is.
       split: images to name.
       labels: the closed list of names: taxa with images in "train", in the evaluated "split", or
         "all" of the dataset's taxa. Images of other taxa are left out and counted.
       text_kind: form of the names (`captions.class_name`); "asis" is the scientific name as it
-        came.
+        came, or the class of an annotation table.
+      annotations: a table that says what each picture shows, see `layouts.species`.
+      protocol: of the tasks beyond species, "faithful" or "corrected".
+      support: a file with the support of few-shot, as `few_shot_K_support.json`.
     """
 
-    data: str
+    data: str | None = None
     split: str = "val"
     labels: str = "train"
     text_kind: str = "taxon_com"
+    annotations: str | None = None
+    protocol: str = "faithful"
+    support: str | None = None
 
 
-# ---- Which checkpoints
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and where the results go.
+
+    Attributes:
+      model: to encode pictures and names with; None where there are only features.
+      features: kept features; None to encode the pictures.
+      folder: for the results.
+      step: of the checkpoint, None for others.
+      name: where the model came from.
+    """
+
+    model: Model | None
+    features: store.Store | None
+    folder: Path
+    step: int | None
+    name: str
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """The tasks of a list with commas; "few_shot" is both of its kinds.
+
+    Raises:
+      UsageError: one is unknown.
+    """
+    names: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        names += ["few_shot_1", "few_shot_5"] if name == "few_shot" else [name]
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise UsageError(f"--tasks {unknown[0]}: unknown; there are few_shot, {', '.join(TASKS)}")
+    return tuple(dict.fromkeys(names))
+
+
+# ---- A model, or features
+
+
+def run_once(
+    settings: Settings,
+    tasks: Sequence[str],
+    out: str | Path,
+    *,
+    model_path: str | None = None,
+    features: str | Path | None = None,
+    batch_size: int = 128,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Evaluates a model in any form, or the features that `bioclip2 embed` kept of one.
+
+    Args:
+      settings: data and names.
+      tasks: of `TASKS`.
+      out: folder for the results.
+      model_path: any form that `load` reads; needed where there are no features or names are asked.
+      features: a feature store.
+      batch_size: images, and texts, encoded at a time.
+      say: receives one line a result.
+
+    Raises:
+      UsageError: something needed is missing from the call.
+      UserError: the data, the features or the model cannot be used.
+    """
+    kept = store.read(features) if features else None
+    if not (model_path or kept):
+        raise UsageError("nothing to evaluate: give --workdir, --model or --features")
+    if "zero_shot" in tasks and not model_path:
+        raise UsageError(
+            "zero_shot encodes names: give the --model that made the features, or other --tasks"
+        )
+    needs_model = kept is None or "zero_shot" in tasks
+    model = spread(load(model_path)) if model_path and needs_model else None
+    if model and kept and embed.checksum(model) != kept.about["model"]["sha256"]:
+        raise UsageError(
+            f"{features}: made by another model ({kept.about['model']['path']}) than --model"
+            f" {model_path}; embed the pictures with that one"
+        )
+    name = model_path or kept.about["model"]["path"]
+    subject = Subject(model, kept, Path(out), None, name)
+    evaluate_subject(subject, settings, tasks, batch_size, say)
+
+
+# ---- Checkpoints of a run
 
 
 def run(
     workdir: str | Path,
     settings: Settings,
+    tasks: Sequence[str] = SPECIES_TASKS,
     *,
+    out: str | Path | None = None,
     step: str = "latest",
     follow: bool = False,
     timeout: float | None = None,
@@ -65,6 +151,8 @@ def run(
     Args:
       workdir: of the training run.
       settings: data and names.
+      tasks: of `TASKS`.
+      out: folder for the results, one below it for each step; None for `WORKDIR/eval`.
       step: "latest", "all" or a number; unused with `follow`.
       follow: evaluate checkpoints as they appear, each once however often this is restarted,
         until the training has finished.
@@ -76,20 +164,30 @@ def run(
       UsageError: no such workdir or step.
       UserError: the data or a checkpoint cannot be used.
     """
-    classes = candidate_classes(settings)
-    if follow:
-        for number in new_checkpoints(workdir, timeout, say):
-            tasks = [task for task in TASKS if not _is_done(workdir, number, task, settings)]
-            try:
-                evaluate_step(workdir, number, settings, classes, batch_size, tasks, say)
-            except UserError:
-                # Training keeps only the newest checkpoints; one may go while it is being read.
-                if number in checkpoint.steps(workdir):
-                    raise
-                say(f"step {number}: the checkpoint was removed before it could be evaluated")
-    else:
+    if settings.data is None:
+        raise UsageError("--workdir needs --data: the pictures to evaluate on")
+    if set(tasks) & set(SPECIES_TASKS) and not settings.annotations:
+        species_tasks.dataset_classes(settings.data, settings.split, settings.labels)
+    home = Path(out) if out else Path(workdir) / results.FOLDER
+
+    def evaluate(number: int, tasks: Sequence[str]) -> None:
+        if tasks:
+            path = checkpoint.step_dir(workdir, number)
+            subject = Subject(spread(load(path)), None, home / str(number), number, str(path))
+            evaluate_subject(subject, settings, tasks, batch_size, say)
+
+    if not follow:
         for number in chosen_steps(workdir, step):
-            evaluate_step(workdir, number, settings, classes, batch_size, TASKS, say)
+            evaluate(number, tasks)
+        return
+    for number in new_checkpoints(workdir, timeout, say):
+        try:
+            evaluate(number, [t for t in tasks if not _is_done(home / str(number), t, settings)])
+        except UserError:
+            # Training keeps only the newest checkpoints; one may go while it is being read.
+            if number in checkpoint.steps(workdir):
+                raise
+            say(f"step {number}: the checkpoint was removed before it could be evaluated")
 
 
 def chosen_steps(workdir: str | Path, step: str) -> list[int]:
@@ -135,186 +233,123 @@ def new_checkpoints(
             time.sleep(POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout / 4))
 
 
-def _is_done(workdir: str | Path, step: int, task: str, settings: Settings) -> bool:
+def _is_done(folder: Path, task: str, settings: Settings) -> bool:
     try:
-        text = (results.folder_of(workdir, step) / f"{task}.json").read_text(encoding="utf-8")
+        text = (folder / f"{task}.json").read_text(encoding="utf-8")
         return json.loads(text)["settings"] == asdict(settings)
     except (OSError, ValueError, KeyError):
         return False
 
 
-# ---- Names
+# ---- One subject
 
 
-def candidate_classes(settings: Settings) -> list[TaxonEntry]:
-    """The closed list of taxa that images are named from, one entry a lineage.
-
-    Raises:
-      UsageError: the dataset has no such split.
-      UserError: the list is empty.
-    """
-    known = sources.splits(settings.data)
-    if settings.split not in known:
-        raise UsageError(
-            f"{settings.data}: no split {settings.split!r}; it has {', '.join(sorted(known))}"
-        )
-    wanted = {"train": ["train"], "split": [settings.split], "all": list(known)}[settings.labels]
-    classes: dict[Taxon, TaxonEntry] = {}
-    for entry in sources.read_taxa(settings.data):
-        if entry.taxon.deepest_rank and sum(entry.counts.get(name, 0) for name in wanted):
-            first = classes.setdefault(entry.taxon, entry)
-            if not first.vernacular_name:
-                classes[entry.taxon] = replace(first, vernacular_name=entry.vernacular_name)
-    if not classes:
-        raise UserError(
-            f"{settings.data}: no taxon has images in {' or '.join(wanted)}; choose other --labels"
-        )
-    return list(classes.values())
-
-
-def class_names(classes: Sequence[TaxonEntry], text_kind: str) -> list[str]:
-    """The name of every class as it goes into the templates."""
-    return [
-        captions.class_name(text_kind, entry.taxon, entry.vernacular_name, entry.scientific_name)
-        for entry in classes
-    ]
-
-
-def lineage_names(classes: Sequence[TaxonEntry], rank: str) -> list[str]:
-    """The text of every distinct lineage down to `rank`, numbered as by `lineage_groups`."""
-    lineages, _ = metrics.number([entry.taxon.lineage(rank) for entry in classes])
-    return [" ".join(filter(None, lineage)) or "unknown" for lineage in lineages]
-
-
-# ---- One checkpoint
-
-
-def evaluate_step(
-    workdir: str | Path,
-    step: int,
+def evaluate_subject(
+    subject: Subject,
     settings: Settings,
-    classes: list[TaxonEntry],
-    batch_size: int,
     tasks: Sequence[str],
+    batch_size: int,
     say: Callable[[str], None],
 ) -> None:
-    """Runs the tasks on one checkpoint and writes their files; each JSON last, as its seal."""
-    if not tasks:
-        return
-    model = spread(load(checkpoint.step_dir(workdir, step)))
-    source = sources.open_split(settings.data, settings.split)
-    found = embed_split(model, source, batch_size)
-    folder = results.folder_of(workdir, step)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Runs the tasks and writes their files; each JSON last, as its seal.
+
+    Raises:
+      UsageError, UserError: see `run_once`.
+    """
+    found = classes = None
+    if set(tasks) & set(SPECIES_TASKS) and not settings.annotations:
+        found, classes = _split_and_classes(subject, settings, batch_size)
+    subject.folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
-        if task == "zero_shot":
-            result = _zero_shot_task(model, found, settings, classes, batch_size, folder)
+        if task not in SPECIES_TASKS:
+            root = _root_of(settings, task)
+            kept = _kept_features(subject, root, task, batch_size, say)
+            result = beyond_tasks.run(task, root, kept, settings.protocol)
         else:
-            result = _few_shot_task(found, int(task.rpartition("_")[2]), folder, task)
-        result |= {
-            "num_bad": len(found.bad),
-            "bad": [{"key": key, "reason": reason} for key, reason in found.bad],
-            "settings": asdict(settings),
-        }
-        head = {"task": task, "step": step}
+            if settings.annotations:
+                kept = _kept_features(subject, settings.data, "pictures", batch_size, say)
+                question = species_tasks.annotated_question(
+                    kept, settings.annotations, settings.text_kind
+                )
+            elif task == "zero_shot":
+                question = species_tasks.taxa_question(found, classes, settings.text_kind)
+            else:
+                question = species_tasks.own_taxa_question(found)
+            result = _answer(task, subject, question, settings, batch_size)
+        head = {"task": task, "step": subject.step, "model": subject.name}
+        result = head | result | {"settings": asdict(settings)}
         results.write_file(
-            folder / f"{task}.json", (json.dumps(head | result, indent=1) + "\n").encode()
+            subject.folder / f"{task}.json", (json.dumps(result, indent=1) + "\n").encode()
         )
-        say(_one_line(head | result))
+        say(_one_line(result))
 
 
-def _zero_shot_task(
-    model: Model,
-    found: SplitFeatures,
-    settings: Settings,
-    classes: list[TaxonEntry],
+def _split_and_classes(
+    subject: Subject, settings: Settings, batch_size: int
+) -> tuple[SplitFeatures, list[TaxonEntry]]:
+    if subject.features is None:
+        if settings.data is None:
+            raise UsageError("--model needs --data: the pictures to evaluate on")
+        classes = species_tasks.dataset_classes(settings.data, settings.split, settings.labels)
+        source = sources.open_split(settings.data, settings.split)
+        return embed_split(subject.model, source, batch_size), classes
+    found = species_tasks.store_split(subject.features, settings.split, "--features")
+    if settings.data:
+        classes = species_tasks.dataset_classes(settings.data, settings.split, settings.labels)
+    else:
+        classes = species_tasks.store_classes(
+            subject.features, settings.split, settings.labels, "--features"
+        )
+    return found, classes
+
+
+def _kept_features(
+    subject: Subject,
+    root: str | Path | None,
+    name: str,
     batch_size: int,
-    folder: Path,
+    say: Callable[[str], None],
+) -> store.Store:
+    """The features given, or those of all pictures below a folder, kept beside the results."""
+    if subject.features is not None:
+        return subject.features
+    if root is None:
+        raise UsageError("--annotations need --data: the folder that its file names count from")
+    place = subject.folder / "features" / name
+    pictures = embed.open_pictures(root)
+    embed.embed(subject.model, subject.name, pictures, place, batch_size=batch_size, say=say)
+    return store.read(place)
+
+
+def _root_of(settings: Settings, task: str) -> Path:
+    if settings.data is None:
+        raise UsageError(f"--tasks {task} needs --data: the folder of the set as it is published")
+    below = Path(settings.data) / task
+    return below if below.is_dir() else Path(settings.data)
+
+
+def _answer(
+    task: str,
+    subject: Subject,
+    question: species_tasks.Question,
+    settings: Settings,
+    batch_size: int,
 ) -> dict:
-    index_of = {entry.taxon: index for index, entry in enumerate(classes)}
-    all_labels = np.asarray([index_of.get(taxon, -1) for taxon in found.taxa])
-    rows = np.flatnonzero(all_labels >= 0)
-    if not len(rows):
-        raise UserError(
-            f"{settings.data}: no image of split {settings.split!r} is of a taxon in the list of"
-            f" --labels {settings.labels}; choose other --labels"
-        )
-    labels, features = all_labels[rows], found.features[rows]
-    groups = metrics.lineage_groups([entry.taxon for entry in classes])
-
-    texts = {"classes": class_names(classes, settings.text_kind)}
-    texts |= {rank: lineage_names(classes, rank) for rank in RANKS[:-1]}
-    unique, numbers = metrics.number([text for part in texts.values() for text in part])
-    vectors = embed_classes(model, unique, batch_size)[numbers]
-    ends = np.cumsum([len(part) for part in texts.values()])[:-1]
-    class_features, *lineages = np.split(vectors, ends)
-    prompted = dict(zip(RANKS[:-1], lineages, strict=True))
-
-    result = zero_shot(features, labels, class_features, model.logit_scale, groups, prompted)
-    summary = metrics.summarize(result.outcomes, labels)
-    prompted_top1 = result.prompted | {"species": summary["top1"]}
-    for rank, row in summary["ranks"].items():
-        count = int(groups[rank].max()) + 1
-        row |= {"prompted_top1": prompted_top1[rank], "num_classes": count, "chance": 1 / count}
-
-    results.write_classes(
-        folder / "zero_shot_classes.csv", classes, labels, result.outcomes, result.predictions[:, 0]
-    )
-    datasets = [found.datasets[row] for row in rows]
-
-    def closed(part: np.ndarray) -> float:
-        """Accuracy when only the taxa of that part are on the list."""
-        present, own = np.unique(labels[part], return_inverse=True)
-        scores = features[part] @ class_features[present].T
-        return float((scores.argmax(axis=1) == own).mean())
-
-    results.write_datasets(
-        folder / "zero_shot_datasets.csv", datasets, labels, result.outcomes, closed
-    )
-    results.write_images(folder / "zero_shot_images.csv", found, rows, classes, labels, result)
-    present = np.unique(labels)
-    pictures = np.stack([features[labels == label].mean(axis=0) for label in present])
-    buffer = io.BytesIO()
-    np.savez(buffer, classes=present, image=pictures, text=class_features[present])
-    results.write_file(folder / "zero_shot_embeddings.npz", buffer.getvalue())
-    return summary | {
-        "chance": 1 / len(classes),
-        "num_images": len(rows),
-        "num_classes": len(classes),
-        "num_excluded": len(all_labels) - len(rows),
-    }
-
-
-def _few_shot_task(found: SplitFeatures, k: int, folder: Path, task: str) -> dict:
-    """Support and queries both come from the evaluated split, so every taxon of it takes part."""
-    rows = np.asarray([i for i, taxon in enumerate(found.taxa) if taxon.deepest_rank], np.int64)
-    taxa, labels = metrics.number([found.taxa[row] for row in rows])
-    groups = metrics.lineage_groups(taxa)
-    result = few_shot(found.features[rows], labels, k, groups)
-    asked = np.isin(labels, result.classes) & (len(result.classes) > 1)
-    outcomes, labels = result.outcomes.select(asked), labels[asked]
-    summary = metrics.summarize(outcomes, labels)
-    for rank, row in summary["ranks"].items():
-        count = len(np.unique(groups[rank][result.classes]))
-        row |= {"num_classes": count, "chance": 1 / count if count else None}
-    entries = [TaxonEntry(taxon, taxon.scientific_name, "", {}) for taxon in taxa]
-    results.write_classes(folder / f"{task}_classes.csv", entries, labels, outcomes)
-    datasets = [found.datasets[row] for row in rows[asked]]
-    results.write_datasets(folder / f"{task}_datasets.csv", datasets, labels, outcomes)
-    return summary | {
-        "k": k,
-        "std": result.std,
-        "folds": result.fold_top1.tolist(),
-        "chance": 1 / len(result.classes) if result.classes else None,
-        "num_images": len(labels),
-        "num_classes": len(result.classes),
-        "num_excluded": len(found.taxa) - len(labels),
-        "left_out": [taxa[label].scientific_name for label in result.left_out],
-    }
+    if task == "zero_shot":
+        result = species_tasks.run_zero_shot(subject.model, question, batch_size, subject.folder)
+    else:
+        support = Path(settings.support) if settings.support else None
+        k = int(task.rpartition("_")[2])
+        result = species_tasks.run_few_shot(question, k, subject.folder, support)
+    bad = [{"key": key, "reason": reason} for key, reason in question.found.bad]
+    return result | {"num_bad": len(bad), "bad": bad}
 
 
 def _one_line(result: dict) -> str:
-    head = f"step {result['step']} {result['task']}"
+    step = "" if result["step"] is None else f"step {result['step']} "
+    head = f"{step}{result['task']}"
+    if result["task"] not in SPECIES_TASKS:
+        return f"{head}: {beyond_tasks.one_line(result)}"
     if result["top1"] is None:
         return f"{head}: too few images a taxon"
     low, high = result["intervals"]["top1"]

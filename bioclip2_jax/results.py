@@ -13,10 +13,12 @@ from bioclip2_jax.evaluators import metrics
 from bioclip2_jax.evaluators.zero_shot import ZeroShot
 from bioclip2_jax.taxonomy import RANKS, TaxonEntry
 
+FOLDER = "eval"  # of a training run
+
 
 def folder_of(workdir: str | Path, step: int) -> Path:
     """Where the results of one checkpoint lie."""
-    return Path(workdir) / "eval" / str(step)
+    return Path(workdir) / FOLDER / str(step)
 
 
 def write_file(path: Path, data: bytes) -> None:

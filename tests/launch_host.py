@@ -52,7 +52,9 @@ class Host:
 
     def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
-            ["bash", str(self.checkout / "launch" / script), *arguments],
+            # A suite in the background has Ctrl-C ignored, which a shell cannot take back.
+            ["env", "--default-signal=INT", "bash", str(self.checkout / "launch" / script)]
+            + list(arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from colour_world import ColourModel, write_world
+from colour_world import ColourModel, square, write_world
 
-from bioclip2_jax import evaluate
+from bioclip2_jax import embed, evaluate, species_tasks
 from bioclip2_jax.cli_evaluate import evaluate as command
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluate import Settings, candidate_classes, new_checkpoints, run
+from bioclip2_jax.evaluate import Settings, new_checkpoints, run, run_once
 
 VAL = {"red": 4, "orange": 3, "blue": 6, "green": 2}
 
@@ -148,22 +148,22 @@ def test_taxa_without_training_images_are_left_out_and_counted(workdir, tmp_path
 @pytest.mark.parametrize("labels, count", [("train", 3), ("split", 2), ("all", 4)])
 def test_the_list_of_names_follows_the_labels_option(tmp_path, labels, count):
     data = write_world(tmp_path / "d", {"red": 1, "green": 1}, train=("red", "orange", "blue"))
-    assert len(candidate_classes(Settings(str(data), labels=labels))) == count
+    assert len(species_tasks.dataset_classes(str(data), "val", labels)) == count
 
 
 def test_text_kinds_change_the_names(data):
-    classes = candidate_classes(Settings(data))
-    assert evaluate.class_names(classes, "sci")[-1] == "Green"
-    assert evaluate.class_names(classes, "taxon_com")[0] == (
+    classes = species_tasks.dataset_classes(data, "val", "train")
+    assert species_tasks.class_names(classes, "sci")[-1] == "Green"
+    assert species_tasks.class_names(classes, "taxon_com")[0] == (
         "Animalia Chordata Aves Fireformes Firidae Ignis orange"
     )
-    assert "with common name fire bird" in evaluate.class_names(classes, "taxon_com")[1]
-    assert evaluate.class_names(classes, "asis")[0] == "Ignis orange"
+    assert "with common name fire bird" in species_tasks.class_names(classes, "taxon_com")[1]
+    assert species_tasks.class_names(classes, "asis")[0] == "Ignis orange"
 
 
 def test_lineage_names_leave_out_holes_and_never_are_empty(data):
-    classes = candidate_classes(Settings(data))
-    assert evaluate.lineage_names(classes, "class") == ["Animalia Chordata Aves", "Plantae"]
+    classes = species_tasks.dataset_classes(data, "val", "train")
+    assert species_tasks.lineage_names(classes, "class") == ["Animalia Chordata Aves", "Plantae"]
 
 
 def test_no_image_of_a_listed_taxon_is_a_clear_error(workdir, tmp_path):
@@ -283,6 +283,111 @@ def test_results_are_the_same_every_time(workdir, data):
     assert first == again
 
 
+# ---- Models and kept features
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def features(data, tmp_path) -> Path:
+    """What the perfect model makes of both splits."""
+    pictures = embed.open_pictures(data)
+    embed.embed(ColourModel(), "colours", pictures, tmp_path / "kept", part_rows=8, say=quiet)
+    return tmp_path / "kept"
+
+
+def results_in(folder: Path, task: str) -> dict:
+    return json.loads((folder / f"{task}.json").read_text())
+
+
+def test_features_give_what_the_checkpoint_gives(workdir, data, features, tmp_path):
+    run(workdir, Settings(data), say=quiet)
+    tasks = evaluate.parse_tasks("zero_shot,few_shot")
+    for settings in (Settings(data), Settings()):
+        out = tmp_path / "out"
+        run_once(settings, tasks, out, model_path="colours", features=features, say=quiet)
+        for task in tasks:
+            ours, theirs = results_in(out, task), result(workdir, 20, task)
+            for name in ("top1", "macro_top1", "intervals", "num_images", "chance", "ranks"):
+                assert ours[name] == theirs[name]
+        with (out / "zero_shot_images.csv").open(newline="") as file:
+            ours = list(csv.DictReader(file))
+        for one, other in zip(ours, table(workdir, 20, "zero_shot_images"), strict=True):
+            for name in ("index", "key", "datasetName", "scientificName", "answer_1", "answer_4"):
+                assert one[name] == other[name]
+            assert float(one["score_1"]) == pytest.approx(float(other["score_1"]), rel=1e-5)
+
+
+def test_few_shot_needs_no_model_and_its_draws_can_be_taken_again(features, tmp_path, workdir):
+    first, again = tmp_path / "first", tmp_path / "again"
+    run_once(Settings(), ["few_shot_1"], first, features=features, say=quiet)
+    drawn = first / "few_shot_1_support.json"
+    folds = json.loads(drawn.read_text())
+    assert len(folds) == 5 and all(len(fold) == len(set(fold)) == 4 for fold in folds)
+    chosen = tmp_path / "chosen.json"
+    chosen.write_text(json.dumps(folds[3:]))
+    settings = Settings(support=str(chosen))
+    run_once(settings, ["few_shot_1"], again, features=features, say=quiet)
+    assert results_in(again, "few_shot_1")["folds"] == results_in(first, "few_shot_1")["folds"][3:]
+    assert json.loads((again / "few_shot_1_support.json").read_text()) == folds[3:]
+
+
+def test_an_annotation_table_is_a_question_of_its_own(workdir, data, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rows = ["index,filepath,class"]
+    for number, colour in enumerate(["green", "red", "blue", "red", "green"]):
+        (photos / f"{number}.png").write_bytes(square(colour))
+        rows.append(f"{number},{number}.png,a {colour} thing")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    settings = Settings(str(photos), text_kind="asis", annotations=str(tmp_path / "table.csv"))
+    run_once(settings, ["zero_shot", "few_shot_1"], tmp_path / "out", model_path="c", say=quiet)
+    found = results_in(tmp_path / "out", "zero_shot")
+    assert found["top1"] == 1.0 and found["num_classes"] == 3 and found["ranks"] == {}
+    assert results_in(tmp_path / "out", "few_shot_1")["left_out"] == ["a blue thing"]
+    (tmp_path / "table.csv").write_text("\n".join([*rows, "9,lost.png,a red thing"]))
+    with pytest.raises(UserError, match="1 of its 6 pictures have no features, such as lost.png"):
+        run_once(settings, ["few_shot_1"], tmp_path / "out", model_path="c", say=quiet)
+
+
+def test_calibration_and_heights_are_reported(workdir, data, monkeypatch):
+    confused = ColourModel(confuse={"red": "orange", "orange": "red"})
+    monkeypatch.setattr(evaluate, "load", lambda path: confused)
+    run(workdir, Settings(data), ["zero_shot"], say=quiet)
+    found = result(workdir, 20)
+    assert found["hierarchy"]["heights"] == [8, 7, 0, 0, 0, 0, 0, 0]
+    assert found["hierarchy"]["mistake_height"] == 1.0
+    assert found["calibration"]["ece"] == pytest.approx(
+        abs(found["calibration"]["confidence"] - 8 / 15), abs=0.2
+    )
+    assert sum(part["count"] for part in found["calibration"]["bins"]) == 15
+
+
+def test_results_of_a_run_may_go_elsewhere(workdir, data, tmp_path):
+    run(workdir, Settings(data), ["few_shot_1"], out=tmp_path / "else", step="all", say=quiet)
+    assert (tmp_path / "else/10/few_shot_1.json").exists() and not (workdir / "eval").exists()
+
+
+def test_features_of_another_model_or_split_are_named(workdir, data, features, tmp_path):
+    with pytest.raises(UsageError, match="zero_shot encodes names: give the --model"):
+        run_once(Settings(), ["zero_shot"], tmp_path / "o", features=features, say=quiet)
+    with pytest.raises(UsageError, match="no features of split 'dev'; it has train, val"):
+        run_once(Settings(split="dev"), ["few_shot_1"], tmp_path, features=features, say=quiet)
+    with pytest.raises(UsageError, match="--tasks newt needs --data"):
+        run_once(Settings(), ["newt"], tmp_path / "o", features=features, say=quiet)
+    with pytest.raises(UsageError, match="--tasks herbarium: unknown"):
+        evaluate.parse_tasks("few_shot,herbarium")
+
+
+def test_features_and_model_must_belong_together(data, features, tmp_path, monkeypatch):
+    other = ColourModel(params={"weight": np.ones(3, np.float32)})
+    monkeypatch.setattr(evaluate, "load", lambda path: other)
+    with pytest.raises(UsageError, match=r"made by another model \(colours\) than --model m"):
+        run_once(Settings(), ["zero_shot"], tmp_path, model_path="m", features=features, say=quiet)
+
+
 # ---- Command line and process
 
 
@@ -302,3 +407,16 @@ def test_the_evaluator_does_not_import_the_trainer():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_wrong_combinations_of_options_are_named(tmp_path):
+    for options, said in (
+        ([], "give one of --workdir, --model and --features"),
+        (["--workdir", "a", "--model", "b"], "give one of"),
+        (["--model", "a"], "--out is missing"),
+        (["--model", "a", "--out", "b", "--follow"], "--follow needs the --workdir"),
+        (["--workdir", "a", "--support", "s"], "--support is of one kind"),
+        (["--workdir", "a"], "--workdir needs --data"),
+    ):
+        failed = CliRunner().invoke(command, options).exception
+        assert isinstance(failed, UsageError) and said in str(failed)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluators.metrics import TOP, Outcomes, top_k
 
 FOLDS = 5
@@ -24,12 +25,14 @@ class FewShot:
       fold_top1: [folds] float, accuracy over the queries of each fold.
       classes: labels that took part, in order of first appearance.
       left_out: labels with fewer than k + 1 images.
+      support: the support images of every fold, as rows of the features.
     """
 
     outcomes: Outcomes
     fold_top1: np.ndarray
     classes: list[int]
     left_out: list[int]
+    support: list[list[int]]
 
     @property
     def std(self) -> float | None:
@@ -58,6 +61,16 @@ def split_support(images_of: dict[int, list[int]], k: int, fold: int) -> tuple[l
     return support, queries
 
 
+def _given_support(images_of: dict[int, list[int]], k: int, chosen: list[int]) -> tuple[list, list]:
+    taken = set(chosen)
+    support = [[row for row in rows if row in taken] for rows in images_of.values()]
+    queries = [[row for row in rows if row not in taken] for rows in images_of.values()]
+    wrong = next((len(rows) for rows in support if len(rows) != k), None)
+    if wrong is not None:
+        raise UserError(f"a support list holds {wrong} images of a class, where {k} are needed")
+    return support, queries
+
+
 def _normalize(features: np.ndarray) -> np.ndarray:
     # A single support image equals its own mean: leave it at zero rather than divide by zero.
     norms = np.linalg.norm(features, axis=1, keepdims=True)
@@ -65,7 +78,11 @@ def _normalize(features: np.ndarray) -> np.ndarray:
 
 
 def few_shot(
-    features: np.ndarray, labels: np.ndarray, k: int, rank_groups: dict[str, np.ndarray]
+    features: np.ndarray,
+    labels: np.ndarray,
+    k: int,
+    rank_groups: dict[str, np.ndarray],
+    supports: list[list[int]] | None = None,
 ) -> FewShot:
     """Names images by the nearest centroid of k labelled images a class.
 
@@ -74,6 +91,10 @@ def few_shot(
       labels: [n] int.
       k: support images a class.
       rank_groups: rank → [classes] int, lineage number of every label.
+      supports: the support rows of every fold, as `FewShot.support` gives them; drawn if None.
+
+    Raises:
+      UserError: a fold of `supports` does not hold k rows of every class that has more.
     """
     images_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels.tolist()):
@@ -85,10 +106,15 @@ def few_shot(
     trials = np.zeros(len(labels), np.int64)
     top = {size: np.zeros(len(labels), np.int64) for size in TOP}
     ranks = {rank: np.zeros(len(labels), np.int64) for rank in rank_groups}
-    fold_top1 = []
+    fold_top1, drawn = [], []
     # With a single class there is nothing to tell apart.
-    for fold in range(FOLDS if len(classes) > 1 else 0):
-        support, queries = split_support(images_of, k, fold)
+    folds = FOLDS if supports is None else len(supports)
+    for fold in range(folds if len(classes) > 1 else 0):
+        if supports is None:
+            support, queries = split_support(images_of, k, fold)
+        else:
+            support, queries = _given_support(images_of, k, supports[fold])
+        drawn.append([row for rows in support for row in rows])
         mean = features[np.concatenate(support)].mean(axis=0)
         centroids = np.stack([_normalize(features[rows] - mean).mean(axis=0) for rows in support])
         rows = np.concatenate(queries)
@@ -102,4 +128,6 @@ def few_shot(
         for rank, groups in rank_groups.items():
             ranks[rank][rows] += groups[answers[:, 0]] == groups[truth]
         fold_top1.append((answers[:, 0] == truth).mean())
-    return FewShot(Outcomes(trials, top, ranks), np.asarray(fold_top1), classes.tolist(), left_out)
+    return FewShot(
+        Outcomes(trials, top, ranks), np.asarray(fold_top1), classes.tolist(), left_out, drawn
+    )

@@ -127,3 +127,30 @@ def most_confused(labels: np.ndarray, predictions: np.ndarray, label: int) -> tu
         return -1, 0
     counts = np.bincount(wrong)
     return int(counts.argmax()), int(counts.max())
+
+
+def hierarchy(taxa: Sequence[Taxon], labels: np.ndarray, predictions: np.ndarray) -> dict:
+    """How far wrong the wrong answers are, in the tree.
+
+    The height of an answer is the number of ranks one must climb from species until it and the
+    truth share their lineage: 0 for the right one, 1 for another species of its genus, 7 for
+    another kingdom (Bertinetto et al. 2020, arXiv 1912.09393).
+
+    Args:
+      taxa: of the classes.
+      labels: [n] int, true classes.
+      predictions: [n] int, first answers.
+
+    Returns:
+      `mean_height` over all images, `mistake_height` over the wrong ones (None without any), and
+      `heights`, the number of images at each height 0 ... 7.
+    """
+    groups = lineage_groups(taxa)
+    shared = np.stack([groups[rank][labels] == groups[rank][predictions] for rank in RANKS])
+    heights = len(RANKS) - shared.sum(axis=0)
+    wrong = heights[predictions != labels]
+    return {
+        "mean_height": float(heights.mean()),
+        "mistake_height": float(wrong.mean()) if len(wrong) else None,
+        "heights": np.bincount(heights, minlength=len(RANKS) + 1).tolist(),
+    }

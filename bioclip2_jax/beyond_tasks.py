@@ -1,0 +1,161 @@
+"""The tasks beyond species of BioCLIP 2's second table: from published folders to results.
+
+The released code ran them once with seed 0 in its first version and three times, with seeds 0, 1
+and 2, in its second; PlantDoc draws five times in both. `runs` holds all, the first one first.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax import layouts
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluators.awa2 import awa2
+from bioclip2_jax.evaluators.fishnet import fishnet
+from bioclip2_jax.evaluators.herbarium19 import herbarium19, split_labelled
+from bioclip2_jax.evaluators.newt import newt
+from bioclip2_jax.evaluators.plantdoc import plantdoc
+from bioclip2_jax.species_tasks import rows_of
+from bioclip2_jax.store import Store
+
+SEEDS = (0, 1, 2)
+
+
+def run(task: str, root: Path, kept: Store, protocol: str) -> dict:
+    """Runs one task.
+
+    Args:
+      task: of `TASKS`.
+      root: the folder of the set as it is published.
+      kept: features of its pictures, keys relative to `root`.
+      protocol: "faithful" or "corrected".
+
+    Returns:
+      `value`, the figure of the paper's table as the mean of `runs`, with `metric` (its name),
+      `std` over the runs, `protocol`, `num_images`, `num_missing` and what else the task knows.
+
+    Raises:
+      UserError: the folder is not laid out as published, or pictures have no features.
+    """
+    details = TASKS[task](root, kept, protocol)
+    runs = details["runs"]
+    head = {"value": float(np.mean(runs)), "std": float(np.std(runs)), "protocol": protocol}
+    return head | details
+
+
+def one_line(result: dict) -> str:
+    """The figure and its spread."""
+    left_out = f", {result['num_missing']:,} unreadable" if result["num_missing"] else ""
+    return (
+        f"{result['metric']} {100 * result['value']:.1f} ± {100 * result['std']:.1f} over"
+        f" {len(result['runs'])} runs ({result['protocol']}); {result['num_images']:,}"
+        f" images{left_out}"
+    )
+
+
+def _newt(root: Path, kept: Store, protocol: str) -> dict:
+    told = layouts.newt(root)
+    rows, present = rows_of(kept, told.files, root)
+    found = [
+        newt(
+            kept.features[rows],
+            told.labels[present],
+            told.tasks[present],
+            told.is_train[present],
+            seed=seed,
+            clusters=told.clusters[present],
+        )
+        for seed in SEEDS
+    ]
+    return {
+        "metric": "accuracy over all test images",
+        "runs": [one.micro for one in found],
+        "mean_over_tasks": float(np.mean([one.macro for one in found])),
+        "tasks": found[0].tasks,
+        "clusters": found[0].clusters,
+        **_counts(told.files, rows),
+    }
+
+
+def _two_parts(told: layouts.Split, kept: Store, root: Path, normalize: bool) -> tuple:
+    """Features and labels of the training part and of the test part, and the counts."""
+    parts: list[np.ndarray] = []
+    seen = 0
+    for files, labels in (
+        (told.train_files, told.train_labels),
+        (told.test_files, told.test_labels),
+    ):
+        rows, present = rows_of(kept, files, root)
+        if not len(rows):
+            raise UserError(f"{root}: none of {len(files):,} pictures of a part could be read")
+        seen += len(rows)
+        scale = 1 if normalize else kept.norms[rows, None]
+        parts += [kept.features[rows] * scale, labels[present]]
+    total = len(told.train_files) + len(told.test_files)
+    return *parts, {"num_images": seen, "num_missing": total - seen}
+
+
+def _fishnet(root: Path, kept: Store, protocol: str) -> dict:
+    told = layouts.fishnet(root)
+    *parts, counts = _two_parts(told, kept, root, normalize=False)
+    found = [fishnet(*parts, protocol=protocol, seed=seed) for seed in SEEDS]
+    per_label = np.mean([one.per_label for one in found], axis=0).tolist()
+    return {
+        "metric": "all nine labels right",
+        "runs": [one.accuracy for one in found],
+        "per_label": dict(zip(told.names, per_label, strict=True)),
+        **counts,
+    }
+
+
+def _awa2(root: Path, kept: Store, protocol: str) -> dict:
+    told = layouts.awa2(root)
+    *parts, counts = _two_parts(told, kept, root, normalize=False)
+    found = [awa2(*parts, protocol=protocol, seed=seed) for seed in SEEDS]
+    return {"metric": "macro F1", "runs": [one.f1 for one in found], **counts}
+
+
+def _herbarium19(root: Path, kept: Store, protocol: str) -> dict:
+    told = layouts.herbarium19(root)
+    rows, present = rows_of(kept, told.files, root)
+    # Who is labelled is drawn before anything is known of unreadable pictures.
+    labelled = split_labelled(told.labels, told.is_old, seed=0)
+    found = [
+        herbarium19(
+            kept.features[rows],
+            told.labels[present],
+            labelled[present],
+            told.is_old,
+            protocol=protocol,
+            seed=seed,
+        )
+        for seed in SEEDS
+    ]
+    return {
+        "metric": "clustering accuracy",
+        "runs": [one.accuracy for one in found],
+        "old": float(np.mean([one.old for one in found])),
+        "new": float(np.mean([one.new for one in found])),
+        **_counts(told.files, rows),
+    }
+
+
+def _plantdoc(root: Path, kept: Store, protocol: str) -> dict:
+    told = layouts.plantdoc(root)
+    *parts, counts = _two_parts(told, kept, root, normalize=True)
+    found = plantdoc(*parts)
+    return {"metric": "one-shot accuracy", "runs": found.folds.tolist(), **counts}
+
+
+def _counts(files: list[str], rows: np.ndarray) -> dict:
+    return {"num_images": len(rows), "num_missing": len(files) - len(rows)}
+
+
+TASKS: dict[str, Callable[[Path, Store, str], dict]] = {
+    "newt": _newt,
+    "fishnet": _fishnet,
+    "awa2": _awa2,
+    "herbarium19": _herbarium19,
+    "plantdoc": _plantdoc,
+}

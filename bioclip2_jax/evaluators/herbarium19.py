@@ -1,0 +1,195 @@
+"""Herbarium 19: finding classes nobody named (generalised category discovery, Vaze et al. 2022).
+
+Four fifths of the pictures of the old classes are labelled, the other pictures, of old and of new
+classes, are not. Protocol of BioCLIP 2: semi-supervised k-means over features of length 1 with as
+many clusters as there are classes; labelled pictures stay with their class. Clusters are matched
+with classes by the Hungarian method, in the original apart for the unlabelled pictures of the old
+and of the new classes, so that two classes may claim one cluster.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from bioclip2_jax.errors import UserError
+
+ITERATIONS = 10
+TOLERANCE = 1e-4
+CHUNK = 4096  # pictures compared with all centres at a time
+
+
+@dataclass(frozen=True)
+class Herbarium:
+    """Result of `herbarium19`; accuracies are over unlabelled pictures.
+
+    Attributes:
+      accuracy: over all of them.
+      old, new: over those of the old and of the new classes.
+      clusters: [n] int, the cluster of every picture.
+      inertia: sum of squared distances to the centres.
+    """
+
+    accuracy: float
+    old: float
+    new: float
+    clusters: np.ndarray
+    inertia: float
+
+
+def split_labelled(
+    labels: np.ndarray, is_old_class: np.ndarray, seed: int = 0, fraction: float = 0.8
+) -> np.ndarray:
+    """Which pictures are labelled: a random share of those of the old classes, [n] bool."""
+    old = np.flatnonzero(is_old_class[labels])
+    chosen = np.random.RandomState(seed).choice(
+        range(len(old)), replace=False, size=int(fraction * len(old))
+    )
+    labelled = np.zeros(len(labels), bool)
+    labelled[old[chosen]] = True
+    return labelled
+
+
+def herbarium19(
+    features: np.ndarray,
+    labels: np.ndarray,
+    is_labelled: np.ndarray,
+    is_old_class: np.ndarray,
+    protocol: str = "faithful",
+    seed: int = 0,
+) -> Herbarium:
+    """Clusters the pictures and counts how many unlabelled ones fell in with their class.
+
+    Args:
+      features: [n, dim] float32.
+      labels: [n] int.
+      is_labelled: [n] bool, pictures whose label the clustering may see.
+      is_old_class: [classes] bool; as many clusters are made as there are classes.
+      protocol: "faithful" matches old and new classes apart, "corrected" all at once.
+      seed: of the first centres.
+
+    Raises:
+      UserError: no picture is labelled, or none is not.
+    """
+    if not is_labelled.any() or is_labelled.all():
+        raise UserError("Herbarium 19: needs labelled and unlabelled pictures")
+    unit = np.asarray(features, np.float32)
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    clusters, inertia = semi_supervised_kmeans(
+        unit, np.where(is_labelled, labels, -1), len(is_old_class), seed
+    )
+    found, truth = clusters[~is_labelled], labels[~is_labelled]
+    old = is_old_class[truth]
+    if protocol == "faithful":
+        right = np.zeros(len(truth), bool)
+        for part in (old, ~old):
+            right[part] = _matched(found[part], truth[part])
+    else:
+        right = _matched(found, truth)
+
+    def share(part: np.ndarray) -> float:
+        return float(right[part].mean()) if part.any() else float("nan")
+
+    return Herbarium(float(right.mean()), share(old), share(~old), clusters, inertia)
+
+
+def semi_supervised_kmeans(
+    unit: np.ndarray, known: np.ndarray, num_clusters: int, seed: int
+) -> tuple[np.ndarray, float]:
+    """K-means in which labelled points keep their class.
+
+    The first centres are the means of the labelled classes, by ascending class, then unlabelled
+    points drawn with the probability of their squared distance to the nearest centre (k-means++).
+    The iterate with the least inertia is kept.
+
+    Args:
+      unit: [n, dim] float32.
+      known: [n] int, class of a labelled point, else -1.
+      num_clusters: at least the number of labelled classes.
+      seed: of the drawing.
+
+    Returns:
+      The cluster of every point [n] int, and the inertia.
+    """
+    free = np.flatnonzero(known < 0)
+    classes, numbers = np.unique(known[known >= 0], return_inverse=True)
+    labels = np.full(len(unit), -1)
+    labels[known >= 0] = numbers
+    points = jnp.asarray(unit)
+    padded = jnp.asarray(np.pad(unit[free], ((0, -len(free) % CHUNK), (0, 0))))
+    means = [unit[labels == number].mean(axis=0) for number in range(len(classes))]
+    centres = jnp.asarray(_first_centres(unit[free], np.stack(means), num_clusters, seed))
+
+    best: tuple[float, np.ndarray] | None = None
+    for _ in range(ITERATIONS):
+        nearest, distances = _nearest(padded, centres)
+        labels = labels.copy()
+        own = _own_distances(points[known >= 0], centres[labels[known >= 0]])
+        labels[free] = np.asarray(nearest)[: len(free)]
+        inertia = float(np.asarray(distances, np.float64)[: len(free)].sum() + own)
+        if best is None or inertia < best[0]:
+            best = inertia, labels
+        moved = _means(points, jnp.asarray(labels), centres)
+        shift = float(jnp.sum(jnp.linalg.norm(moved - centres, axis=1)))
+        centres = moved
+        if shift**2 < TOLERANCE:
+            break
+    return best[1], best[0]
+
+
+def _first_centres(free: np.ndarray, means: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+    rng = np.random.RandomState(seed)
+    centres = list(means)
+    squares = np.einsum("nd,nd->n", free, free)
+    nearest = np.full(len(free), np.inf)
+    for start in range(0, len(means), 256):
+        part = means[start : start + 256]
+        distances = squares[:, None] - 2 * free @ part.T + (part**2).sum(axis=1)
+        nearest = np.minimum(nearest, distances.min(axis=1))
+    while len(centres) < num_clusters:
+        chances = np.cumsum(np.maximum(nearest, 0), dtype=np.float64)
+        drawn = rng.rand() * chances[-1]
+        chosen = free[min(int(np.searchsorted(chances, drawn)), len(free) - 1)]
+        centres.append(chosen)
+        distances = squares - 2 * free @ chosen + chosen @ chosen
+        nearest = np.minimum(nearest, distances)
+    return np.stack(centres)
+
+
+@jax.jit
+def _nearest(points: jax.Array, centres: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The nearest centre of [n, dim] points, n a multiple of `CHUNK`, and the squared distance."""
+    lengths = jnp.sum(centres**2, axis=1)
+
+    def chunk(part: jax.Array) -> tuple[jax.Array, jax.Array]:
+        distances = jnp.sum(part**2, axis=1)[:, None] - 2 * part @ centres.T + lengths
+        return jnp.argmin(distances, axis=1), jnp.min(distances, axis=1)
+
+    parts = points.reshape(-1, CHUNK, points.shape[1])
+    return jax.tree.map(jnp.ravel, jax.lax.map(chunk, parts))
+
+
+@jax.jit
+def _own_distances(points: jax.Array, centres: jax.Array) -> jax.Array:
+    return jnp.sum((points - centres) ** 2)
+
+
+@jax.jit
+def _means(points: jax.Array, labels: jax.Array, centres: jax.Array) -> jax.Array:
+    """New centres; one without points stays where it is."""
+    sums = jax.ops.segment_sum(points, labels, len(centres))
+    counts = jax.ops.segment_sum(jnp.ones(len(points)), labels, len(centres))[:, None]
+    return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), centres)
+
+
+def _matched(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Which points lie in the cluster that the best one-to-one matching gives to their class."""
+    size = int(max(found.max(initial=0), truth.max(initial=0))) + 1
+    counts = np.zeros((size, size), np.int64)
+    np.add.at(counts, (found, truth), 1)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    class_of = np.empty(size, np.int64)
+    class_of[rows] = columns
+    return class_of[found] == truth

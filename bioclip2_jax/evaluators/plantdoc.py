@@ -1,0 +1,75 @@
+"""PlantDoc: diseases of plants from one example each (Singh et al. 2020).
+
+Protocol of BioCLIP 2: in each of five draws one training picture a class; features centred by the
+mean of those and normalised again, the nearest of them names every test picture (SimpleShot).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bioclip2_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class PlantDoc:
+    """Result of `plantdoc`.
+
+    Attributes:
+      accuracy: mean over the draws.
+      std: population standard deviation over them.
+      folds: [repeats] float, accuracy of each draw.
+      support: [repeats, classes] int, the training rows drawn, by ascending class.
+    """
+
+    accuracy: float
+    std: float
+    folds: np.ndarray
+    support: np.ndarray
+
+
+def plantdoc(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    repeats: int = 5,
+) -> PlantDoc:
+    """Names the test pictures from one training picture a class.
+
+    Args:
+      train_features, test_features: [n, dim] float32, L2-normalised.
+      train_labels, test_labels: [n] int.
+      repeats: draws; draw r shuffles the rows of every class, in ascending order of the classes,
+        with NumPy's generator seeded by r.
+
+    Raises:
+      UserError: a class of the test has no training picture.
+    """
+    classes = np.unique(train_labels)
+    unknown = np.setdiff1d(test_labels, classes)
+    if len(unknown):
+        raise UserError(f"PlantDoc: class {unknown[0]} has test pictures but none to learn from")
+    folds, supports = [], []
+    for repeat in range(repeats):
+        rng = np.random.RandomState(repeat)
+        support = []
+        for label in classes:
+            rows = np.flatnonzero(train_labels == label)
+            rng.shuffle(rows)
+            support.append(rows[0])
+        mean = train_features[support].mean(axis=0)
+        centroids = _normalize(train_features[support] - mean)
+        queries = _normalize(test_features - mean)
+        # Squared Euclidean distance without the query's own norm, which is the same for all.
+        distances = (centroids**2).sum(axis=1) - 2 * queries @ centroids.T
+        folds.append((classes[distances.argmin(axis=1)] == test_labels).mean())
+        supports.append(support)
+    return PlantDoc(
+        float(np.mean(folds)), float(np.std(folds)), np.asarray(folds), np.asarray(supports)
+    )
+
+
+def _normalize(features: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)

@@ -1,0 +1,309 @@
+"""Zero-shot and few-shot classification of species: from features to result files.
+
+The pictures come from a split of a dataset, from a feature store, or from an annotation table in
+the form of BioCLIP 2's; `Question` is what all of them become.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax import captions, layouts, results
+from bioclip2_jax.data import sources
+from bioclip2_jax.embedding import SplitFeatures, embed_classes
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluators import calibration, metrics
+from bioclip2_jax.evaluators.few_shot import few_shot
+from bioclip2_jax.evaluators.zero_shot import zero_shot
+from bioclip2_jax.loading import Model
+from bioclip2_jax.store import Store
+from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+
+
+@dataclass(frozen=True)
+class Question:
+    """Pictures to name, and the closed list of names.
+
+    Attributes:
+      found: the pictures.
+      labels: [pictures] int, the class of each; -1 for those that are of none.
+      classes: the list.
+      names: of the classes, as they go into the templates.
+    """
+
+    found: SplitFeatures
+    labels: np.ndarray
+    classes: list[TaxonEntry]
+    names: list[str]
+
+
+# ---- Questions
+
+
+def candidate_classes(
+    entries: Iterable[TaxonEntry], labels: str, split: str, place: str
+) -> list[TaxonEntry]:
+    """The closed list of taxa that pictures are named from, one entry a lineage.
+
+    Args:
+      entries: all taxa with their counts per split.
+      labels: taxa with pictures in "train", in the evaluated "split", or in "all" splits.
+      split: that is evaluated.
+      place: for messages.
+
+    Raises:
+      UserError: the list is empty.
+    """
+    classes: dict[Taxon, TaxonEntry] = {}
+    for entry in entries:
+        wanted = {"train": ["train"], "split": [split], "all": list(entry.counts)}[labels]
+        if entry.taxon.deepest_rank and sum(entry.counts.get(name, 0) for name in wanted):
+            first = classes.setdefault(entry.taxon, entry)
+            if not first.vernacular_name:
+                classes[entry.taxon] = replace(first, vernacular_name=entry.vernacular_name)
+    if not classes:
+        raise UserError(f"{place}: no taxon has images for --labels {labels}; choose others")
+    return list(classes.values())
+
+
+def dataset_classes(data: str, split: str, labels: str) -> list[TaxonEntry]:
+    """`candidate_classes` of a dataset folder.
+
+    Raises:
+      UsageError: the dataset has no such split.
+      UserError: the list is empty.
+    """
+    known = sources.splits(data)
+    if split not in known:
+        raise UsageError(f"{data}: no split {split!r}; it has {', '.join(sorted(known))}")
+    return candidate_classes(sources.read_taxa(data), labels, split, data)
+
+
+def store_classes(store: Store, split: str, labels: str, place: str) -> list[TaxonEntry]:
+    """`candidate_classes` of a feature store, by lineage.
+
+    Raises:
+      UserError: the list is empty.
+    """
+    entries: dict[Taxon, TaxonEntry] = {}
+    columns = (store.texts[name] for name in ("scientificName", "vernacularName", "split"))
+    for taxon, name, common, part in zip(store.taxa, *columns, strict=True):
+        entry = entries.setdefault(taxon, TaxonEntry(taxon, str(name), str(common), {}))
+        entry.counts[str(part)] = entry.counts.get(str(part), 0) + 1
+    return candidate_classes([entries[taxon] for taxon in sorted(entries)], labels, split, place)
+
+
+def store_split(store: Store, split: str, place: str) -> SplitFeatures:
+    """The pictures of one split of a feature store.
+
+    Raises:
+      UsageError: it has none of that split.
+    """
+    rows = store.select(store.texts["split"] == split)
+    if not rows.keys:
+        known = sorted(set(store.texts["split"].tolist()) - {""})
+        has = f"it has {', '.join(known)}" if known else "it was made of a plain folder"
+        raise UsageError(f"{place}: no features of split {split!r}; {has}")
+    return _split_features(rows, store)
+
+
+def _split_features(rows: Store, store: Store) -> SplitFeatures:
+    datasets = rows.texts["datasetName"].tolist()
+    bad = [tuple(pair) for pair in store.about["bad"]]
+    return SplitFeatures(rows.features, rows.index, rows.keys, rows.taxa, datasets, bad)
+
+
+def taxa_question(found: SplitFeatures, classes: list[TaxonEntry], text_kind: str) -> Question:
+    """Names every picture from the list; those of other taxa are left out."""
+    index_of = {entry.taxon: index for index, entry in enumerate(classes)}
+    labels = np.asarray([index_of.get(taxon, -1) for taxon in found.taxa], np.int64)
+    return Question(found, labels, classes, class_names(classes, text_kind))
+
+
+def own_taxa_question(found: SplitFeatures) -> Question:
+    """Every known taxon of the pictures is a class, in order of first appearance."""
+    known = [taxon for taxon in found.taxa if taxon.deepest_rank]
+    taxa, numbers = metrics.number(known)
+    labels = np.full(len(found.taxa), -1, np.int64)
+    labels[[bool(taxon.deepest_rank) for taxon in found.taxa]] = numbers
+    entries = [TaxonEntry(taxon, taxon.scientific_name, "", {}) for taxon in taxa]
+    return Question(found, labels, entries, class_names(entries, "sci"))
+
+
+def annotated_question(store: Store, annotations: str | Path, text_kind: str) -> Question:
+    """The pictures of an annotation table, in its order and with its classes.
+
+    Raises:
+      UserError: the table cannot be used, or names pictures that have no features.
+    """
+    told = layouts.species(Path(annotations), text_kind)
+    rows, present = rows_of(store, told.files, annotations)
+    found = _split_features(store.select(rows), store)
+    datasets = [Path(annotations).stem] * len(rows)
+    return Question(
+        replace(found, datasets=datasets), told.labels[present], told.classes, told.names
+    )
+
+
+def rows_of(store: Store, files: Sequence[str], place: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Which row of the store holds each file.
+
+    Returns:
+      [good] int rows, and [good] int positions in `files`; pictures that could not be read when the
+      features were made are left out.
+
+    Raises:
+      UserError: files that were not there when the features were made.
+    """
+    row_of = {key: row for row, key in enumerate(store.keys)}
+    bad = {key for key, _ in store.about["bad"]}
+    missing = [file for file in files if file not in row_of and file not in bad]
+    if missing:
+        raise UserError(
+            f"{place}: {len(missing):,} of its {len(files):,} pictures have no features, such as"
+            f" {missing[0]}; keys count from the folder that `bioclip2 embed` was given"
+        )
+    present = np.asarray([i for i, file in enumerate(files) if file in row_of], np.int64)
+    return np.asarray([row_of[files[i]] for i in present], np.int64), present
+
+
+# ---- Names
+
+
+def class_names(classes: Sequence[TaxonEntry], text_kind: str) -> list[str]:
+    """The name of every class as it goes into the templates."""
+    return [
+        captions.class_name(text_kind, entry.taxon, entry.vernacular_name, entry.scientific_name)
+        for entry in classes
+    ]
+
+
+def lineage_names(classes: Sequence[TaxonEntry], rank: str) -> list[str]:
+    """The text of every distinct lineage down to `rank`, numbered as by `lineage_groups`."""
+    lineages, _ = metrics.number([entry.taxon.lineage(rank) for entry in classes])
+    return [" ".join(filter(None, lineage)) or "unknown" for lineage in lineages]
+
+
+# ---- Answers
+
+
+def read_support(path: Path, keys: Sequence[str]) -> list[list[int]]:
+    """The rows of the pictures that a support file names, fold by fold.
+
+    Raises:
+      UserError: it is no such file, or names a picture that is not there.
+    """
+    row_of = {key: row for row, key in enumerate(keys)}
+    try:
+        folds = json.loads(path.read_text(encoding="utf-8"))
+        return [[row_of[key] for key in fold] for fold in folds]
+    except KeyError as error:
+        raise UserError(f"{path}: names the picture {error}, which is not here") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no list of lists of keys ({error})") from error
+
+
+def run_zero_shot(model: Model, question: Question, batch_size: int, folder: Path) -> dict:
+    """Answers the question from the names and writes the tables.
+
+    Raises:
+      UserError: no picture is of a class on the list.
+    """
+    classes, found = question.classes, question.found
+    rows = np.flatnonzero(question.labels >= 0)
+    if not len(rows):
+        raise UserError("no image is of a taxon on the list of names; choose other --labels")
+    labels, features = question.labels[rows], found.features[rows]
+    groups = metrics.lineage_groups([entry.taxon for entry in classes])
+    known = any(entry.taxon.deepest_rank for entry in classes)
+
+    texts = {"classes": question.names}
+    if known:
+        texts |= {rank: lineage_names(classes, rank) for rank in RANKS[:-1]}
+    unique, numbers = metrics.number([text for part in texts.values() for text in part])
+    vectors = embed_classes(model, unique, batch_size)[numbers]
+    ends = np.cumsum([len(part) for part in texts.values()])[:-1]
+    class_features, *lineages = np.split(vectors, ends)
+    prompted = dict(zip(RANKS[:-1], lineages, strict=True)) if known else {}
+
+    result = zero_shot(
+        features, labels, class_features, model.logit_scale, groups if known else {}, prompted
+    )
+    summary = metrics.summarize(result.outcomes, labels)
+    prompted_top1 = result.prompted | {"species": summary["top1"]}
+    for rank, row in summary["ranks"].items():
+        count = int(groups[rank].max()) + 1
+        row |= {"prompted_top1": prompted_top1[rank], "num_classes": count, "chance": 1 / count}
+
+    results.write_classes(
+        folder / "zero_shot_classes.csv", classes, labels, result.outcomes, result.predictions[:, 0]
+    )
+    datasets = [found.datasets[row] for row in rows]
+
+    def closed(part: np.ndarray) -> float:
+        """Accuracy when only the taxa of that part are on the list."""
+        present, own = np.unique(labels[part], return_inverse=True)
+        scores = features[part] @ class_features[present].T
+        return float((scores.argmax(axis=1) == own).mean())
+
+    results.write_datasets(
+        folder / "zero_shot_datasets.csv", datasets, labels, result.outcomes, closed
+    )
+    results.write_images(folder / "zero_shot_images.csv", found, rows, classes, labels, result)
+    present = np.unique(labels)
+    pictures = np.stack([features[labels == label].mean(axis=0) for label in present])
+    buffer = io.BytesIO()
+    np.savez(buffer, classes=present, image=pictures, text=class_features[present])
+    results.write_file(folder / "zero_shot_embeddings.npz", buffer.getvalue())
+    taxa = [entry.taxon for entry in classes]
+    return summary | {
+        "chance": 1 / len(classes),
+        "num_images": len(rows),
+        "num_classes": len(classes),
+        "num_excluded": len(question.labels) - len(rows),
+        "calibration": calibration.summary(result.scores[:, 0], result.predictions[:, 0] == labels),
+        "hierarchy": metrics.hierarchy(taxa, labels, result.predictions[:, 0]) if known else None,
+    }
+
+
+def run_few_shot(question: Question, k: int, folder: Path, support: Path | None = None) -> dict:
+    """Support and queries both come from the pictures asked about; writes the tables.
+
+    `few_shot_K_support.json` lists the keys of the support of every fold; `support` is such a file,
+    whose folds are taken instead of new ones.
+
+    Raises:
+      UserError: `support` cannot be used.
+    """
+    task, found = f"few_shot_{k}", question.found
+    rows = np.flatnonzero(question.labels >= 0)
+    labels, classes = question.labels[rows], question.classes
+    groups = metrics.lineage_groups([entry.taxon for entry in classes])
+    known = any(entry.taxon.deepest_rank for entry in classes)
+    given = read_support(support, [found.keys[row] for row in rows]) if support else None
+    result = few_shot(found.features[rows], labels, k, groups if known else {}, given)
+    asked = np.isin(labels, result.classes) & (len(result.classes) > 1)
+    outcomes, labels = result.outcomes.select(asked), labels[asked]
+    summary = metrics.summarize(outcomes, labels)
+    for rank, row in summary["ranks"].items():
+        count = len(np.unique(groups[rank][result.classes]))
+        row |= {"num_classes": count, "chance": 1 / count if count else None}
+    results.write_classes(folder / f"{task}_classes.csv", classes, labels, outcomes)
+    datasets = [found.datasets[row] for row in rows[asked]]
+    results.write_datasets(folder / f"{task}_datasets.csv", datasets, labels, outcomes)
+    support = [[found.keys[rows[row]] for row in fold] for fold in result.support]
+    results.write_file(folder / f"{task}_support.json", (json.dumps(support) + "\n").encode())
+    return summary | {
+        "k": k,
+        "std": result.std,
+        "folds": result.fold_top1.tolist(),
+        "chance": 1 / len(result.classes) if result.classes else None,
+        "num_images": len(labels),
+        "num_classes": len(result.classes),
+        "num_excluded": len(question.labels) - len(labels),
+        "left_out": [classes[label].scientific_name for label in result.left_out],
+    }
