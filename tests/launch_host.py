@@ -53,7 +53,12 @@ class Host:
     def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
             # A suite in the background has Ctrl-C ignored, which a shell cannot take back.
-            ["env", "--default-signal=INT", "bash", str(self.checkout / "launch" / script)]
+            [
+                shutil.which("env"),
+                "--default-signal=INT",
+                "bash",
+                str(self.checkout / "launch" / script),
+            ]
             + list(arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

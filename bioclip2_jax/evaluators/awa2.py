@@ -46,7 +46,7 @@ def awa2(
       seed: of the training.
     """
     params = heads.train_head(train_features, train_labels, LEARNING_RATE, seed)
-    logits = heads.test_logits(params, test_features, protocol, seed)
+    logits = heads.evaluation_logits(params, test_features, protocol, seed)
     answers = (logits > (0.5 if protocol == "faithful" else 0.0)).astype(int)
     truth = np.asarray(test_labels, int)
     each = f1_score(truth, answers, average=None, zero_division=0)

@@ -47,7 +47,7 @@ def fishnet(
       seed: of the training.
     """
     params = heads.train_head(train_features, train_labels, LEARNING_RATE, seed)
-    logits = heads.test_logits(params, test_features, protocol, seed)
+    logits = heads.evaluation_logits(params, test_features, protocol, seed)
     answers = logits > (0.5 if protocol == "faithful" else 0.0)
     same = answers == (np.asarray(test_labels) == 1)
     right = same.all(axis=1)

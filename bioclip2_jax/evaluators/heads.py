@@ -61,7 +61,7 @@ def head_logits(
     return hidden @ params["w2"] + params["b2"]
 
 
-def test_logits(params: Params, features: np.ndarray, protocol: str, seed: int) -> np.ndarray:
+def evaluation_logits(params: Params, features: np.ndarray, protocol: str, seed: int) -> np.ndarray:
     """Logits as "faithful" gives them, with the dropout still on, or as "corrected" does."""
     key = jax.random.key(seed + 1_000_000) if protocol == "faithful" else None
     return np.asarray(head_logits(params, jnp.asarray(features, jnp.float32), key))

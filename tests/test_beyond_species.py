@@ -1,0 +1,275 @@
+"""The protocols beyond species against plain references written here."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import f1_score
+from sklearn.model_selection import RandomizedSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluators import heads
+from bioclip2_jax.evaluators.awa2 import awa2
+from bioclip2_jax.evaluators.fishnet import fishnet
+from bioclip2_jax.evaluators.herbarium19 import herbarium19, split_labelled
+from bioclip2_jax.evaluators.newt import newt
+from bioclip2_jax.evaluators.plantdoc import plantdoc
+
+
+def clusters(rng, classes: int, each: int, dim: int, spread: float = 1.0):
+    """Features [classes · each, dim] float32 around one centre a class, and labels, shuffled."""
+    labels = rng.permutation(np.repeat(np.arange(classes), each))
+    centres = rng.normal(size=(classes, dim))
+    return (centres[labels] + spread * rng.normal(size=(len(labels), dim))).astype("f4"), labels
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+# ---- NeWT
+
+
+def newt_questions(rng):
+    parts = [clusters(rng, 2, 30, 12, 3.0) for _ in range(3)]
+    tasks = np.repeat(["age", "sex", "health"], 60)
+    is_train = np.tile(np.arange(60) < 36, 3)
+    order = rng.permutation(180)  # the published table does not keep tasks together
+    features = np.concatenate([x for x, _ in parts])[order]
+    labels = np.concatenate([y for _, y in parts])[order]
+    return features, labels, tasks[order], is_train[order]
+
+
+def test_newt_gives_the_numbers_of_scikit_learn():
+    features, labels, tasks, is_train = newt_questions(np.random.default_rng(0))
+    clusters = np.where(tasks == "health", "c2", "c1")
+    found = newt(features, labels, tasks, is_train, seed=1, clusters=clusters, iterations=8, jobs=1)
+    right, per_task = [], {}
+    for task in ("age", "sex", "health"):
+        train, test = (tasks == task) & is_train, (tasks == task) & ~is_train
+        x, y = unit(features[train]), unit(features[test])
+        mean = x.mean(axis=0)
+        space = {
+            "svc__C": stats.loguniform(1e-3, 1e1),
+            "svc__kernel": ["rbf", "linear", "sigmoid", "poly"],
+            "svc__gamma": stats.loguniform(1e-4, 1e-3),
+        }
+        machine = Pipeline([("scaler", StandardScaler()), ("svc", SVC())])
+        search = RandomizedSearchCV(machine, space, n_iter=8, random_state=1)
+        search.fit(unit(x - mean), labels[train])
+        same = search.predict(unit(y - mean)) == labels[test]
+        right.append(same)
+        per_task[task] = same.mean()
+    assert found.micro == np.concatenate(right).mean() and 0.5 < found.micro < 1
+    assert found.tasks == pytest.approx(per_task)
+    assert found.macro == pytest.approx(np.mean(list(per_task.values())))
+    assert found.clusters["c1"] == pytest.approx((per_task["age"] + per_task["sex"]) / 2)
+    assert found.right.sum() == sum(part.sum() for part in right)
+
+
+def test_newt_does_not_depend_on_the_number_of_processes():
+    questions = newt_questions(np.random.default_rng(1))
+    one, two = (newt(*questions, iterations=3, jobs=jobs) for jobs in (1, 2))
+    np.testing.assert_array_equal(one.right, two.right)
+
+
+def test_a_newt_task_with_one_answer_is_named():
+    features, labels, tasks, is_train = newt_questions(np.random.default_rng(2))
+    with pytest.raises(UserError, match="NeWT task sex: needs test images, and five training"):
+        newt(features, np.where(tasks == "sex", 1, labels), tasks, is_train, iterations=1, jobs=1)
+
+
+# ---- Heads
+
+
+def many_labels(rng, count: int, dim: int = 24, labels: int = 9):
+    features = (3 * rng.normal(size=(count, dim))).astype("f4")
+    truth = np.random.default_rng(7).normal(size=(dim, labels))
+    return features, (features @ truth + 4 * rng.normal(size=(count, labels)) > 0).astype(int)
+
+
+def numpy_head(x, y, rate: float, seed: int, epochs: int, batch: int = 256):
+    """Gradients and Adam by hand, with NumPy's own random numbers."""
+    rng = np.random.default_rng(seed)
+
+    def start(inputs, outputs):
+        bound = 1 / np.sqrt(inputs)
+        return [rng.uniform(-bound, bound, s) for s in ((inputs, outputs), (outputs,))]
+
+    params = [*start(x.shape[1], 512), *start(512, y.shape[1])]
+    first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
+    step = 0
+    for epoch in range(epochs):
+        order = rng.permutation(len(x))
+        for begin in range(0, len(x), batch):
+            rows = order[begin : begin + batch]
+            mask = 2.0 * (rng.random((len(rows), 512)) < 0.5)
+            hidden = (x[rows] @ params[0] + params[1]) * mask
+            logits = hidden @ params[2] + params[3]
+            d_logits = (1 / (1 + np.exp(-logits)) - y[rows]) / logits.size
+            d_hidden = d_logits @ params[2].T * mask
+            gradients = [
+                x[rows].T @ d_hidden,
+                d_hidden.sum(0),
+                hidden.T @ d_logits,
+                d_logits.sum(0),
+            ]
+            step += 1
+            for i, gradient in enumerate(gradients):
+                first[i] = 0.9 * first[i] + 0.1 * gradient
+                second[i] = 0.999 * second[i] + 0.001 * gradient**2
+                move = first[i] / (1 - 0.9**step)
+                size = np.sqrt(second[i] / (1 - 0.999**step)) + 1e-8
+                params[i] -= rate * 0.5 ** (epoch // 20) * move / size
+    return params, rng
+
+
+@pytest.mark.parametrize("protocol", ["faithful", "corrected"])
+def test_fishnet_agrees_with_gradients_by_hand(protocol, monkeypatch):
+    rng = np.random.default_rng(0)
+    (x, y), (tx, ty) = many_labels(rng, 1500), many_labels(rng, 4000)
+    monkeypatch.setattr(heads, "EPOCHS", 50)
+    ours = [fishnet(x, y, tx, ty, protocol, seed).accuracy for seed in range(3)]
+    theirs = []
+    for seed in range(3):
+        (w1, b1, w2, b2), masks = numpy_head(x, y, 1e-4, seed, 50)
+        hidden = tx @ w1 + b1
+        if protocol == "faithful":
+            hidden = hidden * 2.0 * (masks.random(hidden.shape) < 0.5)
+        answers = hidden @ w2 + b2 > (0.5 if protocol == "faithful" else 0)
+        theirs.append((answers == ty).all(axis=1).mean())
+    assert abs(np.mean(ours) - np.mean(theirs)) < 0.01
+    assert np.mean(ours) > 0.1
+
+
+def test_the_head_learns_what_a_linear_map_can():
+    rng = np.random.default_rng(3)
+    x, y = many_labels(rng, 600)
+    params = heads.train_head(x, y, 1e-3, seed=0)
+    logits = np.asarray(heads.head_logits(params, x))
+    assert ((logits > 0) == y).mean() > 0.85
+    again = heads.train_head(x, y, 1e-3, seed=0)
+    np.testing.assert_array_equal(params["w1"], again["w1"])
+
+
+def test_the_slips_of_the_original_lower_the_figure():
+    rng = np.random.default_rng(4)
+    (x, y), (tx, ty) = many_labels(rng, 1200), many_labels(rng, 1200)
+    faithful, corrected = (fishnet(x, y, tx, ty, p) for p in ("faithful", "corrected"))
+    assert faithful.accuracy < corrected.accuracy
+    np.testing.assert_allclose(corrected.right.mean(), corrected.accuracy)
+    assert corrected.per_label.shape == (9,)
+
+
+def test_awa2_scores_two_attributes_or_all():
+    rng = np.random.default_rng(5)
+    (x, y), (tx, ty) = many_labels(rng, 3000, labels=6), many_labels(rng, 800, labels=6)
+    for protocol, threshold in (("faithful", 0.5), ("corrected", 0.0)):
+        found = awa2(x, y, tx, ty, protocol, seed=2)
+        params = heads.train_head(x, y, 1e-5, seed=2)
+        answers = heads.evaluation_logits(params, tx, protocol, 2) > threshold
+        wanted = {"labels": np.unique(ty)} if protocol == "faithful" else {}
+        expected = f1_score(ty, answers.astype(int), average="macro", zero_division=0, **wanted)
+        assert found.f1 == pytest.approx(expected)
+    # Without those columns the call means the first two attributes.
+    assert len(np.unique(ty)) == 2 and len(found.per_attribute) == 6
+
+
+# ---- Herbarium 19
+
+
+def plain_kmeans(points, known, count, seed):
+    """Loops over everything, in float64."""
+    points = points.astype(float)
+    rng = np.random.RandomState(seed)
+    free = np.flatnonzero(known < 0)
+    classes = np.unique(known[known >= 0])
+    centres = [points[known == c].mean(axis=0) for c in classes]
+    while len(centres) < count:
+        d2 = np.min([((points[free] - c) ** 2).sum(axis=1) for c in centres], axis=0)
+        chance = np.cumsum(d2 / d2.sum())
+        centres.append(points[free[np.flatnonzero(chance >= rng.rand())[0]]])
+    centres = np.stack(centres)
+    labels = np.searchsorted(classes, known)
+    best = (np.inf, None)
+    for _ in range(10):
+        distances = ((points[:, None] - centres[None]) ** 2).sum(axis=2)
+        labels = np.where(known >= 0, labels, distances.argmin(axis=1))
+        inertia = distances[np.arange(len(points)), labels].sum()
+        if inertia < best[0]:
+            best = inertia, labels.copy()
+        moved = np.stack([points[labels == c].mean(axis=0) for c in range(count)])
+        shift = np.sqrt(((moved - centres) ** 2).sum(axis=1)).sum()
+        centres = moved
+        if shift**2 < 1e-4:
+            break
+    return best
+
+
+def matched(found, truth):
+    counts = np.zeros((100, 100), int)
+    for f, t in zip(found, truth, strict=True):
+        counts[f, t] += 1
+    pairs = dict(zip(*linear_sum_assignment(-counts), strict=True))
+    return np.asarray([pairs[f] == t for f, t in zip(found, truth, strict=True)])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_herbarium_clusters_as_plain_loops_do(seed):
+    rng = np.random.default_rng(seed)
+    features, labels = clusters(rng, 14, 40, 10, 0.9)
+    is_old = np.arange(14) % 2 == 0
+    labelled = split_labelled(labels, is_old)
+    found = herbarium19(features, labels, labelled, is_old, seed=seed)
+    points = unit(features)
+    inertia, groups = plain_kmeans(points, np.where(labelled, labels, -1), 14, seed)
+    assert found.inertia == pytest.approx(inertia, rel=1e-5)
+    np.testing.assert_array_equal(found.clusters, groups)
+    free, old = ~labelled, is_old[labels]
+    right = np.zeros(len(labels), bool)
+    for part in (free & old, free & ~old):
+        right[part] = matched(groups[part], labels[part])
+    assert found.accuracy == right[free].mean()
+    assert found.old == right[free & old].mean() and found.new == right[free & ~old].mean()
+    corrected = herbarium19(features, labels, labelled, is_old, "corrected", seed)
+    assert corrected.accuracy == matched(groups[free], labels[free]).mean() <= found.accuracy
+
+
+def test_four_fifths_of_the_old_classes_are_labelled():
+    labels = np.repeat(np.arange(10), 20)
+    is_old = np.arange(10) < 5
+    labelled = split_labelled(labels, is_old)
+    assert labelled.sum() == 80 and not labelled[100:].any()
+    drawn = np.random.RandomState(0).choice(range(100), replace=False, size=80)
+    assert set(np.flatnonzero(labelled)) == set(drawn)
+    with pytest.raises(UserError, match="labelled and unlabelled"):
+        herbarium19(np.ones((200, 2)), labels, np.ones(200, bool), is_old)
+
+
+# ---- PlantDoc
+
+
+def test_plantdoc_is_the_nearest_of_one_example_a_class():
+    rng = np.random.default_rng(6)
+    features, labels = clusters(rng, 8, 30, 16, 1.5)
+    train, test = np.arange(240) < 120, np.arange(240) >= 120
+    x, tx = unit(features)[train], unit(features)[test]
+    found = plantdoc(x, labels[train], tx, labels[test])
+    for repeat in range(5):
+        np.random.seed(repeat)
+        chosen = []
+        for label in range(8):
+            rows = np.flatnonzero(labels[train] == label)
+            np.random.shuffle(rows)
+            chosen.append(rows[0])
+        mean = x[chosen].mean(axis=0)
+        centres, queries = unit(x[chosen] - mean), unit(tx - mean)
+        answers = ((queries[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)
+        assert found.folds[repeat] == (answers == labels[test]).mean()
+        assert found.support[repeat].tolist() == chosen
+    assert found.accuracy == found.folds.mean() and found.std == found.folds.std()
+    with pytest.raises(UserError, match="class 8 has test pictures"):
+        plantdoc(x, labels[train], tx, labels[test] + 1)
