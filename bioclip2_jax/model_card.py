@@ -190,7 +190,8 @@ def _evaluation(workdir: Path | None, step: int | None) -> str:
 
 def _few_shot(folder: Path) -> list[str]:
     rows = []
-    for path in sorted(folder.glob("few_shot_*.json")):
+    # By number: the lists of support pictures lie beside the results.
+    for path in sorted(folder.glob("few_shot_[0-9].json")):
         result = _read(path)
         try:
             mean, std = _percent(result["top1"]), _percent(result["std"])
