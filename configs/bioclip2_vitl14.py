@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.train.weight_decay = 0.2
     config.train.beta2 = 0.98
     config.train.epsilon = 1e-6
-    config.model.block_parts = 8
+    config.model.block_parts = 16
     config.mesh.fsdp = 8  # the chips of one host; memory a chip then stays the same on any number
     config.train.log_every = 1
     config.train.checkpoint_every = 500

@@ -167,7 +167,7 @@ def expected_gradient(params):
         Execution(scan=False),
         *(Execution(remat=name) for name in ("dots", "attention", "full")),
         Execution(remat="full", scan=False),
-        Execution(remat="full", block_parts=2),
+        Execution(remat="full", block_parts=5),
     ],
     ids=lambda execution: f"{execution.remat}-{execution.scan}-{execution.block_parts}",
 )

@@ -192,8 +192,9 @@ class Execution:
       dtype: of the towers' computation, whatever that of the parameters.
       scan: one compiled body for all blocks. Compiles fast; a CPU runs faster without.
       remat: a key of `REMAT`.
-      block_parts: each block takes its batch in up to so many equal parts, one after the other,
-        and so needs a part of the memory at no extra work. Only with "full" or "offload".
+      block_parts: each block takes its batch in equal parts one after the other, the largest number
+        of them up to this, and so needs a part of the memory at no extra work. Only with "full" or
+        "offload".
       attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16.
       gather: this device's share of a weight [inputs, outputs] → the whole, see `sharding.gather`;
         models know no more of devices.
@@ -216,7 +217,7 @@ def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:
     Kernels that are split over devices are gathered for one block at a time, in the compute dtype.
     """
     graph, params = nnx.split(blocks)
-    parts = math.gcd(len(x), execution.block_parts)
+    parts = max(n for n in range(1, execution.block_parts + 1) if len(x) % n == 0)
 
     def whole(parameter: jax.Array) -> jax.Array:
         if parameter.ndim != 2:
