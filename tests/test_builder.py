@@ -59,6 +59,7 @@ def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
     assert data[0]["genus"] == b"Panthera"
     assert {p.name for p in (tmp_path / "d").iterdir()} == {
         "LICENSE",
+        "captions.json",
         "dataset_info.json",
         "features.json",
         "quarantine.csv",

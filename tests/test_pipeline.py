@@ -6,9 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from bioclip2_jax.data import pipeline
+from bioclip2_jax.data import pipeline, records, sources
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.prepare.builder import write_dataset
 from configs import quickstart
 
 SIZE = 32
@@ -134,14 +135,37 @@ def test_cutting_captions_never_cuts_the_end_of_text(corpus):
         assert (tokens.max(axis=1) == 49407).all()
 
 
+LONG_NAME = "Very Long Common Name That Only One Picture Of Its Taxon Was Given By Its Source"
+
+
+@pytest.mark.parametrize("labels", [{}, {"caption": f"two dogs on a sofa beside a {LONG_NAME}"}])
+def test_a_caption_longer_than_those_of_its_taxon_keeps_its_end(tiny_data, tmp_path, labels):
+    plain = [dict(record) for record in sources.open_split(tiny_data, "train")][:4]
+    odd = plain[0] | {"key": "odd", "vernacularName": LONG_NAME, "labels": labels}
+    data = tmp_path / "odd"
+    write_dataset(
+        {"train": [*plain, odd]}, data, name="odd", description="", label_names=["caption", "sex"]
+    )
+    corpus = pipeline.open_corpus(str(data), "train", 3, 5)
+    lengths = set()
+    for step in range(12):
+        tokens = pipeline.make_batch(corpus, AUGMENTATION, step)["tokens"]
+        assert (tokens.max(axis=1) == 49407).all()
+        lengths.add(tokens.shape[1])
+    assert max(lengths) < 77
+    (data / "captions.json").unlink()  # made before lengths were kept: never cut
+    corpus = pipeline.open_corpus(str(data), "train", 3, 5)
+    assert set(corpus.token_lengths.values()) == {77}
+
+
 def test_an_unreadable_image_becomes_a_pair_of_weight_zero(corpus):
     class Broken(list):
         def __getitem__(self, index):
             record = dict(super().__getitem__(index))
             return record | {"image": b"no picture"} if index % 2 else record
 
-    records = Broken(corpus.source[i] for i in range(8))
-    broken = pipeline.Corpus(records, corpus.seed, 8, corpus.token_lengths)
+    source = Broken(corpus.source[i] for i in range(8))
+    broken = pipeline.Corpus(source, corpus.seed, 8, corpus.token_lengths)
     batch = pipeline.make_batch(broken, AUGMENTATION, 0)
     indices = [index for _, index in pipeline.examples_at(broken, 0, 0, 1)]
     assert batch["weights"].tolist() == [float(index % 2 == 0) for index in indices]
@@ -151,7 +175,7 @@ def test_an_unreadable_image_becomes_a_pair_of_weight_zero(corpus):
 def test_a_record_with_its_own_caption_keeps_it(corpus):
     record = dict(corpus.source[0])
     record["labels"] = {"caption": "two dogs on a sofa"}
-    assert pipeline.caption_of(record, "taxon") == "two dogs on a sofa"
+    assert records.caption_of(record, "taxon") == "two dogs on a sofa"
 
 
 @pytest.mark.parametrize(("length", "size"), [(1, 16), (16, 16), (17, 24), (49, 77), (200, 77)])

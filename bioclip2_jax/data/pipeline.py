@@ -53,15 +53,6 @@ def bucket(length: int) -> int:
     return next(size for size in TOKEN_LENGTHS if size >= min(length, TOKEN_LENGTHS[-1]))
 
 
-def caption_of(record: dict, kind: str) -> str:
-    """The training caption of a record: its own `caption` label (replay) or its taxonomy's."""
-    own = record["labels"].get("caption", "")
-    if own:
-        return own
-    taxon = records.taxon_of(record)
-    return captions.caption(kind, taxon, record["scientificName"], record["vernacularName"])
-
-
 def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus:
     """Opens a prepared dataset for training.
 
@@ -74,16 +65,8 @@ def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus
     source = sources.open_split(data_dir, split)
     if not len(source):
         raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
-    taxa = sources.read_taxa(data_dir)
-    own_captions = "caption" in source[0]["labels"]
-    lengths = {}
-    for kind in captions.TEXT_KINDS:
-        texts = [
-            captions.caption(kind, entry.taxon, entry.scientific_name, entry.vernacular_name)
-            for entry in taxa
-        ]
-        end = 76 if own_captions or not texts else int(tokenize(texts).argmax(axis=1).max())
-        lengths[kind] = bucket(end + 1)
+    longest = sources.read_caption_tokens(data_dir)
+    lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
     return Corpus(source, seed, batch_size, lengths)
 
 
@@ -119,7 +102,7 @@ def make_batch(
     texts, ids = [], []
     for row, (epoch, index) in enumerate(examples):
         record = corpus.source[index]
-        texts.append(caption_of(record, kind))
+        texts.append(records.caption_of(record, kind))
         ids.append(taxon_ids(records.taxon_of(record), record["scientificName"]))
         rng = np.random.default_rng((corpus.seed, epoch, index))
         try:

@@ -8,6 +8,7 @@ a measured trait). Empty text means unknown.
 from collections.abc import Mapping
 from typing import Any
 
+from bioclip2_jax import captions
 from bioclip2_jax.taxonomy import RANKS, Taxon
 
 TEXT_FIELDS = (
@@ -52,3 +53,12 @@ def make_record(
 def taxon_of(record: Mapping[str, Any]) -> Taxon:
     """The lineage of a record."""
     return Taxon(*(record[rank] for rank in RANKS))
+
+
+def caption_of(record: Mapping[str, Any], kind: str) -> str:
+    """The training caption of a record: its own `caption` label (replay) or its taxonomy's."""
+    own = record["labels"].get("caption", "")
+    if own:
+        return own
+    taxon = taxon_of(record)
+    return captions.caption(kind, taxon, record["scientificName"], record["vernacularName"])

@@ -1,6 +1,7 @@
 """Random access to a dataset folder made by `bioclip2 prepare`, without TensorFlow."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bioclip2_jax.errors import UserError
 from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
 
 TAXA_FILE = "taxa.csv"
+CAPTIONS_FILE = "captions.json"  # how long captions are
 _LABELS = "labels/"  # how TFDS names the entries of a nested dict in an example
 
 
@@ -152,3 +154,21 @@ def read_taxa(data_dir: str | Path) -> list[TaxonEntry]:
             ]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+
+
+def read_caption_tokens(data_dir: str | Path) -> dict[str, int]:
+    """Text kind → tokens of the longest caption in the dataset, both ends counted.
+
+    Empty for a dataset made before this was kept.
+
+    Raises:
+      UserError: no dataset there, or the list is damaged.
+    """
+    path = dataset_folder(data_dir) / CAPTIONS_FILE
+    try:
+        longest = json.loads(path.read_text(encoding="utf-8"))["longest_tokens"]
+        return {kind: int(tokens) for kind, tokens in longest.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error

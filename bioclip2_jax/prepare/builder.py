@@ -9,6 +9,7 @@ import csv
 import functools
 import io
 import itertools
+import json
 import os
 import re
 import sys
@@ -24,18 +25,21 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from bioclip2_jax import images
-from bioclip2_jax.data.records import TEXT_FIELDS, Record, taxon_of
-from bioclip2_jax.data.sources import TAXA_FILE
+from bioclip2_jax.captions import TEXT_KINDS
+from bioclip2_jax.data.records import TEXT_FIELDS, Record, caption_of, taxon_of
+from bioclip2_jax.data.sources import CAPTIONS_FILE, TAXA_FILE
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare.spool import Spool, digest
 from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.tokenizer import tokenize
 
 QUARANTINE_FILE = "quarantine.csv"
 SHARD_BYTES = 256 << 20  # one shard is held in memory while it is written
 _NAME_COLUMNS = ("scientificName", "vernacularName")
 _MAX_LICENCES = 12
+_CAPTIONS_AT_A_TIME = 1 << 16
 _OURS = re.compile(
-    r"LICENSE|(features|dataset_info)\.json|(taxa|quarantine)\.csv|.*\.array_record-.*"
+    r"LICENSE|(features|dataset_info|captions)\.json|(taxa|quarantine)\.csv|.*\.array_record-.*"
 )
 
 
@@ -165,6 +169,8 @@ def write_dataset(
             about = {"description": description, "license": catalogue.licence()}
             folder = _write_shards(spools, workshop, name, label_names, about)
             _write_csv(folder / TAXA_FILE, *catalogue.table(list(spools)))
+            lengths = json.dumps({"longest_tokens": catalogue.longest_tokens()}) + "\n"
+            (folder / CAPTIONS_FILE).write_text(lengths, encoding="utf-8")
             _write_csv(
                 folder / QUARANTINE_FILE,
                 ("key", "file", "split", "reason"),
@@ -213,9 +219,12 @@ def _fault(example: Record | Rejected) -> str:
 
 
 class _Catalogue:
-    """What the records of a dataset have in common: keys, taxa and licences."""
+    """What the records of a dataset have in common: keys, taxa, licences, lengths of captions."""
 
     def __init__(self):
+        self._captions: set[tuple[str, str]] = set()  # kind and text, not yet counted
+        self._longest = dict.fromkeys(TEXT_KINDS, 0)
+        self._last_names: tuple = ()
         self._keys: set[int] = set()
         self._licences: set[str] = set()
         self._counts = collections.defaultdict(collections.Counter)
@@ -229,9 +238,28 @@ class _Catalogue:
         if len(self._licences) <= _MAX_LICENCES:
             self._licences.add(record["licence"])
         taxon = taxon_of(record)
+        names = (taxon, *(record[column] for column in _NAME_COLUMNS))
+        if names != self._last_names or record["labels"].get("caption"):
+            self._last_names = names
+            self._captions |= {(kind, caption_of(record, kind)) for kind in TEXT_KINDS}
+            if len(self._captions) > _CAPTIONS_AT_A_TIME:
+                self._count_tokens()
         self._counts[taxon][split] += 1
         for column in _NAME_COLUMNS:
             self._names[taxon, column][record[column]] += bool(record[column])
+
+    def longest_tokens(self) -> dict[str, int]:
+        """Text kind → tokens of the longest caption."""
+        self._count_tokens()
+        return self._longest
+
+    def _count_tokens(self) -> None:
+        kinds, texts = zip(*self._captions, strict=True) if self._captions else ((), ())
+        unique = list(dict.fromkeys(texts))
+        ends = dict(zip(unique, tokenize(unique).argmax(axis=1) + 1, strict=True)) if unique else {}
+        for kind, text in zip(kinds, texts, strict=True):
+            self._longest[kind] = max(self._longest[kind], int(ends[text]))
+        self._captions.clear()
 
     def licence(self) -> str:
         """For the metadata, one a line if they are few; each record carries its own."""
