@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": ("cli_train", "Train a model, or go on with a run that was interrupted."),
     "plan": ("cli_plan", "Tell whether a recipe fits accelerators, without having them."),
     "evaluate": ("cli_evaluate", "Measure a model: zero-shot and few-shot accuracy."),
+    "compare": ("cli_compare", "Tell whether one of two models is better on the same pictures."),
     "export": ("cli_export", "Write a model for PyTorch's open_clip."),
     "convert": ("cli_convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),
     "labels": ("cli_labels", "Write the label files that pybioclip reads."),

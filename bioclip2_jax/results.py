@@ -49,17 +49,18 @@ def write_classes(
     columns += ["top1", "top3", "top5"]
     columns += ["confused_with", "confused_images"] if predictions is not None else []
     rows = []
-    for label in np.unique(labels).tolist():
+    for label, members in zip(*metrics.rows_by_class(labels), strict=True):
         entry = classes[label]
         row = dict(zip(RANKS, entry.taxon.ranks, strict=True))
         row |= {"scientificName": entry.scientific_name, "vernacularName": entry.vernacular_name}
         row |= {
             "train_images": entry.counts.get("train"),
-            "num_images": int((labels == label).sum()),
+            "num_images": len(members),
         }
-        row |= metrics.rates(outcomes.select(labels == label))
+        row |= metrics.rates(outcomes.select(members))
         if predictions is not None:
-            other, count = metrics.most_confused(labels, predictions, label)
+            own = labels[members], predictions[members], label
+            other, count = metrics.most_confused(*own)
             row["confused_with"] = classes[other].scientific_name if count else ""
             row["confused_images"] = count
         rows.append(row)
@@ -114,4 +115,30 @@ def write_images(
             line[f"answer_{place + 1}"] = answer.scientific_name
             line[f"score_{place + 1}"] = float(result.scores[number, place])
         table.append(line)
+    write_csv(path, table, columns)
+
+
+def write_trials(
+    path: Path,
+    found: SplitFeatures,
+    rows: np.ndarray,
+    classes: Sequence[TaxonEntry],
+    labels: np.ndarray,
+    outcomes: metrics.Outcomes,
+) -> None:
+    """How often every image was a query of few-shot, `trials`, and was named rightly, `correct`."""
+    table = [
+        {
+            "index": int(found.indices[row]),
+            "key": found.keys[row],
+            "datasetName": found.datasets[row],
+            "scientificName": classes[label].scientific_name,
+            "trials": trials,
+            "correct": correct,
+        }
+        for row, label, trials, correct in zip(
+            rows, labels, outcomes.trials.tolist(), outcomes.top[1].tolist(), strict=True
+        )
+    ]
+    columns = ["index", "key", "datasetName", "scientificName", "trials", "correct"]
     write_csv(path, table, columns)

@@ -4,10 +4,11 @@ The pictures come from a split of a dataset, from a feature store, or from an an
 the form of BioCLIP 2's; `Question` is what all of them become.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from bioclip2_jax import captions, layouts, results
 from bioclip2_jax.data import sources
 from bioclip2_jax.embedding import SplitFeatures, embed_classes
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluators import calibration, metrics
+from bioclip2_jax.evaluators import calibration, hierarchy, metrics, open_set
 from bioclip2_jax.evaluators.few_shot import few_shot
-from bioclip2_jax.evaluators.zero_shot import zero_shot
+from bioclip2_jax.evaluators.zero_shot import nearest, zero_shot
 from bioclip2_jax.loading import Model
 from bioclip2_jax.store import Store
 from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
@@ -225,49 +226,119 @@ def run_zero_shot(model: Model, question: Question, batch_size: int, folder: Pat
     if known:
         texts |= {rank: lineage_names(classes, rank) for rank in RANKS[:-1]}
     unique, numbers = metrics.number([text for part in texts.values() for text in part])
-    vectors = embed_classes(model, unique, batch_size)[numbers]
+    vectors = embed_classes(model, unique, batch_size)
     ends = np.cumsum([len(part) for part in texts.values()])[:-1]
-    class_features, *lineages = np.split(vectors, ends)
+    class_features, *lineages = (vectors[part] for part in np.split(numbers, ends))
+    del vectors
     prompted = dict(zip(RANKS[:-1], lineages, strict=True)) if known else {}
 
     result = zero_shot(
         features, labels, class_features, model.logit_scale, groups if known else {}, prompted
     )
-    summary = metrics.summarize(result.outcomes, labels)
-    prompted_top1 = result.prompted | {"species": summary["top1"]}
+    first = result.predictions[:, 0]
+    summary = metrics.summarize(result.outcomes, labels, rank_groups=groups)
     for rank, row in summary["ranks"].items():
+        truth = groups[rank][labels]
+        right = result.prompted.get(rank, groups[rank][first]) == truth
+        row["prompted_top1"] = float(right.mean())
+        row["prompted_macro_top1"] = metrics.class_average(right, np.ones(len(rows)), truth)
         count = int(groups[rank].max()) + 1
-        row |= {"prompted_top1": prompted_top1[rank], "num_classes": count, "chance": 1 / count}
+        row |= {"num_classes": count, "chance": 1 / count}
 
-    results.write_classes(
-        folder / "zero_shot_classes.csv", classes, labels, result.outcomes, result.predictions[:, 0]
-    )
+    results.write_classes(folder / "zero_shot_classes.csv", classes, labels, result.outcomes, first)
     datasets = [found.datasets[row] for row in rows]
 
     def closed(part: np.ndarray) -> float:
         """Accuracy when only the taxa of that part are on the list."""
         present, own = np.unique(labels[part], return_inverse=True)
-        scores = features[part] @ class_features[present].T
-        return float((scores.argmax(axis=1) == own).mean())
+        return float((nearest(features[part], class_features[present]) == own).mean())
 
     results.write_datasets(
         folder / "zero_shot_datasets.csv", datasets, labels, result.outcomes, closed
     )
     results.write_images(folder / "zero_shot_images.csv", found, rows, classes, labels, result)
-    present = np.unique(labels)
-    pictures = np.stack([features[labels == label].mean(axis=0) for label in present])
+    present, members = metrics.rows_by_class(labels)
+    pictures = np.stack([features[part].mean(axis=0) for part in members])
     buffer = io.BytesIO()
     np.savez(buffer, classes=present, image=pictures, text=class_features[present])
     results.write_file(folder / "zero_shot_embeddings.npz", buffer.getvalue())
-    taxa = [entry.taxon for entry in classes]
+    scale = model.logit_scale
+    tree = None
+    if known:
+        tree = hierarchy.mistakes(groups, labels, first)
+        tree["consistency"] = hierarchy.consistency(groups, labels, first, result.prompted)
     return summary | {
         "chance": 1 / len(classes),
         "num_images": len(rows),
         "num_classes": len(classes),
         "num_excluded": len(question.labels) - len(rows),
-        "calibration": calibration.summary(result.scores[:, 0], result.predictions[:, 0] == labels),
-        "hierarchy": metrics.hierarchy(taxa, labels, result.predictions[:, 0]) if known else None,
+        "classes_sha256": _checksum(classes),
+        "calibration": calibration.summary(result.scores[:, 0], first == labels)
+        | {"scaled": calibration.temperature_scaling(features, labels, class_features, scale)},
+        "hierarchy": tree,
+        "strata": _strata(classes, result.outcomes, labels),
+        "open_set": _open_set(question, rows, class_features, scale),
     }
+
+
+def _checksum(classes: Iterable[TaxonEntry]) -> str:
+    """Tells lists of classes apart, whatever their order and the words they are named with."""
+    lines = sorted("|".join((*e.taxon.ranks, e.scientific_name)) for e in classes)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _strata(
+    classes: Sequence[TaxonEntry], outcomes: metrics.Outcomes, labels: np.ndarray
+) -> dict | None:
+    """`metrics.strata`; None where nothing is known of the training."""
+    if not any("train" in entry.counts for entry in classes):
+        return None
+    train_images = np.asarray([entry.counts.get("train", 0) for entry in classes])
+    return metrics.strata(outcomes, labels, train_images)
+
+
+def _open_set(
+    question: Question, rows: np.ndarray, class_features: np.ndarray, logit_scale: float
+) -> dict:
+    """Known against unknown pictures, for two kinds of unknown ones; see `open_set`.
+
+    `hidden`: half of the classes with pictures are struck off the list. `excluded`: pictures of
+    species that never were on it. None for a kind without pictures.
+    """
+    features, labels = question.found.features, question.labels
+    hidden = open_set.hidden_classes(labels[rows])
+    kinds: dict[str, dict | None] = {"hidden": None, "excluded": None}
+    if len(hidden) < len(class_features):
+        listed = np.delete(class_features, hidden, axis=0)
+        result = open_set.open_set(
+            features[rows], np.isin(labels[rows], hidden), listed, logit_scale
+        )
+        kinds["hidden"] = result and asdict(result) | {"num_hidden_classes": len(hidden)}
+    strangers = _strangers(question)
+    if len(strangers):
+        both = np.concatenate([rows, strangers])
+        unknown = np.arange(len(both)) >= len(rows)
+        result = open_set.open_set(features[both], unknown, class_features, logit_scale)
+        kinds["excluded"] = result and asdict(result)
+    return kinds
+
+
+def _strangers(question: Question) -> np.ndarray:
+    """Pictures of species that no class can be: not of it, nor a higher taxon it lies in."""
+    listed = {(e.taxon.genus, e.taxon.species.partition(" ")[0]) for e in question.classes}
+    # A class known to its family covers every species of it.
+    higher = {(e.taxon.deepest_rank, e.taxon.scientific_name) for e in question.classes}
+
+    def is_strange(taxon: Taxon) -> bool:
+        if taxon.deepest_rank != "species":
+            return False
+        pairs = zip(RANKS[:-1], taxon.ranks, strict=False)
+        binomial = (taxon.genus, taxon.species.partition(" ")[0])
+        return binomial not in listed and not any(pair in higher for pair in pairs)
+
+    taxa = question.found.taxa
+    outside = np.flatnonzero(question.labels < 0).tolist()
+    return np.asarray([row for row in outside if is_strange(taxa[row])], np.int64)
 
 
 def run_few_shot(question: Question, k: int, folder: Path, support: Path | None = None) -> dict:
@@ -288,13 +359,16 @@ def run_few_shot(question: Question, k: int, folder: Path, support: Path | None 
     result = few_shot(found.features[rows], labels, k, groups if known else {}, given)
     asked = np.isin(labels, result.classes) & (len(result.classes) > 1)
     outcomes, labels = result.outcomes.select(asked), labels[asked]
-    summary = metrics.summarize(outcomes, labels)
+    summary = metrics.summarize(outcomes, labels, rank_groups=groups)
     for rank, row in summary["ranks"].items():
         count = len(np.unique(groups[rank][result.classes]))
         row |= {"num_classes": count, "chance": 1 / count if count else None}
     results.write_classes(folder / f"{task}_classes.csv", classes, labels, outcomes)
     datasets = [found.datasets[row] for row in rows[asked]]
     results.write_datasets(folder / f"{task}_datasets.csv", datasets, labels, outcomes)
+    results.write_trials(
+        folder / f"{task}_images.csv", found, rows[asked], classes, labels, outcomes
+    )
     support = [[found.keys[rows[row]] for row in fold] for fold in result.support]
     results.write_file(folder / f"{task}_support.json", (json.dumps(support) + "\n").encode())
     return summary | {
@@ -305,5 +379,6 @@ def run_few_shot(question: Question, k: int, folder: Path, support: Path | None 
         "num_images": len(labels),
         "num_classes": len(result.classes),
         "num_excluded": len(question.labels) - len(labels),
+        "classes_sha256": _checksum(classes[label] for label in result.classes),
         "left_out": [classes[label].scientific_name for label in result.left_out],
     }

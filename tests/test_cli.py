@@ -12,6 +12,7 @@ COMMANDS = [
     "prepare",
     "train",
     "evaluate",
+    "compare",
     "export",
     "convert",
     "labels",
@@ -81,6 +82,7 @@ def test_every_command_explains_itself_with_an_example(command):
             "one --images for each --metadata",
         ),
         (["evaluate", "--workdir", "/nowhere", "--data", "/nowhere"], 1, "no dataset here"),
+        (["compare", "/nowhere", "/nowhere"], 2, "no results image by image here"),
     ],
 )
 def test_mistakes_end_in_one_line_and_the_right_exit_code(arguments, code, sentence, tmp_path):

@@ -15,6 +15,7 @@ from bioclip2_jax import embed, evaluate, species_tasks
 from bioclip2_jax.cli_evaluate import evaluate as command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluate import Settings, new_checkpoints, run, run_once
+from bioclip2_jax.taxonomy import RANKS
 
 VAL = {"red": 4, "orange": 3, "blue": 6, "green": 2}
 
@@ -142,7 +143,19 @@ def test_taxa_without_training_images_are_left_out_and_counted(workdir, tmp_path
     run(workdir, Settings(str(data)), say=lambda line: None)
     found = result(workdir, 20)
     assert found["num_classes"] == 3 and found["num_excluded"] == 2 and found["num_images"] == 13
+    assert (
+        found["open_set"]["excluded"] is None
+    )  # green is known to its genus: perhaps a listed one
     assert result(workdir, 20, "few_shot_1")["num_classes"] == 4
+
+
+def test_pictures_of_species_off_the_list_are_unknown_organisms(workdir, tmp_path):
+    data = write_world(tmp_path / "d", VAL, train=("red", "orange", "green"))
+    run(workdir, Settings(str(data)), ["zero_shot"], say=quiet)
+    excluded = result(workdir, 20)["open_set"]["excluded"]
+    # The six blue ones; nothing on the list looks like them.
+    assert (excluded["num_known"], excluded["num_unknown"]) == (9, 6)
+    assert excluded["auroc_cosine"] == 1.0
 
 
 @pytest.mark.parametrize("labels, count", [("train", 3), ("split", 2), ("all", 4)])
@@ -363,6 +376,36 @@ def test_calibration_and_heights_are_reported(workdir, data, monkeypatch):
         abs(found["calibration"]["confidence"] - 8 / 15), abs=0.2
     )
     assert sum(part["count"] for part in found["calibration"]["bins"]) == 15
+    scaled = found["calibration"]["scaled"]
+    assert (scaled["num_fitted"], scaled["num_judged"]) == (7, 8)
+    assert scaled["temperature"] > 1 and scaled["nll_after"] < scaled["nll_before"]
+
+
+def test_consistency_strata_and_the_open_set_are_reported(workdir, data, monkeypatch):
+    confused = ColourModel(confuse={"red": "orange", "orange": "red"})
+    monkeypatch.setattr(evaluate, "load", lambda path: confused)
+    run(workdir, Settings(data), ["zero_shot"], say=quiet)
+    found = result(workdir, 20)
+    # Every taxon has two training pictures.
+    assert found["strata"] == {
+        "few": {"num_classes": 4, "num_images": 15, "top1": 8 / 15, "macro_top1": 0.5}
+    }
+    for rank in RANKS:
+        row = found["ranks"][rank]
+        assert row["macro_top1"] == pytest.approx(0.5 if rank == "species" else 1.0)
+        assert 0 <= row["prompted_macro_top1"] <= 1
+    told = found["hierarchy"]["consistency"]
+    # No colour is mentioned above the species, so the answers hardly fit together.
+    assert told["consistent"] <= min(told["agreement"].values()) < 1
+    assert (
+        told["full_path"]
+        <= told["top_down"]["kingdom"]
+        == found["ranks"]["kingdom"]["prompted_top1"]
+    )
+    hidden = found["open_set"]["hidden"]
+    assert hidden["num_hidden_classes"] == 2 and found["open_set"]["excluded"] is None
+    assert hidden["num_known"] + hidden["num_unknown"] == 15
+    assert 0 <= hidden["auroc_cosine"] <= 1
 
 
 def test_results_of_a_run_may_go_elsewhere(workdir, data, tmp_path):

@@ -81,6 +81,45 @@ def test_nothing_asked_gives_no_number():
     assert summary["top1"] is None and summary["intervals"]["macro_top1"] is None
 
 
+def test_ranks_are_averaged_over_their_own_lineages():
+    rng = np.random.default_rng(2)
+    labels, trials = rng.integers(6, size=80), rng.integers(4, size=80)
+    right = rng.binomial(trials, 0.6)
+    groups = {rank: np.array([0, 0, 0, 1, 1, 2]) for rank in RANKS}
+    groups["species"] = np.arange(6)
+    summary = metrics.summarize(outcomes_of(right, trials), labels, rank_groups=groups)
+    for rank, of in groups.items():
+        each = []
+        for number in set(of.tolist()):
+            rows = [i for i in range(80) if of[labels[i]] == number]
+            each.append(sum(right[rows]) / sum(trials[rows]))
+        assert summary["ranks"][rank]["macro_top1"] == pytest.approx(np.mean(each))
+    assert summary["macro_top5"] == summary["macro_top1"]
+    assert summary["macro_top1"] == pytest.approx(summary["ranks"]["species"]["macro_top1"])
+
+
+def test_strata_go_by_the_number_of_training_images():
+    train = np.array([0, 1, 19, 20, 100, 101])
+    labels = np.array([0, 1, 2, 2, 3, 4, 4, 4, 5])
+    found = metrics.strata(outcomes_of([0, 1, 1, 0, 0, 1, 1, 1, 1]), labels, train)
+    assert found == {
+        "unseen": {"num_classes": 1, "num_images": 1, "top1": 0.0, "macro_top1": 0.0},
+        "few": {"num_classes": 2, "num_images": 3, "top1": 2 / 3, "macro_top1": 0.75},
+        "medium": {"num_classes": 2, "num_images": 4, "top1": 0.75, "macro_top1": 0.5},
+        "many": {"num_classes": 1, "num_images": 1, "top1": 1.0, "macro_top1": 1.0},
+    }
+    assert list(metrics.strata(outcomes_of([1]), np.array([1]), train)) == ["few"]
+
+
+def test_rows_by_class_is_what_masks_find():
+    labels = np.random.default_rng(0).integers(9, size=50) * 3
+    present, rows = metrics.rows_by_class(labels)
+    assert present.tolist() == sorted(set(labels.tolist()))
+    for label, members in zip(present, rows, strict=True):
+        assert members.tolist() == np.flatnonzero(labels == label).tolist()
+    assert metrics.rows_by_class(labels[:0])[1] == []
+
+
 def test_most_confused_names_the_commonest_wrong_answer():
     labels = np.array([0, 0, 0, 0, 1])
     predictions = np.array([0, 2, 2, 1, 0])

@@ -59,7 +59,50 @@ def test_prompted_ranks_are_scored_by_their_own_texts():
     result = zero_shot(
         CLASSES, np.array([0, 1, 2]), CLASSES, 50.0, GROUPS, prompted_features={"genus": swapped}
     )
-    assert result.prompted == {"genus": 0.0}
+    assert result.prompted["genus"].tolist() == [1, 0, 0]
+
+
+def test_everything_equals_the_protocol_written_out():
+    rng = np.random.default_rng(5)
+    # 60 classes in a random tree: a child's number never has two parents.
+    parents = {"genus": rng.integers(25, size=60)}
+    parents["family"] = rng.integers(9, size=25)[parents["genus"]]
+    parents["kingdom"] = rng.integers(2, size=9)[parents["family"]]
+    coarse_first = ("kingdom", "family", "genus")
+    groups = {r: np.unique(parents[r], return_inverse=True)[1] for r in coarse_first}
+    groups["species"] = np.arange(60)
+    classes = unit(rng.normal(size=(60, 12)))
+    labels = rng.integers(60, size=400)
+    images = unit(classes[labels] + 0.35 * rng.normal(size=(400, 12)))
+    prompted = {r: unit(rng.normal(size=(groups[r].max() + 1, 12))) for r in coarse_first}
+    found = zero_shot(images, labels, classes, 15.0, groups, prompted)
+
+    right = {k: [] for k in (1, 3, 5)}
+    for row, (image, label) in enumerate(zip(images.astype(float), labels, strict=True)):
+        logits = [15.0 * float(image @ c) for c in classes]
+        order = sorted(range(60), key=lambda c, logits=logits: -logits[c])
+        total = sum(np.exp(x) for x in logits)
+        assert found.predictions[row].tolist() == order[:5]
+        expected = [np.exp(logits[c]) / total for c in order[:5]]
+        assert found.scores[row] == pytest.approx(expected, rel=1e-5)
+        for k, hits in right.items():
+            hits.append(label in order[:k])
+        for rank, of in groups.items():
+            weights = np.zeros(of.max() + 1)
+            for c in range(60):
+                weights[of[c]] += np.exp(logits[c])
+            assert found.outcomes.ranks[rank][row] == (weights.argmax() == of[label])
+        for rank, features in prompted.items():
+            assert found.prompted[rank][row] == (features.astype(float) @ image).argmax()
+    for k, hits in right.items():
+        assert found.outcomes.top[k].tolist() == hits
+        assert 0.3 < np.mean(hits) < 1
+
+
+def test_groups_that_are_no_tree_are_refused():
+    groups = {"family": np.array([0, 1, 0]), "genus": np.array([0, 0, 1])}
+    with pytest.raises(ValueError, match="rank genus do not refine"):
+        zero_shot(CLASSES, np.arange(3), CLASSES, 1.0, groups)
 
 
 def test_sum_groups_adds_columns_of_the_same_number():
@@ -75,7 +118,7 @@ def test_working_in_chunks_changes_nothing(monkeypatch):
     parts = zero_shot(images, labels, CLASSES, 20.0, GROUPS, {"genus": CLASSES[:2]})
     assert (whole.predictions == parts.predictions).all()
     assert whole.scores == pytest.approx(parts.scores)
-    assert whole.prompted == parts.prompted
+    assert (whole.prompted["genus"] == parts.prompted["genus"]).all()
 
 
 def test_random_features_score_near_chance():

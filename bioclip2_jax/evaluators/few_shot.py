@@ -14,6 +14,7 @@ from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluators.metrics import TOP, Outcomes, top_k
 
 FOLDS = 5
+CHUNK_ELEMENTS = 1 << 22  # query x dimension, or x class, numbers held at a time
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,7 @@ def few_shot(
         centroids = np.stack([_normalize(features[rows] - mean).mean(axis=0) for rows in support])
         rows = np.concatenate(queries)
         truth = labels[rows]
-        # Squared Euclidean distance without the query's own norm, which is the same for all.
-        distances = (centroids**2).sum(axis=1) - 2 * _normalize(features[rows] - mean) @ centroids.T
-        answers = classes[top_k(-distances, max(TOP))]
+        answers = classes[_nearest(features, rows, mean, centroids)]
         trials[rows] += 1
         for size in TOP:
             top[size][rows] += (answers[:, :size] == truth[:, None]).any(axis=1)
@@ -131,3 +130,17 @@ def few_shot(
     return FewShot(
         Outcomes(trials, top, ranks), np.asarray(fold_top1), classes.tolist(), left_out, drawn
     )
+
+
+def _nearest(
+    features: np.ndarray, rows: np.ndarray, mean: np.ndarray, centroids: np.ndarray
+) -> np.ndarray:
+    """The nearest centroids of the queries among the features, [queries, TOP] int, best first."""
+    lengths = (centroids**2).sum(axis=1)
+    size = max(1, CHUNK_ELEMENTS // max(centroids.shape))
+    found = []
+    for start in range(0, len(rows), size):
+        queries = _normalize(features[rows[start : start + size]] - mean)
+        # Squared Euclidean distance without the query's own norm, which is the same for all.
+        found.append(top_k(2 * queries @ centroids.T - lengths, max(TOP)))
+    return np.concatenate(found)

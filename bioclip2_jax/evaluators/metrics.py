@@ -52,19 +52,51 @@ def lineage_groups(taxa: Sequence[Taxon]) -> dict[str, np.ndarray]:
     return {rank: number([taxon.lineage(rank) for taxon in taxa])[1] for rank in RANKS}
 
 
+def rows_by_class(labels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The distinct labels, ascending, and the rows of each, ascending."""
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    return present, np.split(order, starts[1:]) if len(present) else []
+
+
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k largest of [rows, classes] scores, best first, ties by lower index.
+    """Indices of the k largest of [rows, classes] finite scores, best first, ties by lower index.
 
     Returns:
       [rows, min(k, classes)] int.
     """
     k = min(k, scores.shape[1])
+    if k <= max(TOP):
+        # For a few places, one pass over the scores for each is several times as fast.
+        left, every = scores.copy(), np.arange(len(scores))
+        best = np.empty((len(scores), k), np.int64)
+        for place in range(k):
+            best[:, place] = left.argmax(axis=1)
+            left[every, best[:, place]] = -np.inf
+        return best
     candidates = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
     order = np.argsort(-np.take_along_axis(scores, candidates, axis=1), axis=1, kind="stable")
     return np.take_along_axis(candidates, order, axis=1)
 
 
-def summarize(outcomes: Outcomes, labels: np.ndarray, seed: int = 0) -> dict:
+def class_average(hits: np.ndarray, trials: np.ndarray, labels: np.ndarray) -> float | None:
+    """The mean over the classes of hits / trials of each; None where nothing was asked.
+
+    Args:
+      hits, trials: [n] numbers.
+      labels: [n] int, class of each.
+    """
+    asked = np.bincount(labels, trials)
+    right = np.bincount(labels, hits, len(asked))
+    return float(np.mean(right[asked > 0] / asked[asked > 0])) if asked.any() else None
+
+
+def summarize(
+    outcomes: Outcomes,
+    labels: np.ndarray,
+    seed: int = 0,
+    rank_groups: dict[str, np.ndarray] | None = None,
+) -> dict:
     """Micro and class-averaged accuracy with 95 % bootstrap intervals.
 
     Images are resampled with replacement; a class that a resample misses is left out of that
@@ -74,20 +106,24 @@ def summarize(outcomes: Outcomes, labels: np.ndarray, seed: int = 0) -> dict:
       outcomes: of n images.
       labels: [n] int, class of every image.
       seed: of the resampling.
+      rank_groups: rank → [classes] int, lineage number of every class; None for no averages over
+        the lineages of a rank.
 
     Returns:
-      `top1`, `top3`, `top5`, `macro_top1`, `ranks` (rank → `top1`, `interval`) and `intervals`
-      (name → [low, high]); all None where nothing was asked.
+      `top1`, `top3`, `top5` over images, `macro_top1`, `macro_top3`, `macro_top5` averaged over
+      classes, `ranks` (rank → `top1`, `interval`, and with `rank_groups` `macro_top1`, averaged
+      over the lineages of that rank) and `intervals` (name → [low, high]); all None where nothing
+      was asked.
     """
     names = [f"top{k}" for k in TOP] + list(outcomes.ranks)
     hits = np.stack(list(outcomes.top.values()) + list(outcomes.ranks.values()), axis=1)
-    num_classes = int(labels.max()) + 1 if len(labels) else 0
+    present, own = np.unique(labels, return_inverse=True)
 
     def estimate(weights: np.ndarray) -> np.ndarray:
         """[metrics + 1]: every metric, then the class average of top1."""
         micro = weights @ hits / np.maximum(weights @ outcomes.trials, 1)
-        asked = np.bincount(labels, weights * outcomes.trials, num_classes)
-        right = np.bincount(labels, weights * outcomes.top[1], num_classes)
+        asked = np.bincount(own, weights * outcomes.trials, len(present))
+        right = np.bincount(own, weights * outcomes.top[1], len(present))
         macro = np.mean(right[asked > 0] / asked[asked > 0]) if asked.any() else 0.0
         return np.append(micro, macro)
 
@@ -107,11 +143,46 @@ def summarize(outcomes: Outcomes, labels: np.ndarray, seed: int = 0) -> dict:
         for i, name in enumerate([*names, "macro_top1"])
     }
     plain = [*(f"top{k}" for k in TOP), "macro_top1"]
+    ranks = {rank: {"top1": value[rank], "interval": interval[rank]} for rank in outcomes.ranks}
+    for rank, row in ranks.items() if rank_groups else ():
+        groups = rank_groups[rank][labels]
+        row["macro_top1"] = class_average(outcomes.ranks[rank], outcomes.trials, groups)
     return {
         **{name: value[name] for name in plain},
-        "ranks": {r: {"top1": value[r], "interval": interval[r]} for r in outcomes.ranks},
+        **{f"macro_top{k}": class_average(outcomes.top[k], outcomes.trials, own) for k in TOP[1:]},
+        "ranks": ranks,
         "intervals": {name: interval[name] for name in plain},
     }
+
+
+def strata(outcomes: Outcomes, labels: np.ndarray, train_images: np.ndarray) -> dict:
+    """Accuracy apart for classes with few, medium and many training images.
+
+    Fewer than 20, up to 100, and more (Liu et al. 2019, arXiv 1904.05160); classes without any are
+    "unseen".
+
+    Args:
+      outcomes: of n images.
+      labels: [n] int.
+      train_images: [classes] int, training images of every class.
+
+    Returns:
+      Name of the stratum → `num_classes`, `num_images`, `top1`, `macro_top1`; those without images
+      are missing.
+    """
+    places = np.searchsorted([0, 19, 100], train_images)[labels]
+    found = {}
+    for place, name in enumerate(("unseen", "few", "medium", "many")):
+        inside = places == place
+        part, own = outcomes.select(inside), labels[inside]
+        if part.trials.any():
+            found[name] = {
+                "num_classes": len(np.unique(own)),
+                "num_images": int(inside.sum()),
+                "top1": rates(part)["top1"],
+                "macro_top1": class_average(part.top[1], part.trials, own),
+            }
+    return found
 
 
 def rates(outcomes: Outcomes) -> dict[str, float | None]:
@@ -127,30 +198,3 @@ def most_confused(labels: np.ndarray, predictions: np.ndarray, label: int) -> tu
         return -1, 0
     counts = np.bincount(wrong)
     return int(counts.argmax()), int(counts.max())
-
-
-def hierarchy(taxa: Sequence[Taxon], labels: np.ndarray, predictions: np.ndarray) -> dict:
-    """How far wrong the wrong answers are, in the tree.
-
-    The height of an answer is the number of ranks one must climb from species until it and the
-    truth share their lineage: 0 for the right one, 1 for another species of its genus, 7 for
-    another kingdom (Bertinetto et al. 2020, arXiv 1912.09393).
-
-    Args:
-      taxa: of the classes.
-      labels: [n] int, true classes.
-      predictions: [n] int, first answers.
-
-    Returns:
-      `mean_height` over all images, `mistake_height` over the wrong ones (None without any), and
-      `heights`, the number of images at each height 0 ... 7.
-    """
-    groups = lineage_groups(taxa)
-    shared = np.stack([groups[rank][labels] == groups[rank][predictions] for rank in RANKS])
-    heights = len(RANKS) - shared.sum(axis=0)
-    wrong = heights[predictions != labels]
-    return {
-        "mean_height": float(heights.mean()),
-        "mistake_height": float(wrong.mean()) if len(wrong) else None,
-        "heights": np.bincount(heights, minlength=len(RANKS) + 1).tolist(),
-    }

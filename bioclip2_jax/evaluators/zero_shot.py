@@ -5,13 +5,14 @@ rank above species is read off the species probabilities by summing them over ea
 beats asking for the name of the higher taxon; that prompted form is reported beside it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from bioclip2_jax.evaluators.metrics import TOP, Outcomes, top_k
 
-CHUNK_ELEMENTS = 1 << 24  # image x class scores held at a time
+CHUNK_ELEMENTS = 1 << 24  # image x class scores held at a time, a few arrays of them
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,14 @@ class ZeroShot:
       outcomes: one trial an image.
       predictions: [n, min(5, c)] int, classes best first.
       scores: [n, min(5, c)] float, their probabilities over the c classes.
-      prompted: rank → accuracy when the lineages down to that rank are the classes asked for.
+      prompted: rank → [n] int, the first answer when the lineages down to that rank are the
+        classes asked for.
     """
 
     outcomes: Outcomes
     predictions: np.ndarray
     scores: np.ndarray
-    prompted: dict[str, float]
+    prompted: dict[str, np.ndarray]
 
 
 def probabilities(
@@ -56,6 +58,24 @@ def sum_groups(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.add.reduceat(scores[:, order], starts, axis=1)
 
 
+def cosine_chunks(
+    image_features: np.ndarray, class_features: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Stretches of images with their cosines to all classes, [images, c] float32, to be changed."""
+    size = max(1, CHUNK_ELEMENTS // max(1, len(class_features)))
+    for start in range(0, len(image_features), size):
+        rows = slice(start, start + size)
+        yield rows, image_features[rows] @ class_features.T
+
+
+def nearest(image_features: np.ndarray, class_features: np.ndarray) -> np.ndarray:
+    """The class with the largest cosine for every image, [n] int."""
+    found = np.zeros(len(image_features), np.int64)
+    for rows, cosines in cosine_chunks(image_features, class_features):
+        found[rows] = cosines.argmax(axis=1)
+    return found
+
+
 def zero_shot(
     image_features: np.ndarray,
     labels: np.ndarray,
@@ -66,35 +86,71 @@ def zero_shot(
 ) -> ZeroShot:
     """Names every image from a closed list of classes.
 
+    Memory beyond the arguments does not grow with images times classes.
+
     Args:
       image_features: [n, dim] float32, L2-normalised.
       labels: [n] int, true class.
       class_features: [c, dim] float32, one normalised template ensemble a class.
       logit_scale: the exponential of the learned parameter.
-      rank_groups: rank → [c] int, lineage number of every class (`metrics.lineage_groups`).
+      rank_groups: rank → [c] int, lineage number of every class, coarse ranks first, each rank a
+        refinement of the one before (`metrics.lineage_groups`).
       prompted_features: rank → [lineages, dim] float32, text features of the lineages themselves.
+
+    Raises:
+      ValueError: `rank_groups` are no tree.
     """
-    prompted_features = prompted_features or {}
     num_images, num_classes = len(labels), len(class_features)
     kept = min(max(TOP), num_classes)
     predictions = np.zeros((num_images, kept), np.int64)
     scores = np.zeros((num_images, kept))
     rank_hits = {rank: np.zeros(num_images, np.int64) for rank in rank_groups}
-    prompted_hits = dict.fromkeys(prompted_features, 0)
-    chunk = max(1, CHUNK_ELEMENTS // num_classes)
-    for start in range(0, num_images, chunk):
-        rows = slice(start, start + chunk)
-        chances = probabilities(image_features[rows], class_features, logit_scale)
-        predictions[rows] = top_k(chances, kept)
-        scores[rows] = np.take_along_axis(chances, predictions[rows], axis=1)
-        for rank, groups in rank_groups.items():
-            truth = groups[labels[rows]]
-            rank_hits[rank][rows] = sum_groups(chances, groups).argmax(axis=1) == truth
-            if rank in prompted_features:
-                cosines = image_features[rows] @ prompted_features[rank].T
-                prompted_hits[rank] += int((cosines.argmax(axis=1) == truth).sum())
+    order, levels = _tree_order(rank_groups, num_classes)
+    for rows, cosines in cosine_chunks(image_features, class_features):
+        best = predictions[rows] = top_k(cosines, kept)
+        first = np.take_along_axis(cosines, best, axis=1)
+        # In place, and less the largest, so that nothing overflows.
+        np.subtract(cosines, first[:, :1], out=cosines)
+        np.multiply(cosines, np.float32(logit_scale), out=cosines)
+        weights = np.exp(cosines, out=cosines)
+        totals = weights.sum(axis=1, dtype=np.float64)[:, None]
+        gaps = first.astype(np.float64) - first[:, :1]
+        scores[rows] = np.exp(logit_scale * gaps) / totals
+        sums = np.take(weights, order, axis=1) if levels else weights
+        for rank, starts, numbers in levels:
+            if len(starts) == num_classes:  # every class is a lineage of its own
+                answers = rank_groups[rank][best[:, 0]]
+            else:
+                sums = np.add.reduceat(sums, starts, axis=1)
+                answers = numbers[sums.argmax(axis=1)]
+            rank_hits[rank][rows] = answers == rank_groups[rank][labels[rows]]
     right = predictions == labels[:, None]
     top = {k: right[:, :k].any(axis=1).astype(np.int64) for k in TOP}
     outcomes = Outcomes(np.ones(num_images, np.int64), top, rank_hits)
-    prompted = {rank: hits / num_images for rank, hits in prompted_hits.items()}
+    prompted = {
+        rank: nearest(image_features, features)
+        for rank, features in (prompted_features or {}).items()
+    }
     return ZeroShot(outcomes, predictions, scores, prompted)
+
+
+def _tree_order(
+    rank_groups: dict[str, np.ndarray], num_classes: int
+) -> tuple[np.ndarray, list[tuple[str, np.ndarray, np.ndarray]]]:
+    """How to add up class scores to lineages, from species to kingdom, each from the one below.
+
+    Returns:
+      The order of the classes in which every lineage is a stretch, and for each rank, the finest
+      first, its name, where its lineages start among those of the rank below, and their numbers.
+    """
+    # `lexsort` takes the most important key last.
+    order = np.lexsort(list(rank_groups.values())[::-1]) if rank_groups else np.arange(num_classes)
+    levels, columns = [], order
+    for rank, groups in reversed(rank_groups.items()):
+        numbers = groups[columns]
+        starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
+        if len(starts) != len(np.unique(groups)):
+            raise ValueError(f"the groups of rank {rank} do not refine those of the rank above")
+        levels.append((rank, starts, numbers[starts]))
+        columns = columns[starts]
+    return order, levels

@@ -1,0 +1,134 @@
+"""Two models on the same pictures."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from colour_world import ColourModel, write_world
+
+from bioclip2_jax import evaluate
+from bioclip2_jax.cli_compare import compare as command
+from bioclip2_jax.compare import compare
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluate import Settings, run_once
+from bioclip2_jax.evaluators.paired import paired
+
+
+def sign_test(one: int, other: int) -> float:
+    """Two-sided, by adding up the binomial distribution."""
+    count = one + other
+    chances = [math.comb(count, i) / 2**count for i in range(count + 1)]
+    return sum(chance for chance in chances if chance <= chances[one] * (1 + 1e-9))
+
+
+def test_the_p_value_is_mcnemars_exact_one():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(5, size=120)
+    first, second = rng.random(120) < 0.5, rng.random(120) < 0.65
+    found = paired(first, second, labels)
+    one, other = int((first & ~second).sum()), int((second & ~first).sum())
+    assert (found.first_only, found.second_only) == (one, other)
+    assert found.p == pytest.approx(sign_test(one, other))
+    assert found.difference == pytest.approx(second.mean() - first.mean())
+    by_class = [second[labels == c].mean() - first[labels == c].mean() for c in range(5)]
+    assert found.macro_difference == pytest.approx(np.mean(by_class))
+    # The interval has the width of the normal approximation to a paired difference.
+    spread = (second.astype(int) - first).std() / np.sqrt(120)
+    low, high = found.interval
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.12)
+    assert low < found.difference < high
+    low, high = found.macro_interval
+    assert low < found.macro_difference < high
+
+
+def test_p_is_uniform_enough_where_there_is_no_difference(monkeypatch):
+    monkeypatch.setattr("bioclip2_jax.evaluators.paired.RESAMPLES", 10)
+    rng = np.random.default_rng(1)
+    values = [
+        paired(rng.random(60) < 0.5, rng.random(60) < 0.5, np.zeros(60, int), seed=i).p
+        for i in range(40)
+    ]
+    assert np.mean(np.asarray(values) < 0.05) < 0.15 and np.mean(values) > 0.4
+
+
+def test_images_that_were_asked_more_often_weigh_more():
+    first, second, trials = np.array([5, 0]), np.array([5, 1]), np.array([5, 1])
+    found = paired(first, second, np.array([0, 1]), trials)
+    assert (found.first, found.second) == pytest.approx((5 / 6, 1.0))
+    assert found.macro_difference == pytest.approx(0.5)
+    assert paired(first, first, np.array([0, 1]), trials).p == 1.0
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """Results of a model that confuses two colours, and of one that does not."""
+    root = tmp_path_factory.mktemp("compare")
+    data = str(write_world(root / "d", {"red": 4, "orange": 3, "blue": 6, "green": 2}))
+    confused = ColourModel(confuse={"red": "orange", "orange": "red"})
+    for name, model in (("a", confused), ("b", ColourModel())):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate, "load", lambda path, model=model: model)
+            tasks = evaluate.parse_tasks("zero_shot,few_shot")
+            run_once(Settings(data), tasks, root / name, model_path=name, say=lambda line: None)
+    return root / "a", root / "b"
+
+
+def test_the_command_compares_what_both_folders_hold(folders, tmp_path):
+    out = tmp_path / "new" / "found.json"
+    done = CliRunner().invoke(command, [*map(str, folders), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert (found["first"], found["second"]) == ("a", "b")
+    zero = found["tasks"]["zero_shot"]
+    assert zero["num_images"] == 15 and (zero["first_only"], zero["second_only"]) == (0, 7)
+    assert zero["difference"] == pytest.approx(7 / 15)
+    assert zero["macro_difference"] == pytest.approx(0.5)
+    assert zero["p"] == pytest.approx(2 / 2**7)
+    assert found["tasks"]["few_shot_1"]["p"] == 1.0  # both have the same eyes
+    line = next(line for line in done.output.splitlines() if line.startswith("zero_shot"))
+    assert line.startswith("zero_shot: 53.3 and 100.0 %, difference +46.7 [")
+    assert line.endswith("better on 0 and 7 of 15 images, p = 0.016")
+
+
+def test_few_shot_answers_are_listed_picture_by_picture(folders):
+    with (folders[0] / "few_shot_1_images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    result = json.loads((folders[0] / "few_shot_1.json").read_text())
+    trials, right = (sum(int(row[name]) for row in rows) for name in ("trials", "correct"))
+    assert len(rows) == 15 and trials == 5 * (15 - 4)
+    assert right / trials == pytest.approx(result["top1"])
+
+
+def test_results_that_cannot_be_compared_are_named(folders, tmp_path):
+    first = str(folders[0])
+    with pytest.raises(UsageError, match="no results image by image here"):
+        compare(first, tmp_path)
+    other = tmp_path / "other"
+
+    def change(name: str, old: str, new: str) -> None:
+        shutil.rmtree(other, ignore_errors=True)
+        shutil.copytree(folders[1], other)
+        text = (other / name).read_text()
+        changed = re.sub(old, new, text, flags=re.MULTILINE)
+        assert changed != text
+        (other / name).write_text(changed)
+
+    change("zero_shot_images.csv", r"^(\d+),", r"\1,elsewhere/")
+    with pytest.raises(UserError, match="zero_shot: .* have no picture in common"):
+        compare(first, other)
+    checksum = json.loads((folders[1] / "zero_shot.json").read_text())["classes_sha256"]
+    change("zero_shot.json", checksum, "0" * 64)
+    with pytest.raises(UserError, match="from different lists of classes"):
+        compare(first, other)
+    change("few_shot_1_images.csv", ",4,4$", ",3,3")
+    with pytest.raises(UserError, match="drew other examples to learn from"):
+        compare(first, other)
+    change("zero_shot_images.csv", "correct", "wrong")
+    with pytest.raises(UserError, match="no table of results"):
+        compare(first, other)
