@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bioclip2_jax
 from bioclip2_jax import beyond_tasks, checkpoint, embed, results, species_tasks, store
 from bioclip2_jax.data import sources
 from bioclip2_jax.embedding import SplitFeatures, embed_split, spread
@@ -277,6 +278,7 @@ def evaluate_subject(
                 question = species_tasks.own_taxa_question(found)
             result = _answer(task, subject, question, settings, batch_size)
         head = {"task": task, "step": subject.step, "model": subject.name}
+        head["version"] = bioclip2_jax.__version__
         result = head | result | {"settings": asdict(settings)}
         results.write_file(
             subject.folder / f"{task}.json", (json.dumps(result, indent=1) + "\n").encode()

@@ -12,9 +12,9 @@ from colour_world import ColourModel, write_world
 from bioclip2_jax import evaluate
 from bioclip2_jax.cli_report import report as command
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.report import build as build_module
-from bioclip2_jax.report import figures
-from bioclip2_jax.report.build import build, choose_pictures, percent, worst_classes
+from bioclip2_jax.report import figures, pictures, read
+from bioclip2_jax.report.build import build, percent
+from bioclip2_jax.report.pictures import choose_pictures, worst_classes
 
 VAL = {"red": 4, "orange": 3, "blue": 7, "green": 2}
 METRICS = [
@@ -58,7 +58,7 @@ def page(run, tmp_path_factory) -> str:
 class Tags(HTMLParser):
     """Collects tags and checks that they are closed in order."""
 
-    VOID = {"meta", "img", "br", "path", "use"}
+    VOID = {"meta", "link", "img", "br", "path", "use"}
 
     def __init__(self, text: str):
         super().__init__()
@@ -112,6 +112,7 @@ def test_the_page_shows_the_figures(page):
     labels = [a.get("aria-label") for tag, a in Tags(page).seen if tag == "svg"]
     assert labels == [
         "Accuracy per rank",
+        "Reliability of the probabilities",
         "Species accuracy over training",
         "Taxa by their pictures",
         "Taxa by their names",
@@ -132,9 +133,9 @@ def test_pictures_are_small_jpegs(page):
     from PIL import Image
 
     urls = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
-    assert len(urls) == 4
+    assert len(urls) == 10  # 2 right, 2 wrong, and 3 of each hard taxon
     with Image.open(io.BytesIO(b64decode(urls[0]))) as image:
-        assert max(image.size) <= build_module.PICTURE_PIXELS
+        assert max(image.size) <= pictures.CARD_PIXELS
 
 
 def test_hardest_taxa_and_datasets_are_listed(page):
@@ -149,13 +150,13 @@ def test_the_page_is_the_same_every_time(run, tmp_path):
 
 
 def test_names_cannot_inject_markup(run, tmp_path, monkeypatch):
-    read = build_module.read_csv
+    read_csv = read.read_csv
 
-    def hostile(path):
-        rows = read(path)
+    def hostile(path, columns):
+        rows = read_csv(path, columns)
         return [{**row, "scientificName": "<script>alert(1)</script>"} for row in rows]
 
-    monkeypatch.setattr(build_module, "read_csv", hostile)
+    monkeypatch.setattr(read, "read_csv", hostile)
     text = build(*run, tmp_path / "report.html").read_text("utf-8")
     assert "<script" not in text and "&lt;script&gt;" in text
 

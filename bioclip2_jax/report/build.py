@@ -1,27 +1,25 @@
-"""Gathers what a training run left behind and fills the report's page with it."""
+"""Fills the report's page with what evaluations and analyses wrote."""
 
-import base64
-import csv
-import io
-import json
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from bioclip2_jax import images, results
-from bioclip2_jax.data import sources
+import bioclip2_jax
+from bioclip2_jax import results as files
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.report import figures
+from bioclip2_jax.report import emergence, figures, pictures, published, read, tables
+from bioclip2_jax.report.read import Result
 
-PICTURES = 6  # right ones, and as many wrong ones
-PICTURE_PIXELS = 280
-WORST_CLASSES = 10
+_CLASS_COLUMNS = ("order", "scientificName", "vernacularName", "num_images", "top1")
+_IMAGE_COLUMNS = ("index", "key", "scientificName", "correct", "answer_1", "score_1")
 
 
 def build(workdir: str | Path, data_dir: str | Path, out: str | Path) -> Path:
-    """Writes the page about the newest evaluated checkpoint.
+    """Writes the page about a training run.
 
     Args:
       workdir: of the training run, evaluated at least once.
@@ -34,40 +32,82 @@ def build(workdir: str | Path, data_dir: str | Path, out: str | Path) -> Path:
     Raises:
       UserError: not evaluated yet, or evaluated on another dataset.
     """
-    evaluated = read_results(workdir, "zero_shot")
-    if not evaluated:
+    folder = Path(workdir) / files.FOLDER
+    found = read.gather([folder]) if folder.is_dir() else []
+    if not any(result.kind == "zero_shot" for result in found):
         raise UserError(
             f"{workdir}: no results to report; run `bioclip2 evaluate --workdir {workdir}"
             f" --data {data_dir}` first"
         )
-    latest = evaluated[-1]
-    folder = results.folder_of(workdir, latest["step"])
-    answers = read_csv(folder / "zero_shot_images.csv")
-    right, wrong = choose_pictures(answers)
-    source = sources.open_split(data_dir, latest["settings"]["split"])
-    metrics_rows = read_jsonl(Path(workdir) / "metrics.jsonl")
-    few_shot = [
-        result
-        for task in ("few_shot_1", "few_shot_5")
-        for result in read_results(workdir, task)
-        if result["step"] == latest["step"] and result["top1"] is not None
+    return _write(found, out, data_dir, Path(workdir))
+
+
+def build_results(folders: Sequence[str | Path], out: str | Path) -> Path:
+    """Writes the page about results of any models.
+
+    Pictures that are not where they were evaluated are left out, and the page says so.
+
+    Args:
+      folders: results of `bioclip2 evaluate` and `bioclip2 analyze`, runs, or parents of those.
+      out: HTML file to write.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: a folder holds no results, or damaged ones.
+    """
+    return _write(read.gather(folders), out)
+
+
+def _write(
+    found: list[Result],
+    out: str | Path,
+    data_dir: str | Path | None = None,
+    workdir: Path | None = None,
+) -> Path:
+    numbers = itertools.count(1)
+
+    def draw(svg: str) -> Markup:
+        return Markup(figures.inline(svg, f"f{next(numbers)}"))
+
+    latest = read.newest(found)
+    answered = [result for result in latest if result.kind == "zero_shot"]
+    answered.sort(key=lambda result: (result.subject, result.set_name, result.path))
+    beyond = [result for result in latest if result.kind in published.TASK_TITLES]
+    beyond.sort(key=lambda result: (result.subject, result.set_name, result.path))
+    parts = [
+        {"anchor": f"species-{place}"} | evaluation_part(result, found, draw, data_dir)
+        for place, result in enumerate(answered, start=1)
     ]
-    classes = read_csv(folder / "zero_shot_classes.csv")
+    subjects = sorted({result.subject for result in latest if result.model})
+    one_set = len({result.set_name for result in answered}) == 1
     context = {
-        "result": latest,
-        "model": _read_json(Path(workdir) / "model.json"),
-        "name": Path(workdir).absolute().name,
-        "metrics": metrics_rows[-1] if metrics_rows else None,
-        "curves": Markup(figures.training_curves(metrics_rows)) if metrics_rows else "",
-        "progress": Markup(figures.accuracy_over_steps(evaluated)) if len(evaluated) > 1 else "",
-        "per_rank": Markup(figures.accuracy_per_rank(latest["ranks"])),
-        "maps": class_maps(folder, classes),
-        "right": [picture(source, row) for row in right],
-        "wrong": [picture(source, row) for row in wrong],
-        "datasets": read_csv(folder / "zero_shot_datasets.csv"),
-        "few_shot": few_shot,
-        "worst": worst_classes(classes),
+        "title": subjects[0] if len(subjects) == 1 else "Results",
+        "subjects": subjects,
+        "parts": parts,
+        "named": len(parts) > 1 or not one_set,
+        "papers": [
+            (table, rows, tables.remarks(rows), table is published.ZERO_SHOT)
+            for table in (published.ZERO_SHOT, published.BEYOND_SPECIES)
+            for rows in [tables.paper_rows(table, answered + beyond)]
+        ],
+        "few_shot": tables.few_shot_rows(latest),
+        "beyond": beyond,
+        "emergence": emergence.parts(latest, draw),
+        "runs": training_parts(latest, draw, workdir),
+        "left_out": [(r, tables.left_out(r)) for r in latest if any(tables.left_out(r).values())],
+        "provenance": tables.provenance(latest),
+        "version": bioclip2_jax.__version__,
     }
+    page = _environment().get_template("report.html.j2").render(context)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_file(out, page.encode())
+    return out
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -75,119 +115,188 @@ def build(workdir: str | Path, data_dir: str | Path, out: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    page = environment.get_template("report.html.j2").render(context)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    results.write_file(out, page.encode())
-    return out
+    environment.filters |= {"percent": percent, "number": number, "hundredths": hundredths}
+    return environment
 
 
-# ---- Reading
+# ---- One evaluation of species
 
 
-def read_results(workdir: str | Path, task: str) -> list[dict]:
-    """Results of one task for all evaluated checkpoints, by step."""
-    paths = (Path(workdir) / "eval").glob(f"*/{task}.json")
-    return sorted((_read_json(path) for path in paths), key=lambda result: result["step"])
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a result table."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """Rows of `metrics.jsonl`; a last line still being written is left out, no file is no row."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); evaluate again") from error
-
-
-# ---- Choosing
-
-
-def choose_pictures(answers: list[dict[str, str]]) -> tuple[list[dict], list[dict]]:
-    """Right answers spread over the taxa, and the wrong ones the model was surest of.
+def evaluation_part(
+    result: Result,
+    found: Sequence[Result],
+    draw: Callable[[str], Markup],
+    data_dir: str | Path | None,
+) -> dict:
+    """What the page shows of one zero-shot evaluation.
 
     Args:
-      answers: rows of `zero_shot_images.csv`.
-
-    Returns:
-      Up to `PICTURES` rows each, no two of the same taxon.
-    """
-    right: dict[str, dict] = {}
-    wrong: dict[str, dict] = {}
-    for row in sorted(answers, key=lambda row: -float(row["score_1"])):
-        chosen = right if row["correct"] == "1" else wrong
-        chosen.setdefault(row["scientificName"], row)
-    spread = [right[name] for name in sorted(right)]
-    places = np.unique(np.linspace(0, len(spread) - 1, PICTURES).astype(int)) if spread else ()
-    return [spread[place] for place in places], list(wrong.values())[:PICTURES]
-
-
-def picture(source: sources.Source, row: dict[str, str]) -> dict:
-    """What the page shows of one picture: a small JPEG as a data URL, its name, its answers.
+      result: the evaluation.
+      found: all results, for the earlier steps of the same run.
+      draw: puts a figure into the page.
+      data_dir: the dataset, where the caller names it; then pictures must be there.
 
     Raises:
-      UserError: the dataset is not the one that was evaluated.
+      UserError: a table beside the result is damaged, or the dataset is another one.
     """
-    index = int(row["index"])
-    record = source[index] if index < len(source) else None
-    if record is None or record["key"] != row["key"]:
-        raise UserError(
-            f"picture {row['key']} of the results is not in this dataset; give --data the dataset"
-            " that was evaluated"
-        )
-    image = images.decode(record["image"])
-    image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    answers = [
-        {"name": row[f"answer_{place}"], "score": float(row[f"score_{place}"])}
-        for place in range(1, 4)
-        if row.get(f"answer_{place}")
-    ]
+    folder, values = result.path.parent, result.values
+    classes = read.read_csv(folder / "zero_shot_classes.csv", _CLASS_COLUMNS)
+    answers = read.read_csv(folder / "zero_shot_images.csv", _IMAGE_COLUMNS)
+    alike = [r for r in found if r.model == result.model and r.asked == result.asked]
+    steps = sorted((r.values for r in alike if r.step is not None), key=lambda v: v["step"])
+    bins = (values.get("calibration") or {}).get("bins")
     return {
-        "url": f"data:image/jpeg;base64,{encoded}",
-        "name": row["scientificName"],
-        "common": record["vernacularName"],
-        "credit": ", ".join(filter(None, (record["source"], record["licence"]))),
-        "answers": answers,
+        "result": result,
+        "values": values,
+        "vision": _vision(result),
+        "per_rank": draw(figures.accuracy_per_rank(values["ranks"])) if values["ranks"] else "",
+        "progress": draw(figures.accuracy_over_steps(steps)) if len(steps) > 1 else "",
+        "reliability": draw(figures.reliability(bins)) if bins else "",
+        "maps": class_maps(folder, classes, draw),
+        "datasets": read.read_csv(folder / "zero_shot_datasets.csv", ("datasetName", "top1")),
+        **picture_parts(result, classes, answers, data_dir),
     }
 
 
-def worst_classes(classes: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The taxa least often named rightly; of equals those with more images first."""
-    order = sorted(classes, key=lambda row: (float(row["top1"]), -int(row["num_images"])))
-    return order[:WORST_CLASSES]
+def picture_parts(
+    result: Result,
+    classes: list[dict[str, str]],
+    answers: list[dict[str, str]],
+    data_dir: str | Path | None,
+) -> dict:
+    """Right and wrong answers, and the hardest taxa, with pictures as far as they are there.
+
+    Returns:
+      `right`, `wrong`: lists of pictures; `hardest`: pairs of a taxon's row and pictures taken for
+      something else; `no_pictures`: why some or all are missing, "" where none is.
+
+    Raises:
+      UserError: `data_dir` is not the dataset that was evaluated.
+    """
+    common = {row["scientificName"]: row["vernacularName"] for row in classes}
+    reasons: list[str] = []
+    opener = None
+    settings = result.settings
+    try:
+        data = settings.get("data") if data_dir is None else str(data_dir)
+        is_folder = bool(settings.get("annotations"))
+        opener = pictures.open_pictures(data, settings.get("split") or "", is_folder)
+    except UserError as error:
+        if data_dir is not None:
+            raise
+        reasons.append(str(error))
+
+    def show(rows: list[dict], pixels: int) -> list[dict]:
+        shown = []
+        for row in rows if opener else ():
+            try:
+                one = pictures.picture(opener, row, pixels)
+            except UserError as error:
+                if data_dir is not None:
+                    raise
+                reasons.append(str(error))
+                continue
+            shown.append(one | {"common": common.get(row["scientificName"], "")})
+        return shown
+
+    right, wrong = pictures.choose_pictures(answers)
+    hardest = [
+        (
+            row,
+            show(
+                pictures.wrong_of_class(answers, row["scientificName"]), pictures.THUMBNAIL_PIXELS
+            ),
+        )
+        for row in pictures.worst_classes(classes)
+    ]
+    return {
+        "right": show(right, pictures.CARD_PIXELS),
+        "wrong": show(wrong, pictures.CARD_PIXELS),
+        "hardest": hardest,
+        "no_pictures": reasons[0] if reasons else "",
+        "answered": bool(answers),
+    }
 
 
-def class_maps(folder: Path, classes: list[dict[str, str]]) -> list[dict]:
-    """Two maps of the evaluated taxa: by their pictures and by their names."""
-    with np.load(folder / "zero_shot_embeddings.npz", allow_pickle=False) as stored:
-        vectors = {name: stored[name] for name in ("image", "text")}
+def class_maps(
+    folder: Path, classes: list[dict[str, str]], draw: Callable[[str], Markup]
+) -> list[tuple[str, Markup]]:
+    """Maps of the evaluated taxa by their pictures and by their names; none without the vectors.
+
+    Raises:
+      UserError: the file of the vectors is damaged.
+    """
+    path = folder / "zero_shot_embeddings.npz"
+    if not path.exists() or len(classes) < 2:
+        return []
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            vectors = {name: stored[name] for name in ("image", "text")}
+        if {len(array) for array in vectors.values()} != {len(classes)}:
+            raise ValueError(f"not one vector for each of {len(classes)} classes")
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise UserError(f"{path}: cannot be read ({error}); evaluate again") from error
     orders = [row["order"] for row in classes]
     titles = {"image": "Taxa by their pictures", "text": "Taxa by their names"}
     return [
-        {"title": title, "svg": Markup(figures.class_map(vectors[name], orders, title))}
+        (title, draw(figures.class_map(vectors[name], orders, title)))
         for name, title in titles.items()
     ]
+
+
+# ---- Runs
+
+
+def _run_folder(result: Result) -> Path | None:
+    """The training run of a result, if it is still there."""
+    model = Path(result.values.get("model") or "-")
+    places = [model.parent.parent, model, result.path.parent.parent.parent]
+    return next((place for place in places if (place / "model.json").is_file()), None)
+
+
+def _vision(result: Result) -> dict | None:
+    """Sizes of the image tower, where the run tells them."""
+    folder = _run_folder(result)
+    if folder is None:
+        return None
+    vision = (read.read_json(folder / "model.json").get("model_cfg") or {}).get("vision_cfg") or {}
+    keys = ("width", "layers", "image_size", "patch_size")
+    return vision if all(key in vision for key in keys) else None
+
+
+def training_parts(
+    latest: Sequence[Result], draw: Callable[[str], Markup], workdir: Path | None
+) -> list[dict]:
+    """Curves of the runs that results came from."""
+    runs: dict[Path, str] = {}
+    for result in latest:
+        folder = workdir or _run_folder(result)
+        if folder is not None:
+            runs.setdefault(folder.resolve(), result.model)
+    parts = []
+    for folder, name in runs.items():
+        rows = read.read_jsonl(folder / "metrics.jsonl")
+        if rows:
+            curves = draw(figures.training_curves(rows))
+            parts.append({"name": name, "curves": curves, "last": rows[-1]})
+    return parts
+
+
+# ---- Filters
 
 
 def percent(value: float | str | None, digits: int = 1) -> str:
     """0.1234 → "12.3 %", with a space that does not break; a dash for nothing."""
     return "–" if value in (None, "") else f"{100 * float(value):.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def hundredths(value: float) -> str:
+    """0.1234 → "12.3", for tables that are in percent throughout."""
+    return f"{100 * value:.1f}"
+
+
+def number(value: float | str | None, digits: int = 2) -> str:
+    """0.123 → "0.12"; a dash for nothing."""
+    if value in (None, ""):
+        return "–"
+    return str(value) if isinstance(value, str) else f"{value:.{digits}f}"

@@ -1,5 +1,6 @@
 """The report's figures as inline SVG, drawn narrow enough to stay readable on a phone."""
 
+import html
 import io
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; shapes repeat the message.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A000")
@@ -31,6 +32,7 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#E4E7EB",
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }
 
 
@@ -46,7 +48,21 @@ def _svg(figure: Figure, description: str) -> str:
     # Ids repeat between figures of one page.
     prefix = re.sub(r"\W+", "-", description.lower())[:40]
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+    label = html.escape(description, quote=True)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def inline(svg: str, prefix: str) -> str:
+    """A figure as part of a page: with ids of its own, in the page's colours of ink and paper.
+
+    Args:
+      svg: from a function of this file or of `emergence_figures.py`.
+      prefix: another one for every figure of the page.
+    """
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r"#000000\b", "currentColor", svg)
+    svg = re.sub(r"#ffffff\b", "var(--paper)", svg)
+    return re.sub(r"#e4e7eb\b", "var(--line)", svg)
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -154,6 +170,59 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
         axes.grid(axis="y", visible=False)
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=3, fontsize=8.5)
         return _svg(figure, "Accuracy per rank")
+
+
+def reliability(bins: list[dict]) -> str:
+    """Accuracy against confidence with 95 % Wilson intervals; below, how many pictures.
+
+    Args:
+      bins: of `evaluators.calibration.summary`.
+    """
+    confidence, accuracy, count = (
+        np.asarray([one[key] for one in bins], float) for key in ("confidence", "accuracy", "count")
+    )
+    low, high = _wilson(accuracy, count)
+    errors = np.maximum([accuracy - low, high - accuracy], 0)
+    with pyplot.rc_context(STYLE):
+        figure, (axes, below) = pyplot.subplots(
+            2, 1, figsize=(WIDTH, 4.7), sharex=True, height_ratios=[3, 1]
+        )
+        axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="as sure as right")
+        axes.errorbar(
+            confidence,
+            accuracy,
+            yerr=errors,
+            color=COLORS[0],
+            marker="o",
+            markersize=5,
+            capsize=3,
+            linewidth=1.2,
+            label="measured",
+        )
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylabel("share right")
+        axes.legend(loc="upper left")
+        lefts = [one["low"] for one in bins]
+        widths = [one["high"] - one["low"] for one in bins]
+        below.bar(lefts, count, widths, align="edge", color="#A8CBE3", edgecolor="white")
+        below.set_ylabel("pictures")
+        below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        below.set_xlabel("probability of the first answer")
+        below.set_xlim(-0.02, 1.02)
+        for one, formatted in ((axes, axes.yaxis), (below, below.xaxis)):
+            formatted.set_major_formatter(PercentFormatter(1, decimals=0))
+            one.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        figure.align_ylabels()
+        figure.tight_layout()
+        return _svg(figure, "Reliability of the probabilities")
+
+
+def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % score interval of shares [n] of so many cases [n] (Wilson 1927)."""
+    z2 = 1.96**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
+    return centre - half, centre + half
 
 
 def flat_map(features: np.ndarray) -> np.ndarray:

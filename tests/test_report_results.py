@@ -1,0 +1,437 @@
+"""The report about any folders of results: which are found, and what the page says of them."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from colour_world import square
+from test_report import Tags
+
+from bioclip2_jax.cli_report import report as command
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.report import published, read, tables
+from bioclip2_jax.report.build import build_results
+
+NAMES = ["Ignis red", "Ignis orange", "Mare blue"]
+
+
+def zero_shot(top1: float = 0.5, images: int = 4, classes: int = 3, **settings) -> dict:
+    """A result as `bioclip2 evaluate` writes it."""
+    interval = [top1 - 0.1, top1 + 0.1]
+    return {
+        "task": "zero_shot",
+        "step": None,
+        "model": "models/ours",
+        **{"top1": top1, "top3": 0.9, "top5": 1.0, "macro_top1": top1},
+        "ranks": {
+            "family": {"top1": 0.8, "interval": [0.7, 0.9], "prompted_top1": 0.7, "chance": 0.5},
+            "species": {"top1": top1, "interval": interval, "prompted_top1": top1, "chance": 0.3},
+        },
+        "intervals": {name: interval for name in ("top1", "top3", "top5", "macro_top1")},
+        **{"chance": 1 / classes, "num_images": images, "num_classes": classes},
+        **{"num_excluded": 2, "num_bad": 1},
+        "bad": [{"key": "broken.jpg", "reason": "the file is empty"}],
+        "calibration": {
+            "ece": 0.12,
+            "confidence": 0.6,
+            "bins": [
+                {"low": 0.4, "high": 0.6, "count": 3, "confidence": 0.5, "accuracy": 1 / 3},
+                {"low": 0.8, "high": 1.0, "count": 1, "confidence": 0.9, "accuracy": 1.0},
+            ],
+        },
+        "hierarchy": {"mean_height": 0.5, "mistake_height": 1.0, "heights": [2, 2] + [0] * 6},
+        "version": "0.1.0",
+        "settings": {
+            **{"data": None, "split": "val", "labels": "train", "text_kind": "asis"},
+            **{"annotations": None, "protocol": "faithful", "support": None},
+            **settings,
+        },
+    }
+
+
+def beyond(task: str, runs: list[float], images: int, protocol: str = "faithful", **more) -> dict:
+    """A result of a task beyond species."""
+    head = {"task": task, "step": None, "model": "models/ours", "metric": "accuracy"}
+    spread = {"value": float(np.mean(runs)), "std": float(np.std(runs)), "runs": runs}
+    settings = {"data": "sets", "protocol": protocol}
+    counts = {"num_images": images, "num_missing": 0, "protocol": protocol}
+    return head | spread | counts | more | {"settings": settings}
+
+
+WITHIN = {
+    "analysis": "within",
+    "model": "models/ours",
+    "variants": ["female", "male"],
+    "num_species": 2,
+    "dimensions": 1,
+    "rho": {"mean": 0.21, "interval": [0.1, 0.3], "null_mean": 0.4, "p": 0.002, "raw_mean": 0.3},
+    "fisher": {"mean": 1.5, "interval": [1.0, 2.0]},
+    "fisher_removed": {"mean": 1.25, "interval": [0.9, 1.6]},
+    "species": [
+        {"name": name, "counts": [5, 6], "rho": rho, "rho_raw": rho, "rho_p": 0.01, "fisher": 1.5,
+         "fisher_removed": 1.2, "fisher_p": 0.02}
+        for name, rho in (("Mare blue", 0.3), ("Ignis red", 0.1))
+    ],
+    "panels": [],
+}  # fmt: skip
+
+
+def put(path: Path, values: dict) -> Path:
+    """Writes a result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+    return path
+
+
+def put_csv(path: Path, rows: list[dict]) -> None:
+    """Writes a table."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def put_evaluation(folder: Path, pictures: Path | None = None, **changes) -> Path:
+    """A zero-shot result with its tables; of three pictures, red and orange are taken for blue."""
+    annotations = {"annotations": "lists/squares.csv", "data": str(pictures)} if pictures else {}
+    put(folder / "zero_shot.json", zero_shot(**annotations | changes))
+    common = {"family": "F", "order": "O", "train_images": 9, "top3": 1, "top5": 1}
+    put_csv(
+        folder / "zero_shot_classes.csv",
+        [
+            common | {"scientificName": name, "vernacularName": "", "num_images": 1}
+            | {"top1": float(i == 2), "confused_with": "Mare blue" if i < 2 else ""}
+            for i, name in enumerate(NAMES)
+        ],
+    )  # fmt: skip
+    put_csv(
+        folder / "zero_shot_images.csv",
+        [
+            {"index": i, "key": f"{name.split()[1]}.png", "datasetName": "squares"}
+            | {"scientificName": name, "correct": int(i == 2)}
+            | {"answer_1": "Mare blue", "score_1": 0.5 + i / 10}
+            for i, name in enumerate(NAMES)
+        ],
+    )
+    return folder
+
+
+@pytest.fixture
+def squares(tmp_path) -> Path:
+    """A folder of three pictures."""
+    folder = tmp_path / "squares"
+    folder.mkdir()
+    for colour in ("red", "orange", "blue"):
+        (folder / f"{colour}.png").write_bytes(square(colour))
+    return folder
+
+
+def page_of(*folders: Path) -> str:
+    """The page about these folders, with single spaces."""
+    out = build_results(folders, folders[0].parent / "report.html")
+    return " ".join(out.read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+# ---- Published figures
+
+
+@pytest.mark.parametrize("table", [published.ZERO_SHOT, published.BEYOND_SPECIES])
+def test_published_means_are_those_of_their_rows(table):
+    for name, row in table.rows.items():
+        assert len(row) == len(table.columns) + 1, name
+        assert abs(np.mean(row[:-1]) - row[-1]) <= 0.051, name
+
+
+@pytest.mark.parametrize(
+    ("annotations", "data", "key"),
+    [
+        ("annotation/nabirds.csv", "pictures", "nabirds"),
+        ("nabird/metadata.csv", "nabird/images", "nabirds"),
+        ("meta-album/PLK_Mini/val/metadata.csv", None, "plankton"),
+        ("meta-album/INS_2_Mini/metadata.csv", None, "insects2"),
+        ("CameraTrap/ENA24-balanced.csv", "images", "ena24"),
+        ("lists/mine.csv", "Rare-Species/", "rarespecies"),
+        (None, "data/Fungi", "fungi"),
+        ("lists/mine.csv", "data/birds", None),
+        (None, "island/birds", None),
+        (None, None, None),
+    ],
+)
+def test_sets_are_known_by_the_names_they_go_by(annotations, data, key):
+    found = published.find_set(annotations, data)
+    assert (found.names[0] if found else None) == key
+
+
+def test_no_two_sets_share_a_name():
+    every = [
+        name
+        for table in (published.ZERO_SHOT, published.BEYOND_SPECIES)
+        for column in table.columns
+        for one in column.sets
+        for name in one.names
+    ]
+    assert len(every) == len(set(every))
+
+
+# ---- Our rows
+
+
+def results_of(tmp_path: Path, values: list[dict]) -> list[read.Result]:
+    for number, one in enumerate(values):
+        put(tmp_path / str(number) / f"{one['task']}.json", one)
+    return read.newest(read.gather([tmp_path]))
+
+
+def test_a_set_that_was_not_measured_is_a_dash_and_leaves_no_mean(tmp_path):
+    told = zero_shot(0.25, 1000, 25, annotations="fungi.csv")
+    [row] = tables.paper_rows(published.ZERO_SHOT, results_of(tmp_path, [told]))
+    assert [cell is None for cell in row.cells] == [c.title != "Fungi" for c in
+                                                    published.ZERO_SHOT.columns]  # fmt: skip
+    assert row.mean is None
+    assert row.cells[6] == tables.Cell(0.25, 0.15, 0.35)
+
+
+def test_the_camera_trap_column_needs_all_five_sets(tmp_path):
+    column = published.ZERO_SHOT.columns[4]
+    told = [
+        zero_shot(0.1 * (i + 2), one.images, 20, annotations=f"{one.names[1]}.csv")
+        for i, one in enumerate(column.sets)
+    ]
+    [row] = tables.paper_rows(published.ZERO_SHOT, results_of(tmp_path, told[:4]))
+    assert row.cells[4] is None
+    [row] = tables.paper_rows(published.ZERO_SHOT, results_of(tmp_path, told))
+    assert row.cells[4].value == pytest.approx(0.4)
+    # Half-widths of 0.1 of five independent sets.
+    assert row.cells[4].low == pytest.approx(0.4 - 0.1 / np.sqrt(5))
+    assert row.cells[4].odd == ""
+
+
+def test_a_full_row_has_the_mean_of_its_columns(tmp_path):
+    sizes = {"fishnet": 94_532, "newt": 36_032, "awa2": 37_322, "herbarium19": 34_225}
+    told = [beyond(task, [0.2, 0.4], size) for task, size in sizes.items()]
+    told.append(beyond("plantdoc", [0.8, 1.0], 2_598))
+    [row] = tables.paper_rows(published.BEYOND_SPECIES, results_of(tmp_path, told))
+    assert row.mean.value == pytest.approx((4 * 0.3 + 0.9) / 5)
+    assert row.mean.std == pytest.approx(0.1 / np.sqrt(5)) and row.mean.odd == ""
+
+
+def test_a_part_of_a_set_is_marked(tmp_path):
+    told = zero_shot(0.9, 40, 5, annotations="nabirds.csv")
+    [row] = tables.paper_rows(published.ZERO_SHOT, results_of(tmp_path, [told]))
+    assert row.cells[0].odd == "nabirds: 40 pictures, not 48,562 and 5 classes, not 555"
+    assert "90.0†" in page_of(tmp_path) and "† Not the published set: nabirds: 40" in page_of(
+        tmp_path
+    )
+
+
+def test_two_protocols_are_two_rows(tmp_path):
+    told = [beyond("awa2", [0.4], 37_322), beyond("awa2", [0.6], 37_322, "corrected")]
+    rows = tables.paper_rows(published.BEYOND_SPECIES, results_of(tmp_path, told))
+    assert [(row.note, row.cells[2].value) for row in rows] == [
+        ("corrected", 0.6),
+        ("faithful", 0.4),
+    ]
+    assert all(row.cells[2].std is None for row in rows)  # of one run
+
+
+# ---- Several models
+
+
+def test_each_model_has_rows_and_a_part_of_its_own(tmp_path):
+    for model, top1 in (("hf-hub:imageomics/bioclip-2", 0.75), ("exports/ours", 0.25)):
+        told = zero_shot(top1, 11_983, 400, annotations="rare_species.csv") | {"model": model}
+        put(tmp_path / plain_name(model) / "zero_shot.json", told)
+    page = page_of(tmp_path)
+    assert Tags(page).open == []
+    assert "Models: bioclip-2; ours." in page
+    ours = re.findall(r'<tr class="ours"><td>([\w-]+)<small>measured here, asis', page)
+    assert ours == ["bioclip-2", "ours"]
+    assert 'id="species-1" open> <summary><h2>bioclip-2: rare_species</h2>' in page
+    assert "<td>75.0 <small>65.0–85.0</small>" in page
+
+
+def plain_name(model: str) -> str:
+    return re.sub(r"\W", "_", model)
+
+
+def test_models_of_the_same_name_are_told_apart(tmp_path):
+    for number, model in enumerate(("a/export", "b/export")):
+        put(tmp_path / str(number) / "zero_shot.json", zero_shot() | {"model": model})
+    assert {result.model for result in read.gather([tmp_path])} == {"a/export", "b/export"}
+
+
+def test_of_several_steps_the_last_one_is_shown(tmp_path):
+    for step in (900, 1000):
+        told = zero_shot(step / 2000) | {"step": step, "model": f"runs/x/checkpoints/{step}"}
+        put(tmp_path / "eval" / str(step) / "zero_shot.json", told)
+    page = page_of(tmp_path)
+    assert "Checkpoint of step 1,000" in page and "<dd>50.0 %" in page
+    assert 'aria-label="Species accuracy over training"' in page
+
+
+# ---- Pictures
+
+
+def test_pictures_of_a_folder_are_found_by_their_keys(tmp_path, squares):
+    page = page_of(put_evaluation(tmp_path / "out", squares))
+    hardest = page.split("<h2>Hardest taxa</h2>")[1]
+    assert hardest.count("data:image/jpeg") == 2
+    assert hardest.index("✗ Mare blue") > hardest.index("Ignis red")
+    assert "Pictures are missing" not in page
+
+
+def test_missing_pictures_are_a_sentence_on_the_page(tmp_path, squares):
+    put_evaluation(tmp_path / "out", squares)
+    (squares / "red.png").unlink()
+    page = page_of(tmp_path / "out")
+    assert "Pictures are missing on this page:" in page and "red.png: cannot be read" in page
+    assert page.split("<h2>Hardest taxa</h2>")[1].count("data:image/jpeg") == 1
+    shutil.rmtree(squares)
+    page = page_of(tmp_path / "out")
+    assert f"Pictures are missing on this page: {squares}: no such folder any more." in page
+    assert "data:image/jpeg" not in page and "Ignis red" in page
+
+
+def test_kept_features_have_no_pictures(tmp_path):
+    page = page_of(put_evaluation(tmp_path / "out"))
+    assert "tells no place of the pictures" in page
+
+
+def test_a_key_cannot_leave_the_folder_of_the_pictures(tmp_path, squares):
+    folder = put_evaluation(tmp_path / "out", squares)
+    (tmp_path / "red.png").write_bytes(square("red"))
+    path = folder / "zero_shot_images.csv"
+    path.write_text(path.read_text().replace("red.png", "../red.png"))
+    assert "lies outside" in page_of(folder)
+
+
+# ---- What else is on the page
+
+
+def test_what_was_left_out_and_where_it_comes_from(tmp_path):
+    page = page_of(put_evaluation(tmp_path / "out"))
+    assert "2 pictures of taxa that are not on the list" in page
+    assert "broken.jpg (the file is empty)" in page
+    assert "models/ours" in page and "text_kind asis" in page and "<td>0.1.0</td>" in page
+
+
+def test_results_of_the_first_version_are_shown_without_what_they_lack(tmp_path):
+    told = zero_shot()
+    for key in ("calibration", "hierarchy", "model", "version"):
+        del told[key]
+    put(tmp_path / "out" / "zero_shot.json", told)
+    page = page_of(tmp_path / "out")
+    assert "Reliability" not in page and "<dd>50.0 %" in page
+
+
+def test_classes_without_lineage_have_no_ranks(tmp_path):
+    put(tmp_path / "out" / "zero_shot.json", zero_shot() | {"ranks": {}})
+    assert "Accuracy per rank" not in page_of(tmp_path / "out")
+
+
+def test_variation_within_species_is_reported_beside_the_published_share(tmp_path):
+    put(tmp_path / "out" / "within.json", WITHIN)
+    page = page_of(tmp_path / "out")
+    assert "<dt>ρ</dt><dd>0.21 <small>95 % interval 0.10 to 0.30; by chance 0.40, p 0.0020" in page
+    assert "CLIP 0.33, 1M 0.28, 10M 0.26, 50M 0.17, 214M 0.14 (figure" in page
+    table = page.split("<h2>Within species")[1]
+    assert table.index("Ignis red") < table.index("Mare blue")
+
+
+# ---- Bad input
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"task": "zero_shot"}', "\x00"])
+def test_a_damaged_result_is_named(tmp_path, text):
+    put(tmp_path / "good" / "zero_shot.json", zero_shot())
+    (tmp_path / "zero_shot.json").write_text(text)
+    with pytest.raises(UserError, match=r"zero_shot\.json: .* make it again, or take it out"):
+        build_results([tmp_path], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_damaged_table_is_named(tmp_path, squares):
+    folder = put_evaluation(tmp_path / "out", squares)
+    put_csv(folder / "zero_shot_images.csv", [{"index": 0, "key": "red.png"}])
+    with pytest.raises(UserError, match=r"zero_shot_images\.csv: no column 'scientificName'"):
+        build_results([folder], tmp_path / "report.html")
+    (folder / "zero_shot_images.csv").unlink()
+    (folder / "zero_shot_embeddings.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"zero_shot_embeddings\.npz: cannot be read"):
+        build_results([folder], tmp_path / "report.html")
+
+
+def test_a_folder_without_results_says_what_makes_them(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    put(tmp_path / "checkpoints" / "zero_shot.json", {})  # not a place of results
+    with pytest.raises(UserError, match="no results in it or below; run `bioclip2 evaluate`"):
+        build_results([tmp_path], tmp_path / "report.html")
+    with pytest.raises(UsageError, match="no such folder"):
+        build_results([tmp_path / "nowhere"], tmp_path / "report.html")
+
+
+def test_the_command_takes_folders_or_a_run(tmp_path):
+    put(tmp_path / "a" / "zero_shot.json", zero_shot())
+    put(tmp_path / "b" / "within.json", WITHIN)
+    out = str(tmp_path / "both.html")
+    folders = ["--results", str(tmp_path / "a"), "--results", str(tmp_path / "b")]
+    done = CliRunner().invoke(command, [*folders, "--out", out])
+    assert done.exit_code == 0 and done.output.strip() == out
+    for wrong in ([], folders + ["--workdir", "x"], ["--workdir", "x"]):
+        done = CliRunner().invoke(command, wrong)
+        assert isinstance(done.exception, UsageError), wrong
+
+
+# ---- In a browser
+
+_MEASURE = """
+<iframe id="page" src="report.html" style="width: 375px; height: 800px; border: 0"></iframe>
+<script>onload = () => {
+  const inside = document.getElementById("page").contentDocument;
+  const boxes = (svg) => [...svg.querySelectorAll('g[id*="-text_"]')]
+    .map((text) => text.getBoundingClientRect()).filter((box) => box.width && box.height);
+  const clash = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+  const overlaps = [...inside.querySelectorAll("svg")].filter((svg) => {
+    const all = boxes(svg);
+    return all.some((a, i) => all.slice(i + 1).some((b) => clash(a, b)));
+  }).map((svg) => svg.getAttribute("aria-label"));
+  const measured = {
+    width: inside.documentElement.scrollWidth,
+    window: inside.documentElement.clientWidth,
+    texts: [...inside.querySelectorAll("svg")].map((svg) => boxes(svg).length),
+    broken: [...inside.images].filter((image) => !image.naturalWidth).length,
+    images: inside.images.length,
+    overlaps,
+  };
+  document.body.innerHTML = "<pre>" + JSON.stringify(measured) + "</pre>";
+}</script>"""
+
+
+def test_on_a_phone_nothing_is_cut_broken_or_overlapping(tmp_path, squares):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
+                                                    "google-chrome"))), None)  # fmt: skip
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    put_evaluation(tmp_path / "out", squares)
+    put(tmp_path / "out" / "within.json", WITHIN)
+    page_of(tmp_path / "out")
+    (tmp_path / "measure.html").write_text(_MEASURE)
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --allow-file-access-from-files"
+    done = subprocess.run(
+        [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+        + ["--enable-logging=stderr", "--v=0", (tmp_path / "measure.html").as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ":CONSOLE" not in done.stderr
+    measured = json.loads(re.search(r"<pre>(.*?)</pre>", done.stdout)[1])
+    assert measured["width"] == measured["window"] <= 375  # beside a scroll bar
+    assert (measured["broken"], measured["images"]) == (0, 5)
+    assert measured["overlaps"] == [] and min(measured["texts"]) > 4
