@@ -95,9 +95,7 @@ def _cell(one: BenchmarkSet, result: Result) -> Cell:
         cell = Cell(values["value"], std=values["std"] if len(values["runs"]) > 1 else None)
         classes = len(values["tasks"]) if result.kind == "newt" and "tasks" in values else None
     odd = _differences(one, values["num_images"], classes)
-    return Cell(
-        cell.value, cell.low, cell.high, cell.std, f"{result.set_name}: {odd}" if odd else ""
-    )
+    return replace(cell, odd=f"{result.set_name}: {odd}" if odd else "")
 
 
 def _differences(one: BenchmarkSet, images: int, classes: int | None) -> str:
