@@ -1,0 +1,1 @@
+"""What the features know beyond the species they were trained to tell apart (paper, section 5)."""

@@ -1,0 +1,342 @@
+"""Between species: do the prototypes of species order themselves by how the species live?
+
+The paper shows it in pictures (section 5.2: Darwin's finches by beak, fish by habitat); here it is
+measured. A trait is predicted by ridge regression for clades that the regression has not seen, so
+that a model which merely knows relatives by sight gains nothing inside the clade that is left out.
+
+All p-values come from permutations of the trait and are one-sided. Their null says that the trait
+is dealt to the species at random. Real traits are inherited: one that evolved without any regard to
+what the features show still agrees with them where deep branches differ in both, and is then found.
+`within_clade_p` asks more: it deals a trait anew only among the members of a clade and looks only
+at differences inside clades, so its null leaves every difference between clades to ancestry. What
+ancestry does inside a clade it does not see.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bioclip2_jax.emergence.ridge import assign_folds, gradient_axis, nested_ridge
+from bioclip2_jax.errors import UserError
+
+MAX_PAIRED = 1500  # species whose pairwise distances are compared; more are thinned at random
+MIN_SPECIES = 6
+
+
+@dataclass(frozen=True)
+class ContinuousTrait:
+    """How a continuous trait shows in the prototypes of s species.
+
+    Attributes:
+      spearman: rank correlation of the trait's and the features' (cosine) pairwise distances.
+      mantel_p: of it, when species swap their trait values.
+      ridge_r: correlation of the held-out predictions and the truth.
+      ridge_r2: 1 - squared error / squared error of the training species' mean; 0 is no use.
+      ridge_p: of `ridge_r`, when species swap their trait values.
+      within_clade_r: the same correlation of what is left after every clade's own mean is taken
+        from predictions and truth; None if no clade has two species.
+      within_clade_p: of it, when species swap trait values with members of their clade.
+      predictions: [s] float64, held out.
+      axis: [d] float64 of length 1, the direction of the features in which the trait grows, fitted
+        to all species.
+      projections: [s] float64, places of the species along it. Fitted, not held out: with more
+        dimensions than species they always look good.
+    """
+
+    spearman: float
+    mantel_p: float
+    ridge_r: float
+    ridge_r2: float
+    ridge_p: float
+    within_clade_r: float | None
+    within_clade_p: float | None
+    predictions: np.ndarray
+    axis: np.ndarray
+    projections: np.ndarray
+
+
+@dataclass(frozen=True)
+class DiscreteTrait:
+    """How a discrete trait with c classes shows in the prototypes of species.
+
+    Attributes:
+      separation: mean silhouette over the species, cosine distance; -1 to 1, 0 is none.
+      separation_p: of it, when species swap labels.
+      accuracy: mean over the classes of the share of species that the held-out probe names rightly.
+      chance: 1 / c, what a probe that ignores the features gets.
+      accuracy_p: of `accuracy`, when species swap labels.
+    """
+
+    separation: float
+    separation_p: float
+    accuracy: float
+    chance: float
+    accuracy_p: float
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Two-dimensional maps of s species, [s, 2] float64 each."""
+
+    pca: np.ndarray
+    tsne: np.ndarray
+
+
+def prototypes(features: np.ndarray, species: np.ndarray) -> np.ndarray:
+    """Mean feature of every species, of length 1.
+
+    Args:
+      features: [n, d] float, L2-normalised.
+      species: [n] int, numbered 0 ... s-1, each with at least one picture.
+
+    Returns:
+      [s, d] float64.
+    """
+    species = np.asarray(species)
+    sums = np.zeros((species.max() + 1, features.shape[1]))
+    np.add.at(sums, species, features)
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+
+
+def continuous_trait(
+    prototypes: np.ndarray,
+    values: np.ndarray,
+    clades: np.ndarray,
+    *,
+    permutations: int = 999,
+    seed: int = 0,
+) -> ContinuousTrait:
+    """Looks for a continuous trait in the prototypes.
+
+    The ridge's strength is chosen by the squared error on clades held out of the training clades,
+    for every permutation anew.
+
+    Args:
+      prototypes: [s, d] float.
+      values: [s] float, finite.
+      clades: [s] int, such as the number of the family; at least three.
+      permutations: of the trait.
+      seed: of the permutations.
+
+    Raises:
+      UserError: fewer than 6 species or 3 clades, or the trait has one value.
+    """
+    features = np.asarray(prototypes, np.float64)
+    values = np.asarray(values, np.float64)
+    clades = _check(values, clades)
+    if np.ptp(values) == 0:
+        raise UserError(f"the trait has the same value, {values[0]:g}, in all species")
+    rng = np.random.default_rng((seed, 0))
+    spearman, mantel_p = _mantel(features, values, permutations, rng)
+
+    standard = (values - values.mean()) / values.std()
+    dealt = [standard] + [rng.permutation(standard) for _ in range(permutations)]
+    inside = [_permute_within(standard, clades, rng) for _ in range(permutations)]
+    targets = np.stack(dealt + inside, axis=1)
+    folds = assign_folds(clades)
+    held_out = nested_ridge(features, folds, targets[:, None])
+    found = held_out.predictions[:, 0]
+    free, bound = slice(0, permutations + 1), np.r_[0, permutations + 1 : 2 * permutations + 1]
+    correlations = _correlate(found[:, free], targets[:, free])
+    residual = found[:, 0] - standard
+    baseline = held_out.baselines[:, 0, 0] - standard
+    sizes = np.bincount(clades)
+    within_r = within_p = None
+    if sizes.max() > 1:
+        within = _correlate(
+            _centre_within(found[:, bound], clades), _centre_within(targets[:, bound], clades)
+        )
+        within_r, within_p = float(within[0]), p_value(within)
+
+    mean, axis = features.mean(axis=0), gradient_axis(features, folds, standard)
+    return ContinuousTrait(
+        spearman,
+        mantel_p,
+        float(correlations[0]),
+        float(1 - (residual**2).sum() / (baseline**2).sum()),
+        p_value(correlations),
+        within_r,
+        within_p,
+        found[:, 0] * values.std() + values.mean(),
+        axis,
+        (features - mean) @ axis,
+    )
+
+
+def discrete_trait(
+    prototypes: np.ndarray,
+    labels: np.ndarray,
+    clades: np.ndarray,
+    *,
+    permutations: int = 999,
+    seed: int = 0,
+) -> DiscreteTrait:
+    """Looks for a discrete trait in the prototypes.
+
+    The probe is ridge regression of the classes' indicators; a held-out species gets the class
+    whose mean score is nearest to its own. These means, and the ridge's strength, come from clades
+    held out of the training clades, so that a common class has no advantage over a rare one.
+
+    Args:
+      prototypes: [s, d] float.
+      labels: [s] int or str.
+      clades: [s] int; at least three. A class that lives in one clade alone is always missed by the
+        probe.
+      permutations: of the labels.
+      seed: of the permutations.
+
+    Raises:
+      UserError: fewer than 6 species or 3 clades, or all labels are the same.
+    """
+    features = np.asarray(prototypes, np.float64)
+    clades = _check(labels, clades)
+    names, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    if len(names) < 2:
+        raise UserError(f"all species have the same label, {names[0]}")
+    rng = np.random.default_rng((seed, 1))
+    dealt = np.stack([numbers] + [rng.permutation(numbers) for _ in range(permutations)], axis=1)
+    rows = _thin(len(features), rng)
+    separation = silhouettes(features[rows], dealt[rows], len(names))
+
+    folds = assign_folds(clades)
+    targets = (dealt[:, None] == np.arange(len(names))[:, None]).astype(np.float64)
+    held_out = nested_ridge(features, folds, targets)
+    distances = np.full((len(names), *dealt.shape), np.inf)
+    for number in range(len(names)):
+        gaps = held_out.predictions - held_out.class_means[folds, number]
+        # A class that the training species lack has no mean, and is never the answer.
+        distances[number] = np.nan_to_num((gaps**2).sum(axis=1), nan=np.inf)
+    right = (distances.argmin(axis=0) == dealt)[:, None] & (targets > 0)
+    accuracy = (right.sum(axis=0) / targets.sum(axis=0)).mean(axis=0)
+    return DiscreteTrait(
+        float(separation[0]),
+        p_value(separation),
+        float(accuracy[0]),
+        1 / len(names),
+        p_value(accuracy),
+    )
+
+
+def species_maps(prototypes: np.ndarray, seed: int = 0) -> Maps:
+    """Maps of the species by principal components and by t-SNE (cosine distance).
+
+    UMAP is left out: it would be a new dependency for a third look at the same thing.
+
+    Args:
+      prototypes: [s, d] float.
+      seed: of t-SNE.
+    """
+    features = np.asarray(prototypes, np.float64)
+    left, sizes, right = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
+    # An axis has no sign of its own: let its largest weight be positive.
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
+    pca = (left * sizes * signs)[:, :2]
+    pca = np.pad(pca, ((0, 0), (0, 2 - pca.shape[1])))
+    if len(features) < 10:
+        return Maps(pca, pca)
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    layout = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=seed)
+    # On a busy machine its threads wait for each other far longer than they work.
+    with threadpool_limits(1):
+        return Maps(pca, layout.fit_transform(features.astype(np.float32)).astype(np.float64))
+
+
+def p_value(statistics: np.ndarray) -> float:
+    """Share of the values that reach the first one, which is the observed one and counts itself."""
+    # Ties that differ by rounding are ties.
+    slack = 1e-12 * max(1.0, abs(float(statistics[0])))
+    return float((statistics >= statistics[0] - slack).mean())
+
+
+def silhouettes(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Mean silhouette coefficient (Rousseeuw 1987) by cosine distance for many labellings at once.
+
+    Args:
+      features: [s, d] float.
+      labels: [s, p] int below `num_classes`, a labelling a column.
+
+    Returns:
+      [p] float64; a class of one member counts 0, as scikit-learn has it.
+    """
+    normal = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    distances = 1 - normal @ normal.T
+    np.fill_diagonal(distances, 0)
+    found = []
+    for start in range(0, labels.shape[1], 64):
+        part = labels[:, start : start + 64]
+        members = (part[:, None] == np.arange(num_classes)[:, None]).astype(np.float64)
+        counts = members.sum(axis=0)
+        sums = (distances @ members.reshape(len(features), -1)).reshape(members.shape)
+        own_count = np.take_along_axis(counts, part, axis=0)
+        own_sum = np.take_along_axis(sums, part[:, None], axis=1)[:, 0]
+        own = own_sum / np.maximum(own_count - 1, 1)
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
+        other = np.where(members > 0, np.inf, means).min(axis=1)
+        values = (other - own) / np.maximum(np.maximum(other, own), 1e-300)
+        found.append(np.where(own_count > 1, values, 0.0).mean(axis=0))
+    return np.concatenate(found)
+
+
+def _check(values: np.ndarray, clades: np.ndarray) -> np.ndarray:
+    numbers = np.unique(np.asarray(clades), return_inverse=True)[1]
+    if len(values) < MIN_SPECIES:
+        raise UserError(f"{len(values)} species are too few; at least {MIN_SPECIES} are needed")
+    if numbers.max() < 2:
+        raise UserError(
+            f"the species belong to {numbers.max() + 1} clade(s); at least three are needed, to"
+            " learn from, to choose the ridge's strength and to predict: leave out a finer rank"
+        )
+    return numbers
+
+
+def _thin(count: int, rng: np.random.Generator) -> np.ndarray:
+    if count <= MAX_PAIRED:
+        return np.arange(count)
+    return np.sort(rng.choice(count, MAX_PAIRED, replace=False))
+
+
+def _mantel(
+    features: np.ndarray, values: np.ndarray, permutations: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    from scipy.stats import rankdata
+
+    rows = _thin(len(values), rng)
+    features, values = features[rows], values[rows]
+    normal = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    first, second = np.triu_indices(len(rows), 1)
+    far = rankdata(1 - (normal @ normal.T)[first, second])
+    trait = rankdata(np.abs(values[first] - values[second]))
+    far, trait = far - far.mean(), trait - trait.mean()
+    square = np.zeros((len(rows), len(rows)))
+    square[first, second] = square[second, first] = trait
+    norms = np.linalg.norm(far) * np.linalg.norm(trait)
+    # Swapping species permutes rows and columns of the ranks, which are found only once.
+    orders = [np.arange(len(rows))] + [rng.permutation(len(rows)) for _ in range(permutations)]
+    found = np.asarray([far @ square[order[first], order[second]] for order in orders])
+    found /= max(norms, 1e-300)
+    return float(found[0]), p_value(found)
+
+
+def _permute_within(values: np.ndarray, clades: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    order = np.argsort(clades, kind="stable")
+    shuffled = np.lexsort((rng.random(len(values)), clades))
+    out = np.empty_like(values)
+    out[order] = values[shuffled]
+    return out
+
+
+def _centre_within(values: np.ndarray, clades: np.ndarray) -> np.ndarray:
+    sums = np.zeros((clades.max() + 1, values.shape[1]))
+    np.add.at(sums, clades, values)
+    return values - (sums / np.bincount(clades)[:, None])[clades]
+
+
+def _correlate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson correlation of the columns; 0 where one does not vary."""
+    first = first - first.mean(axis=0)
+    second = second - second.mean(axis=0)
+    sizes = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
+    return (first * second).sum(axis=0) / np.maximum(sizes, 1e-300)

@@ -1,0 +1,140 @@
+"""Ridge regression held out by clade, for many targets at once.
+
+Ridge predictions are linear in the targets, so that one decomposition of the training features
+serves every strength and every permutation of a trait.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+FOLDS = 10
+STRENGTHS = 10.0 ** np.arange(-3, 4)  # in units of the mean eigenvalue of the training features
+_BLOCK = 16_000_000  # numbers held at a time
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out predictions of c scores in p columns for s species.
+
+    Attributes:
+      predictions: [s, c, p].
+      baselines: [s, c, p], mean of the targets of the training species.
+      class_means: [folds, c, c, p]; entry [f, k, :, p] is the mean score, weighted by target k, of
+        the species that were held out of the training species of fold f; NaN where all weights are
+        zero. For indicators of classes as targets these are mean scores of the classes.
+    """
+
+    predictions: np.ndarray
+    baselines: np.ndarray
+    class_means: np.ndarray
+
+
+def assign_folds(clades: np.ndarray) -> np.ndarray:
+    """[s] clade of every species → [s] fold, at most `FOLDS`; a clade is never divided.
+
+    The largest clades are dealt first, each to the fold with the fewest species.
+    """
+    names, numbers, sizes = np.unique(clades, return_inverse=True, return_counts=True)
+    fold_of = np.zeros(len(names), np.int64)
+    filled = np.zeros(min(FOLDS, len(names)), np.int64)
+    for clade in np.argsort(-sizes, kind="stable"):
+        fold_of[clade] = np.argmin(filled)
+        filled[fold_of[clade]] += sizes[clade]
+    return fold_of[numbers]
+
+
+def nested_ridge(features: np.ndarray, folds: np.ndarray, targets: np.ndarray) -> HeldOut:
+    """Predicts every fold from the others; strength chosen by the folds within those.
+
+    Every column gets, in every fold, the strength with the least squared error over its scores.
+
+    Args:
+      features: [s, d] float64.
+      folds: [s] int, 0 ... f-1; at least three.
+      targets: [s, c, p] float64.
+    """
+    # Its matrices are small: threads would wait for each other longer than they work.
+    with threadpool_limits(1):
+        block = max(1, _BLOCK // (targets.shape[0] * targets.shape[1] * len(STRENGTHS)))
+        parts = [
+            _nested_ridge(features, folds, targets[..., start : start + block])
+            for start in range(0, targets.shape[2], block)
+        ]
+    fields = ("predictions", "baselines", "class_means")
+    return HeldOut(*(np.concatenate([getattr(p, f) for p in parts], axis=-1) for f in fields))
+
+
+def _nested_ridge(features: np.ndarray, folds: np.ndarray, targets: np.ndarray) -> HeldOut:
+    num_folds = folds.max() + 1
+    _, num_scores, num_columns = targets.shape
+    errors = np.zeros((num_folds, len(STRENGTHS), num_columns))
+    sums = np.zeros((num_folds, len(STRENGTHS), num_scores, num_scores, num_columns))
+    # A fit without two folds predicts each of them on behalf of the other.
+    for one in range(num_folds):
+        for two in range(one):
+            fit = _Fit(features, targets, (folds != one) & (folds != two))
+            for outer, inner in ((one, two), (two, one)):
+                truth, found = targets[folds == inner], fit.predict(features[folds == inner])
+                errors[outer] += ((found - truth) ** 2).sum(axis=(1, 2))
+                for score in range(num_scores):
+                    weighted = truth[:, score, None] * found
+                    sums[outer, :, score] += weighted.sum(axis=1)
+    best = errors.argmin(axis=1)
+    predictions, baselines = np.empty_like(targets), np.empty_like(targets)
+    means = np.empty((num_folds, num_scores, num_scores, num_columns))
+    columns = np.arange(num_columns)
+    for fold in range(num_folds):
+        train, test = folds != fold, folds == fold
+        found = _Fit(features, targets, train).predict(features[test])
+        predictions[test] = np.moveaxis(found[best[fold], :, :, columns], 0, 2)
+        baselines[test] = targets[train].mean(axis=0)
+        weights = targets[train].sum(axis=0)[:, None]
+        picked = np.moveaxis(sums[fold, best[fold], :, :, columns], 0, 2)
+        means[fold] = np.where(weights != 0, picked / np.where(weights, weights, 1), np.nan)
+    return HeldOut(predictions, baselines, means)
+
+
+def gradient_axis(features: np.ndarray, folds: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Direction of the ridge fit to all species, its strength chosen by the folds.
+
+    Args:
+      features: [s, d] float64.
+      folds: [s] int.
+      values: [s] float64.
+
+    Returns:
+      [d] float64 of length 1.
+    """
+    targets = values[:, None, None]
+    errors = np.zeros(len(STRENGTHS))
+    for fold in range(folds.max() + 1):
+        fit = _Fit(features, targets, folds != fold)
+        found = fit.predict(features[folds == fold])
+        errors += ((found - targets[folds == fold]) ** 2).sum(axis=(1, 2, 3))
+    axis = _Fit(features, targets, np.full(len(values), True)).weights(errors.argmin())[:, 0]
+    return axis / max(np.linalg.norm(axis), 1e-300)
+
+
+class _Fit:
+    """Ridge regression on some rows, with an intercept, for all strengths."""
+
+    def __init__(self, features: np.ndarray, targets: np.ndarray, rows: np.ndarray):
+        self.mean, self.centre = features[rows].mean(axis=0), targets[rows].mean(axis=0)
+        left, sizes, right = np.linalg.svd(features[rows] - self.mean, full_matrices=False)
+        kept = sizes > 1e-10 * max(sizes[0], 1e-150)
+        self.right, sizes = right[kept], sizes[kept]
+        self.answers = left[:, kept].T @ (targets[rows] - self.centre).reshape(rows.sum(), -1)
+        unit = (sizes**2).mean() if len(sizes) else 1.0
+        self.shrink = sizes / (sizes**2 + STRENGTHS[:, None] * unit)  # [strengths, rank]
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """[m, d] → [strengths, m, c, p]."""
+        places = (features - self.mean) @ self.right.T
+        found = (places * self.shrink[:, None]).reshape(-1, len(self.right)) @ self.answers
+        return found.reshape(len(STRENGTHS), len(features), *self.centre.shape) + self.centre
+
+    def weights(self, strength: int) -> np.ndarray:
+        """[d, c * p]."""
+        return self.right.T @ (self.shrink[strength][:, None] * self.answers)

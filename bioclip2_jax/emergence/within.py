@@ -1,0 +1,342 @@
+"""Within species: does the difference of two variants lie across the differences of species?
+
+The paper (section 5.3, theorem 5.1) finds that training on species leaves room for what the names
+do not tell, such as sex or life stage, in directions orthogonal to those that tell species apart.
+rho is the share of the variants' squared difference that lies inside the between-species subspace:
+0 is orthogonal, and a random direction has about (dimensions of the subspace) / (dimensions of the
+features).
+
+As the paper's, rho is ||U'v||^2 / ||v||^2, v the difference of a species' two variant means and U
+an orthonormal basis of the centred species means. Means of few pictures are noisy, and the noise of
+v lies inside U as any other noise does, whatever the true difference; `rho` therefore subtracts
+what the noise adds to numerator and denominator, estimated from the scatter inside variants. For
+that, U must not have seen the pictures that v comes from: the pictures of a species are halved,
+U takes its mean from one half and v comes from the other, then the halves change places.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bioclip2_jax.errors import UsageError, UserError
+
+BOOTSTRAPS = 2000
+MIN_IMAGES = 2  # of either variant
+
+
+@dataclass(frozen=True)
+class SpeciesWithin:
+    """One species with both variants.
+
+    Attributes:
+      species: its number.
+      counts: pictures of variants 0 and 1.
+      rho: corrected for noise; None where the difference does not exceed its noise. Not clipped:
+        an orthogonal difference is as often below 0 as above.
+      rho_raw: with U from all pictures, not corrected.
+      rho_p: share of random divisions of the same pictures whose difference lies inside U at most
+        as much; small means more orthogonal than the variation between individuals.
+      fisher: ||m1 - m2||^2 / (tr S1 + tr S2), S the covariance inside a variant.
+      fisher_removed: the same after U is projected out.
+      fisher_p: share of random divisions whose means differ at least as much.
+      signal, inside: unbiased estimates of ||v||^2 and ||U'v||^2.
+    """
+
+    species: int
+    counts: tuple[int, int]
+    rho: float | None
+    rho_raw: float
+    rho_p: float
+    fisher: float
+    fisher_removed: float
+    fisher_p: float
+    signal: float
+    inside: float
+
+
+@dataclass(frozen=True)
+class Within:
+    """Over all species with both variants.
+
+    Attributes:
+      dimensions: of the between-species subspace.
+      species: one entry each.
+      rho: sum of `inside` / sum of `signal`, so that species whose variants hardly differ weigh
+        little; None where the sum of `signal` is not positive.
+      rho_interval: 95 %, bootstrap over species; None for fewer than three species.
+      rho_raw: mean over species.
+      null_mean: mean uncorrected rho of random divisions of each species' pictures.
+      p: share of random divisions, of all species at once, whose mean rho is at most the observed.
+      random_direction: dimensions / d, the share of a random direction.
+      fisher, fisher_removed: means over species.
+      fisher_interval, fisher_removed_interval: 95 %, bootstrap over species.
+    """
+
+    dimensions: int
+    species: list[SpeciesWithin]
+    rho: float | None
+    rho_interval: tuple[float, float] | None
+    rho_raw: float
+    null_mean: float
+    p: float
+    random_direction: float
+    fisher: float
+    fisher_interval: tuple[float, float] | None
+    fisher_removed: float
+    fisher_removed_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Three species in three dimensions, as in the paper's figure.
+
+    The first two axes span the plane of the three species means, the third is the direction
+    orthogonal to it in which the variants differ most.
+
+    Attributes:
+      points: [m, 3] float64, pictures with a known variant.
+      species: [m] int, 0 ... 2.
+      variants: [m] int.
+      means: [3, 2, 3] float64, of the variants of every species.
+      rho: mean uncorrected rho of the three species in this plane.
+    """
+
+    points: np.ndarray
+    species: np.ndarray
+    variants: np.ndarray
+    means: np.ndarray
+    rho: float
+
+
+def within(
+    features: np.ndarray,
+    species: np.ndarray,
+    variants: np.ndarray,
+    *,
+    dimensions: int | None = None,
+    permutations: int = 999,
+    seed: int = 0,
+) -> Within:
+    """Measures rho and Fisher's ratio for every species with at least two pictures of each variant.
+
+    Other species only help to span the between-species subspace. A species' mean is the mean of its
+    variants' means where both are known, lest an uneven sex ratio tilt the subspace.
+
+    Args:
+      features: [n, d] float.
+      species: [n] int.
+      variants: [n] int, 0 or 1, -1 unknown.
+      dimensions: leading directions of the between-species subspace; None takes all, one fewer than
+        species.
+      permutations: random divisions of the pictures of each species.
+      seed: of halves, divisions and bootstrap.
+
+    Raises:
+      UserError: no species has both variants, or there is only one species.
+      UsageError: `dimensions` is below 1, beyond what the species span, or leaves nothing outside.
+    """
+    features = np.asarray(features, np.float64)
+    names, numbers = np.unique(np.asarray(species), return_inverse=True)
+    variants = np.asarray(variants)
+    means = np.stack(
+        [_species_mean(features[numbers == k], variants[numbers == k]) for k in range(len(names))]
+    )
+    dimensions = check_dimensions(len(names), features.shape[1], dimensions)
+    basis = _basis(means, dimensions)
+    entries, shares, nulls = [], [], []
+    for number, name in enumerate(names.tolist()):
+        rows = np.flatnonzero((numbers == number) & (variants >= 0))
+        counts = np.bincount(variants[rows], minlength=2)
+        if counts.min() < MIN_IMAGES:
+            continue
+        others = np.delete(means, number, axis=0)
+        # A species' numbers do not depend on which others are there.
+        rng = np.random.default_rng((seed, number))
+        entry, share, null = _one_species(
+            features[rows], variants[rows], others, basis, permutations, rng
+        )
+        entries.append(SpeciesWithin(name, (int(counts[0]), int(counts[1])), *entry))
+        shares.append(share)
+        nulls.append(null)
+    if not entries:
+        raise UserError(
+            f"no species has {MIN_IMAGES} pictures of either variant: there is nothing to compare"
+        )
+    null = np.mean(nulls, axis=0)
+    pairs = np.asarray([(e.inside, e.signal) for e in entries])
+    rng = np.random.default_rng((seed, len(names)))
+    draws = rng.integers(len(entries), size=(BOOTSTRAPS, len(entries)))
+
+    def interval(values: np.ndarray) -> tuple[float, float] | None:
+        if len(entries) < 3:
+            return None
+        low, high = np.quantile(values, (0.025, 0.975))
+        return float(low), float(high)
+
+    def mean(name: str) -> tuple[float, tuple[float, float] | None]:
+        values = np.asarray([getattr(entry, name) for entry in entries])
+        return float(values.mean()), interval(values[draws].mean(axis=1))
+
+    sums = pairs[draws].sum(axis=1)
+    inside, signal = pairs.sum(axis=0)
+    ratios = sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
+    known = signal > 0 and not np.isnan(ratios).any()
+    return Within(
+        dimensions,
+        entries,
+        float(inside / signal) if signal > 0 else None,
+        interval(ratios) if known else None,
+        mean("rho_raw")[0],
+        float(null.mean()),
+        _share(null <= np.mean(shares)),
+        dimensions / features.shape[1],
+        *mean("fisher"),
+        *mean("fisher_removed"),
+    )
+
+
+def check_dimensions(num_species: int, dim: int, dimensions: int | None) -> int:
+    """Dimensions of the between-species subspace, the default resolved; errors as `within`."""
+    if num_species < 2:
+        raise UserError(
+            "there is only one species, so nothing differs between species; embed others with it"
+        )
+    wanted = num_species - 1 if dimensions is None else dimensions
+    if wanted >= dim:
+        raise UsageError(
+            f"a between-species subspace of {wanted} dimensions fills all {dim} of the features,"
+            f" so that every difference lies inside; take fewer leading ones, such as"
+            f" {max(1, dim // 4)} (--dimensions), or fewer species"
+        )
+    if not 1 <= wanted <= num_species - 1:
+        raise UsageError(
+            f"{wanted} dimensions: {num_species} species span 1 to {num_species - 1} (--dimensions)"
+        )
+    return wanted
+
+
+def panel(
+    features: np.ndarray, species: np.ndarray, variants: np.ndarray, three: Sequence[int]
+) -> Panel:
+    """The paper's 3-D figure for three species.
+
+    Args:
+      features: [n, d] float.
+      species: [n] int.
+      variants: [n] int, 0 or 1, -1 unknown.
+      three: numbers of three species, each with both variants.
+
+    Raises:
+      UserError: one of them lacks a variant.
+    """
+    features = np.asarray(features, np.float64)
+    species, variants = np.asarray(species), np.asarray(variants)
+    means = np.zeros((len(three), 2, features.shape[1]))
+    for place, number in enumerate(three):
+        for variant in (0, 1):
+            rows = (species == number) & (variants == variant)
+            if not rows.any():
+                raise UserError(f"species {number} has no picture of variant {variant}")
+            means[place, variant] = features[rows].mean(axis=0)
+    centres = means.mean(axis=1)
+    plane = _basis(centres, 2)
+    differences = means[:, 1] - means[:, 0]
+    outside = differences - differences @ plane @ plane.T
+    third = np.linalg.svd(outside, full_matrices=False)[2][0]
+    third *= np.sign(outside.sum(axis=0) @ third) or 1
+    axes = np.column_stack([plane, third])
+    rows = np.flatnonzero(np.isin(species, list(three)) & (variants >= 0))
+    place = np.asarray([list(three).index(number) for number in species[rows]])
+    centre = centres.mean(axis=0)
+    inside = ((differences @ plane) ** 2).sum(axis=1)
+    return Panel(
+        (features[rows] - centre) @ axes,
+        place,
+        variants[rows],
+        (means - centre) @ axes,
+        float((inside / np.maximum((differences**2).sum(axis=1), 1e-300)).mean()),
+    )
+
+
+def _share(hits: np.ndarray) -> float:
+    """Permutation p-value; the observed case counts itself."""
+    return float((1 + hits.sum()) / (1 + len(hits)))
+
+
+def _species_mean(features: np.ndarray, variants: np.ndarray) -> np.ndarray:
+    if all((variants == variant).any() for variant in (0, 1)):
+        return (features[variants == 0].mean(axis=0) + features[variants == 1].mean(axis=0)) / 2
+    return features.mean(axis=0)
+
+
+def _basis(means: np.ndarray, dimensions: int) -> np.ndarray:
+    """[s, d] species means → [d, dimensions] orthonormal, leading directions of their scatter."""
+    return np.linalg.svd(means - means.mean(axis=0), full_matrices=False)[2][:dimensions].T
+
+
+def _one_species(
+    features: np.ndarray,
+    variants: np.ndarray,
+    others: np.ndarray,
+    basis: np.ndarray,
+    permutations: int,
+    rng: np.random.Generator,
+) -> tuple[tuple, float, np.ndarray]:
+    """The fields of `SpeciesWithin` after `counts`; the halves' raw rho, observed and permuted."""
+    counts = np.bincount(variants)
+    means = np.stack([features[variants == variant].mean(axis=0) for variant in (0, 1)])
+    residuals = features - means[variants]
+    spare = counts[variants] - 1  # degrees of freedom of a picture's variant
+    difference = means[1] - means[0]
+
+    # Each half has a share of both variants.
+    half = np.empty(len(variants), np.int64)
+    for variant in (0, 1):
+        rows = rng.permutation(np.flatnonzero(variants == variant))
+        half[rows] = np.arange(len(rows)) % 2
+    inside = observed = 0.0
+    null = np.zeros(permutations)
+    for side in (0, 1):
+        away, here = half != side, half == side
+        own = _species_mean(features[away], variants[away])
+        plane = _basis(np.vstack([others, own]), basis.shape[1])
+        part, kinds = features[here], variants[here]
+        here_counts = np.bincount(kinds, minlength=2)
+        orders = rng.permuted(np.tile(kinds, (permutations, 1)), axis=1)
+        labels = np.vstack([kinds, orders])
+        weights = np.where(labels == 1, 1 / here_counts[1], -1 / here_counts[0])
+        deltas = weights @ part
+        flat = (deltas @ plane) ** 2
+        lengths = (deltas**2).sum(axis=1)
+        # The noise of a mean of k pictures adds tr(S) / k to the squared difference.
+        scale = 1 / (spare * here_counts[variants])
+        noise = ((residuals @ plane) ** 2).sum(axis=1) @ scale
+        inside += (flat[0].sum() - noise) / 2
+        shares = flat.sum(axis=1) / np.maximum(lengths, 1e-300)
+        observed += shares[0] / 2
+        null += shares[1:] / 2
+
+    whole = np.where(
+        rng.permuted(np.tile(variants, (permutations, 1)), axis=1) == 1,
+        1 / counts[1],
+        -1 / counts[0],
+    )
+    permuted = ((whole @ features) ** 2).sum(axis=1)
+    length = float(difference @ difference)
+    flat_length = float(((difference @ basis) ** 2).sum())
+    squares = (residuals**2).sum(axis=1)
+    signal = length - squares @ (1 / (spare * counts[variants]))
+    spread = float(squares @ (1 / spare))
+    flat_spread = float(((residuals @ basis) ** 2).sum(axis=1) @ (1 / spare))
+    entry = (
+        inside / signal if signal > 0 else None,
+        flat_length / max(length, 1e-300),
+        _share(null <= observed),
+        length / max(spread, 1e-300),
+        (length - flat_length) / max(spread - flat_spread, 1e-300),
+        _share(permuted >= length),
+        float(signal),
+        float(inside),
+    )
+    return entry, observed, null
