@@ -1,16 +1,14 @@
 """The report about any folders of results: which are found, and what the page says of them."""
 
-import csv
-import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from colour_world import square
+from result_files import WITHIN, beyond, put, put_csv, put_evaluation, put_squares, zero_shot
 from test_report import Tags
 
 from bioclip2_jax.cli_report import report as command
@@ -18,118 +16,11 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.report import published, read, tables
 from bioclip2_jax.report.build import build_results
 
-NAMES = ["Ignis red", "Ignis orange", "Mare blue"]
-
-
-def zero_shot(top1: float = 0.5, images: int = 4, classes: int = 3, **settings) -> dict:
-    """A result as `bioclip2 evaluate` writes it."""
-    interval = [top1 - 0.1, top1 + 0.1]
-    return {
-        "task": "zero_shot",
-        "step": None,
-        "model": "models/ours",
-        **{"top1": top1, "top3": 0.9, "top5": 1.0, "macro_top1": top1},
-        "ranks": {
-            "family": {"top1": 0.8, "interval": [0.7, 0.9], "prompted_top1": 0.7, "chance": 0.5},
-            "species": {"top1": top1, "interval": interval, "prompted_top1": top1, "chance": 0.3},
-        },
-        "intervals": {name: interval for name in ("top1", "top3", "top5", "macro_top1")},
-        **{"chance": 1 / classes, "num_images": images, "num_classes": classes},
-        **{"num_excluded": 2, "num_bad": 1},
-        "bad": [{"key": "broken.jpg", "reason": "the file is empty"}],
-        "calibration": {
-            "ece": 0.12,
-            "confidence": 0.6,
-            "bins": [
-                {"low": 0.4, "high": 0.6, "count": 3, "confidence": 0.5, "accuracy": 1 / 3},
-                {"low": 0.8, "high": 1.0, "count": 1, "confidence": 0.9, "accuracy": 1.0},
-            ],
-        },
-        "hierarchy": {"mean_height": 0.5, "mistake_height": 1.0, "heights": [2, 2] + [0] * 6},
-        "version": "0.1.0",
-        "settings": {
-            **{"data": None, "split": "val", "labels": "train", "text_kind": "asis"},
-            **{"annotations": None, "protocol": "faithful", "support": None},
-            **settings,
-        },
-    }
-
-
-def beyond(task: str, runs: list[float], images: int, protocol: str = "faithful", **more) -> dict:
-    """A result of a task beyond species."""
-    head = {"task": task, "step": None, "model": "models/ours", "metric": "accuracy"}
-    spread = {"value": float(np.mean(runs)), "std": float(np.std(runs)), "runs": runs}
-    settings = {"data": "sets", "protocol": protocol}
-    counts = {"num_images": images, "num_missing": 0, "protocol": protocol}
-    return head | spread | counts | more | {"settings": settings}
-
-
-WITHIN = {
-    "analysis": "within",
-    "model": "models/ours",
-    "variants": ["female", "male"],
-    "num_species": 2,
-    "dimensions": 1,
-    "rho": {"mean": 0.21, "interval": [0.1, 0.3], "null_mean": 0.4, "p": 0.002, "raw_mean": 0.3},
-    "fisher": {"mean": 1.5, "interval": [1.0, 2.0]},
-    "fisher_removed": {"mean": 1.25, "interval": [0.9, 1.6]},
-    "species": [
-        {"name": name, "counts": [5, 6], "rho": rho, "rho_raw": rho, "rho_p": 0.01, "fisher": 1.5,
-         "fisher_removed": 1.2, "fisher_p": 0.02}
-        for name, rho in (("Mare blue", 0.3), ("Ignis red", 0.1))
-    ],
-    "panels": [],
-}  # fmt: skip
-
-
-def put(path: Path, values: dict) -> Path:
-    """Writes a result."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values))
-    return path
-
-
-def put_csv(path: Path, rows: list[dict]) -> None:
-    """Writes a table."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def put_evaluation(folder: Path, pictures: Path | None = None, **changes) -> Path:
-    """A zero-shot result with its tables; of three pictures, red and orange are taken for blue."""
-    annotations = {"annotations": "lists/squares.csv", "data": str(pictures)} if pictures else {}
-    put(folder / "zero_shot.json", zero_shot(**annotations | changes))
-    common = {"family": "F", "order": "O", "train_images": 9, "top3": 1, "top5": 1}
-    put_csv(
-        folder / "zero_shot_classes.csv",
-        [
-            common | {"scientificName": name, "vernacularName": "", "num_images": 1}
-            | {"top1": float(i == 2), "confused_with": "Mare blue" if i < 2 else ""}
-            for i, name in enumerate(NAMES)
-        ],
-    )  # fmt: skip
-    put_csv(
-        folder / "zero_shot_images.csv",
-        [
-            {"index": i, "key": f"{name.split()[1]}.png", "datasetName": "squares"}
-            | {"scientificName": name, "correct": int(i == 2)}
-            | {"answer_1": "Mare blue", "score_1": 0.5 + i / 10}
-            for i, name in enumerate(NAMES)
-        ],
-    )
-    return folder
-
 
 @pytest.fixture
 def squares(tmp_path) -> Path:
     """A folder of three pictures."""
-    folder = tmp_path / "squares"
-    folder.mkdir()
-    for colour in ("red", "orange", "blue"):
-        (folder / f"{colour}.png").write_bytes(square(colour))
-    return folder
+    return put_squares(tmp_path / "squares")
 
 
 def page_of(*folders: Path) -> str:
@@ -386,52 +277,3 @@ def test_the_command_takes_folders_or_a_run(tmp_path):
     for wrong in ([], folders + ["--workdir", "x"], ["--workdir", "x"]):
         done = CliRunner().invoke(command, wrong)
         assert isinstance(done.exception, UsageError), wrong
-
-
-# ---- In a browser
-
-_MEASURE = """
-<iframe id="page" src="report.html" style="width: 375px; height: 800px; border: 0"></iframe>
-<script>onload = () => {
-  const inside = document.getElementById("page").contentDocument;
-  const boxes = (svg) => [...svg.querySelectorAll('g[id*="-text_"]')]
-    .map((text) => text.getBoundingClientRect()).filter((box) => box.width && box.height);
-  const clash = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
-    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
-  const overlaps = [...inside.querySelectorAll("svg")].filter((svg) => {
-    const all = boxes(svg);
-    return all.some((a, i) => all.slice(i + 1).some((b) => clash(a, b)));
-  }).map((svg) => svg.getAttribute("aria-label"));
-  const measured = {
-    width: inside.documentElement.scrollWidth,
-    window: inside.documentElement.clientWidth,
-    texts: [...inside.querySelectorAll("svg")].map((svg) => boxes(svg).length),
-    broken: [...inside.images].filter((image) => !image.naturalWidth).length,
-    images: inside.images.length,
-    overlaps,
-  };
-  document.body.innerHTML = "<pre>" + JSON.stringify(measured) + "</pre>";
-}</script>"""
-
-
-def test_on_a_phone_nothing_is_cut_broken_or_overlapping(tmp_path, squares):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
-                                                    "google-chrome"))), None)  # fmt: skip
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
-    put_evaluation(tmp_path / "out", squares)
-    put(tmp_path / "out" / "within.json", WITHIN)
-    page_of(tmp_path / "out")
-    (tmp_path / "measure.html").write_text(_MEASURE)
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --allow-file-access-from-files"
-    done = subprocess.run(
-        [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-        + ["--enable-logging=stderr", "--v=0", (tmp_path / "measure.html").as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert ":CONSOLE" not in done.stderr
-    measured = json.loads(re.search(r"<pre>(.*?)</pre>", done.stdout)[1])
-    assert measured["width"] == measured["window"] <= 375  # beside a scroll bar
-    assert (measured["broken"], measured["images"]) == (0, 5)
-    assert measured["overlaps"] == [] and min(measured["texts"]) > 4

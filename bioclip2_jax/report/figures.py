@@ -19,7 +19,17 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 OTHER_COLOR = "#B0B0B0"
-WIDTH = 4.7  # inches; 338 CSS pixels at 72 dpi
+BAR_COLOR = "#A8CBE3"
+GRID_COLOR = "#E4E7EB"
+# Those that are hard to see in a dark page follow its scheme.
+_PAGE_COLORS = {
+    "#000000": "currentColor",
+    "#FFFFFF": "var(--paper)",
+    GRID_COLOR: "var(--line)",
+    BAR_COLOR: "var(--bars)",
+    COLORS[0]: "var(--blue)",
+}
+WIDTH = 4.0  # inches: with 9.5 points text stays readable at the width of a phone
 MAX_POINTS = 2000
 STYLE = {
     "font.size": 9.5,
@@ -30,8 +40,10 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#E4E7EB",
+    "grid.color": GRID_COLOR,
     "legend.frameon": False,
+    "legend.columnspacing": 1.0,
+    "legend.handletextpad": 0.5,
     "text.parse_math": False,  # a dollar in a name is a dollar
 }
 
@@ -60,9 +72,9 @@ def inline(svg: str, prefix: str) -> str:
       prefix: another one for every figure of the page.
     """
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r"#000000\b", "currentColor", svg)
-    svg = re.sub(r"#ffffff\b", "var(--paper)", svg)
-    return re.sub(r"#e4e7eb\b", "var(--line)", svg)
+    return re.sub(
+        r"#[0-9a-f]{6}\b", lambda match: _PAGE_COLORS.get(match[0].upper(), match[0]), svg
+    )
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -126,7 +138,8 @@ def accuracy_over_steps(results: list[dict]) -> str:
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=3, fontsize=8.5)
         return _svg(figure, "Species accuracy over training")
 
 
@@ -139,7 +152,7 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
         values = np.asarray([ranks[name]["top1"] for name in names])
         intervals = np.asarray([ranks[name]["interval"] for name in names])
         errors = np.abs(intervals.T - values)
-        axes.barh(places, values, height=0.62, color="#A8CBE3", label="species, summed")
+        axes.barh(places, values, height=0.62, color=BAR_COLOR, label="species, summed")
         axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=COLORS[0], capsize=3)
         axes.scatter(
             [ranks[name]["prompted_top1"] for name in names],
@@ -160,8 +173,11 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
             label="chance",
             zorder=3,
         )
-        for place, value, high in zip(places, values, intervals[:, 1], strict=True):
-            axes.text(max(value, high) + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
+        marks = [
+            (row["prompted_top1"], row["chance"], row["interval"][1]) for row in ranks.values()
+        ]
+        for place, value, others in zip(places, values, marks, strict=True):
+            axes.text(max(value, *others) + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.12)
@@ -204,7 +220,7 @@ def reliability(bins: list[dict]) -> str:
         axes.legend(loc="upper left")
         lefts = [one["low"] for one in bins]
         widths = [one["high"] - one["low"] for one in bins]
-        below.bar(lefts, count, widths, align="edge", color="#A8CBE3", edgecolor="white")
+        below.bar(lefts, count, widths, align="edge", color=BAR_COLOR, edgecolor="white")
         below.set_ylabel("pictures")
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         below.set_xlabel("probability of the first answer")
