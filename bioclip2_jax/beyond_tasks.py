@@ -104,6 +104,7 @@ def _fishnet(root: Path, kept: Store, protocol: str) -> dict:
     return {
         "metric": "all nine labels right",
         "runs": [one.accuracy for one in found],
+        "mean_over_labels": float(np.mean(per_label)),
         "per_label": dict(zip(told.names, per_label, strict=True)),
         **counts,
     }
@@ -113,7 +114,12 @@ def _awa2(root: Path, kept: Store, protocol: str) -> dict:
     told = layouts.awa2(root)
     *parts, counts = _two_parts(told, kept, root, normalize=False)
     found = [awa2(*parts, protocol=protocol, seed=seed) for seed in SEEDS]
-    return {"metric": "macro F1", "runs": [one.f1 for one in found], **counts}
+    return {
+        "metric": "macro F1",
+        "runs": [one.f1 for one in found],
+        "micro_f1": float(np.mean([one.micro_f1 for one in found])),
+        **counts,
+    }
 
 
 def _herbarium19(root: Path, kept: Store, protocol: str) -> dict:
@@ -135,6 +141,7 @@ def _herbarium19(root: Path, kept: Store, protocol: str) -> dict:
     return {
         "metric": "clustering accuracy",
         "runs": [one.accuracy for one in found],
+        "macro": float(np.mean([one.macro for one in found])),
         "old": float(np.mean([one.old for one in found])),
         "new": float(np.mean([one.new for one in found])),
         **_counts(told.files, rows),
@@ -145,7 +152,12 @@ def _plantdoc(root: Path, kept: Store, protocol: str) -> dict:
     told = layouts.plantdoc(root)
     *parts, counts = _two_parts(told, kept, root, normalize=True)
     found = plantdoc(*parts)
-    return {"metric": "one-shot accuracy", "runs": found.folds.tolist(), **counts}
+    return {
+        "metric": "one-shot accuracy",
+        "runs": found.folds.tolist(),
+        "macro": found.macro,
+        **counts,
+    }
 
 
 def _counts(files: list[str], rows: np.ndarray) -> dict:

@@ -55,3 +55,16 @@ def test_loss_on_a_tpu_that_is_not_there():
     memory = {name: row["temporary_mib"] for name, row in forms.items()}
     assert memory["tile 4096"] < memory["one block"] < memory["dense"]
     assert forms["one block"]["work_over_least"] < 1.05
+
+
+def test_evaluators():
+    found = run("evaluators.py", "--toy")
+    named, shot, clustered = (found[part] for part in ("zero_shot", "few_shot", "herbarium19"))
+    for part in (named, shot, clustered):
+        assert part["seconds"] > 0 and 0 < part["peak_gib"] < 4
+    assert named["top1"] > 0.5 and 0.5 < named["auroc"] < 1
+    # The broadcast form answers the same, and the ratio is what its times say.
+    assert shot["same_answers"] == 1 and shot["top1"][1] > shot["top1"][0] > 0.5
+    assert shot["queries"] == 5 * (1000 - 20) + 5 * (1000 - 100)
+    assert shot["ratio"] == pytest.approx(shot["original_seconds"] / shot["seconds"])
+    assert clustered["accuracy"] > 0.5

@@ -3,6 +3,7 @@ import random
 import numpy as np
 import pytest
 
+from bioclip2_jax.evaluators import few_shot as module
 from bioclip2_jax.evaluators.few_shot import FOLDS, few_shot, split_support
 
 
@@ -56,6 +57,38 @@ def test_folds_equal_the_protocol_written_out(k):
     assert result.fold_top1 == pytest.approx(expected)
     assert result.std == pytest.approx(np.std(expected))
     assert 0.2 < np.mean(expected) < 0.99
+
+
+def test_first_answers_and_their_lineages_are_counted_image_by_image():
+    features, labels = clusters(num_classes=8, images=7, noise=2.0)
+    groups = groups_of(8)
+    found = few_shot(features, labels, 1, groups)
+    top = {k: np.zeros(len(labels), int) for k in (1, 3, 5)}
+    genus = np.zeros(len(labels), int)
+    for fold in range(5):
+        rows = found.support[fold]
+        mean = np.mean([features[row].astype(float) for row in rows], axis=0)
+        moved = features - mean
+        moved = moved / np.sqrt((moved**2).sum(axis=1))[:, None]
+        for query in set(range(len(labels))) - set(rows):
+            order = sorted(rows, key=lambda row: ((moved[row] - moved[query]) ** 2).sum())
+            answers = labels[order]
+            for k, hits in top.items():
+                hits[query] += labels[query] in answers[:k]
+            genus[query] += groups["genus"][answers[0]] == groups["genus"][labels[query]]
+    for k, hits in top.items():
+        assert found.outcomes.top[k].tolist() == hits.tolist()
+    assert found.outcomes.ranks["genus"].tolist() == genus.tolist()
+    assert 0 < top[1].sum() < top[3].sum() < top[5].sum() < found.outcomes.trials.sum()
+
+
+def test_working_in_chunks_changes_nothing(monkeypatch):
+    features, labels = clusters(num_classes=6, images=9, noise=1.5)
+    whole = few_shot(features, labels, 5, groups_of(6))
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 16 * 7)
+    parts = few_shot(features, labels, 5, groups_of(6))
+    assert whole.fold_top1.tolist() == parts.fold_top1.tolist()
+    assert (whole.outcomes.top[5] == parts.outcomes.top[5]).all()
 
 
 def test_support_is_drawn_by_python_random_seeded_with_the_fold():

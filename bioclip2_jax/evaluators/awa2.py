@@ -21,10 +21,12 @@ class AwA2:
 
     Attributes:
       f1: the macro F1 of the protocol, over the first two attributes or over all.
+      micro_f1: of all answers to the same attributes taken together.
       per_attribute: [attributes] float, F1 of each.
     """
 
     f1: float
+    micro_f1: float
     per_attribute: np.ndarray
 
 
@@ -50,5 +52,6 @@ def awa2(
     answers = (logits > (0.5 if protocol == "faithful" else 0.0)).astype(int)
     truth = np.asarray(test_labels, int)
     each = f1_score(truth, answers, average=None, zero_division=0)
-    scored = each[np.unique(truth)] if protocol == "faithful" else each
-    return AwA2(float(scored.mean()), each)
+    columns = np.unique(truth) if protocol == "faithful" else np.arange(len(each))
+    micro = f1_score(truth[:, columns], answers[:, columns], average="micro", zero_division=0)
+    return AwA2(float(each[columns].mean()), float(micro), each)

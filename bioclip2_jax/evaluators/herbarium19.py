@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluators.metrics import class_average
 
 ITERATIONS = 10
 TOLERANCE = 1e-4
@@ -27,12 +28,14 @@ class Herbarium:
 
     Attributes:
       accuracy: over all of them.
+      macro: averaged over their classes.
       old, new: over those of the old and of the new classes.
       clusters: [n] int, the cluster of every picture.
       inertia: sum of squared distances to the centres.
     """
 
     accuracy: float
+    macro: float
     old: float
     new: float
     clusters: np.ndarray
@@ -92,7 +95,8 @@ def herbarium19(
     def share(part: np.ndarray) -> float:
         return float(right[part].mean()) if part.any() else float("nan")
 
-    return Herbarium(float(right.mean()), share(old), share(~old), clusters, inertia)
+    macro = class_average(right, np.ones(len(right)), truth)
+    return Herbarium(float(right.mean()), macro, share(old), share(~old), clusters, inertia)
 
 
 def semi_supervised_kmeans(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluators.metrics import class_average
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class PlantDoc:
 
     Attributes:
       accuracy: mean over the draws.
+      macro: the same, averaged over the classes in each draw.
       std: population standard deviation over them.
       folds: [repeats] float, accuracy of each draw.
       support: [repeats, classes] int, the training rows drawn, by ascending class.
     """
 
     accuracy: float
+    macro: float
     std: float
     folds: np.ndarray
     support: np.ndarray
@@ -50,7 +53,7 @@ def plantdoc(
     unknown = np.setdiff1d(test_labels, classes)
     if len(unknown):
         raise UserError(f"PlantDoc: class {unknown[0]} has test pictures but none to learn from")
-    folds, supports = [], []
+    folds, averages, supports = [], [], []
     for repeat in range(repeats):
         rng = np.random.RandomState(repeat)
         support = []
@@ -63,10 +66,16 @@ def plantdoc(
         queries = _normalize(test_features - mean)
         # Squared Euclidean distance without the query's own norm, which is the same for all.
         distances = (centroids**2).sum(axis=1) - 2 * queries @ centroids.T
-        folds.append((classes[distances.argmin(axis=1)] == test_labels).mean())
+        right = classes[distances.argmin(axis=1)] == test_labels
+        folds.append(right.mean())
+        averages.append(class_average(right, np.ones(len(right)), test_labels))
         supports.append(support)
     return PlantDoc(
-        float(np.mean(folds)), float(np.std(folds)), np.asarray(folds), np.asarray(supports)
+        float(np.mean(folds)),
+        float(np.mean(averages)),
+        float(np.std(folds)),
+        np.asarray(folds),
+        np.asarray(supports),
     )
 
 
