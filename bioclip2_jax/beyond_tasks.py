@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import layouts
-from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluators.awa2 import awa2
 from bioclip2_jax.evaluators.fishnet import fishnet
 from bioclip2_jax.evaluators.herbarium19 import herbarium19, split_labelled
 from bioclip2_jax.evaluators.newt import newt
 from bioclip2_jax.evaluators.plantdoc import plantdoc
-from bioclip2_jax.species_tasks import rows_of
+from bioclip2_jax.species_tasks import missing, rows_of
 from bioclip2_jax.store import Store
 
 SEEDS = (0, 1, 2)
@@ -33,7 +32,8 @@ def run(task: str, root: Path, kept: Store, protocol: str) -> dict:
 
     Returns:
       `value`, the figure of the paper's table as the mean of `runs`, with `metric` (its name),
-      `std` over the runs, `protocol`, `num_images`, `num_missing` and what else the task knows.
+      `std` over the runs, `protocol`, `num_images`, `num_missing`, `bad` (key and reason of
+      each missing picture) and what else the task knows.
 
     Raises:
       UserError: the folder is not laid out as published, or pictures have no features.
@@ -46,7 +46,10 @@ def run(task: str, root: Path, kept: Store, protocol: str) -> dict:
 
 def one_line(result: dict) -> str:
     """The figure and its spread."""
-    left_out = f", {result['num_missing']:,} unreadable" if result["num_missing"] else ""
+    left_out = ""
+    if result["num_missing"]:
+        first = result["bad"][0]
+        left_out = f", {result['num_missing']:,} left out ({first['key']}: {first['reason']})"
     return (
         f"{result['metric']} {100 * result['value']:.1f} ± {100 * result['std']:.1f} over"
         f" {len(result['runs'])} runs ({result['protocol']}); {result['num_images']:,}"
@@ -74,26 +77,21 @@ def _newt(root: Path, kept: Store, protocol: str) -> dict:
         "mean_over_tasks": float(np.mean([one.macro for one in found])),
         "tasks": found[0].tasks,
         "clusters": found[0].clusters,
-        **_counts(told.files, rows),
+        **_counts(told.files, kept),
     }
 
 
 def _two_parts(told: layouts.Split, kept: Store, root: Path, normalize: bool) -> tuple:
     """Features and labels of the training part and of the test part, and the counts."""
     parts: list[np.ndarray] = []
-    seen = 0
     for files, labels in (
         (told.train_files, told.train_labels),
         (told.test_files, told.test_labels),
     ):
         rows, present = rows_of(kept, files, root)
-        if not len(rows):
-            raise UserError(f"{root}: none of {len(files):,} pictures of a part could be read")
-        seen += len(rows)
         scale = 1 if normalize else kept.norms[rows, None]
         parts += [kept.features[rows] * scale, labels[present]]
-    total = len(told.train_files) + len(told.test_files)
-    return *parts, {"num_images": seen, "num_missing": total - seen}
+    return *parts, _counts([*told.train_files, *told.test_files], kept)
 
 
 def _fishnet(root: Path, kept: Store, protocol: str) -> dict:
@@ -144,7 +142,7 @@ def _herbarium19(root: Path, kept: Store, protocol: str) -> dict:
         "macro": float(np.mean([one.macro for one in found])),
         "old": float(np.mean([one.old for one in found])),
         "new": float(np.mean([one.new for one in found])),
-        **_counts(told.files, rows),
+        **_counts(told.files, kept),
     }
 
 
@@ -160,8 +158,9 @@ def _plantdoc(root: Path, kept: Store, protocol: str) -> dict:
     }
 
 
-def _counts(files: list[str], rows: np.ndarray) -> dict:
-    return {"num_images": len(rows), "num_missing": len(files) - len(rows)}
+def _counts(files: list[str], kept: Store) -> dict:
+    bad = [{"key": key, "reason": reason} for key, reason in missing(kept, files)]
+    return {"num_images": len(files) - len(bad), "num_missing": len(bad), "bad": bad}
 
 
 TASKS: dict[str, Callable[[Path, Store, str], dict]] = {

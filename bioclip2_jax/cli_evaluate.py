@@ -19,7 +19,9 @@ import click
     type=click.Path(file_okay=False),
     help="Folder for the results.  [default for a run: WORKDIR/eval]",
 )
-@click.option("--split", default="val", show_default=True, help="Images to name.")
+@click.option(
+    "--split", help="Images to name.  [default: val of a dataset, everything of other sets]"
+)
 @click.option(
     "--labels",
     default="train",
@@ -29,15 +31,28 @@ import click
 )
 @click.option(
     "--text-kind",
-    default="taxon_com",
-    show_default=True,
     type=click.Choice(["asis", "sci", "com", "taxon", "sci_com", "taxon_com"]),
-    help="Form of the names.",
+    help="Form of the names.  [default: as in the paper, else taxon_com where there are ranks]",
+)
+@click.option(
+    "--templates",
+    default="bioclip2",
+    show_default=True,
+    type=click.Choice(["bioclip2", "pybioclip"]),
+    help="Sentences around a name: the paper's 81, or the 80 that pybioclip takes.",
 )
 @click.option(
     "--annotations",
     type=click.Path(),
-    help="CSV with `filepath` below --data, and `class` or rank columns and `common_name`.",
+    help="CSV with a file name below --data, and `class` or rank columns and `common_name`, such as"
+    " `prepare folder` reads.",
+)
+@click.option("--class-column", help="Column of the table whose cells are the classes.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Only such rows of the table; all of several must hold.",
 )
 @click.option(
     "--support", type=click.Path(), help="few_shot_K_support.json whose draws are taken again."
@@ -49,7 +64,7 @@ import click
     type=click.Choice(["faithful", "corrected"]),
     help="Beyond species: as the paper's figures were made, or without the slips in that code.",
 )
-@click.option("--step", default="latest", show_default=True, help="A step, 'latest' or 'all'.")
+@click.option("--step", help="Of a run: a number, 'latest' or 'all'.  [default: latest]")
 @click.option(
     "--follow",
     is_flag=True,
@@ -74,13 +89,16 @@ def evaluate(
     data: str | None,
     tasks: str,
     out: str | None,
-    split: str,
+    split: str | None,
     labels: str,
-    text_kind: str,
+    text_kind: str | None,
+    templates: str,
     annotations: str | None,
+    class_column: str | None,
+    where: tuple[str, ...],
     support: str | None,
     protocol: str,
-    step: str,
+    step: str | None,
     follow: bool,
     timeout: float | None,
     batch_size: int,
@@ -88,36 +106,55 @@ def evaluate(
     """Measure a training run (--workdir), any model (--model) or kept features (--features).
 
     zero_shot names pictures by their names alone, few_shot from one and from five examples; both
-    report every rank. The other tasks take the sets of BioCLIP 2's second table as they are
-    published, in --data or in a folder of the task's name below it. A run's results go to
+    report every rank. --data is a dataset of `prepare`, or a species set as it is published
+    (NABirds, Meta-Album, Rare Species, IDLE-OO Camera Traps), or a folder of such sets; any other
+    folder goes with --annotations. The other tasks take the sets of BioCLIP 2's second table as
+    they are published, in --data or in a folder of the task's name below it. A run's results go to
     WORKDIR/eval/STEP/, others to --out. It may run beside a training, on devices of its own.
 
     \b
     Examples:
       bioclip2 evaluate --workdir runs/birds --data data/birds --follow
-      bioclip2 evaluate --model hf-hub:imageomics/bioclip-2 --data rare_species \\
-        --annotations rare_species/annotations.csv --out results/rare
+      bioclip2 evaluate --model hf-hub:imageomics/bioclip-2 --data nabirds --out results/nabirds
+      bioclip2 evaluate --model runs/birds --data leaves --annotations leaves/metadata.csv \\
+        --class-column disease --where species=tuberosum --tasks few_shot_1 --out results/potato
       bioclip2 evaluate --features features/newt --data newt --tasks newt --out results/newt
     """
     from bioclip2_jax import evaluate as program
     from bioclip2_jax.errors import UsageError
+    from bioclip2_jax.jobs import Settings, parse_tasks
 
     given = [x for x in (workdir, model_path or features) if x]
     if len(given) != 1:
         raise UsageError(
             "give one of --workdir, --model and --features; --model may go with --features"
         )
-    settings = program.Settings(data, split, labels, text_kind, annotations, protocol, support)
-    chosen = program.parse_tasks(tasks)
+    settings = Settings(
+        data=data,
+        split=split,
+        labels=labels,
+        text_kind=text_kind,
+        annotations=annotations,
+        class_column=class_column,
+        where=where,
+        templates=templates,
+        protocol=protocol,
+        support=support,
+    )
+    chosen = parse_tasks(tasks)
     if support and len([task for task in chosen if task.startswith("few_shot")]) != 1:
         raise UsageError("--support is of one kind of few-shot: give --tasks few_shot_1, or _5")
+    if follow and step:
+        raise UsageError("--follow takes the checkpoints as they come: leave out --step")
+    if timeout is not None and not follow:
+        raise UsageError("--timeout goes with --follow")
     if workdir:
         program.run(
             workdir,
             settings,
             chosen,
             out=out,
-            step=step,
+            step=step or "latest",
             follow=follow,
             timeout=timeout,
             batch_size=batch_size,
@@ -126,8 +163,9 @@ def evaluate(
         return
     if not out:
         raise UsageError("--out is missing: the folder for the results")
-    if follow:
-        raise UsageError("--follow needs the --workdir of a training")
+    if follow or step:
+        option = "--follow" if follow else "--step"
+        raise UsageError(f"{option} needs the --workdir of a training")
     program.run_once(
         settings,
         chosen,

@@ -64,7 +64,7 @@ def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
         return _of_dataset(path, split)
     if split:
         raise UsageError(f"--split {split}: {path} is a plain folder, which has no splits")
-    return _of_folder(path)
+    return pictures_below(path)
 
 
 def _of_dataset(path: Path, split: str | None) -> Pictures:
@@ -89,21 +89,37 @@ def _of_dataset(path: Path, split: str | None) -> Pictures:
     def key(number: int) -> str:
         return "record {1} of split {0}".format(*find(number))
 
-    about = {"dataset": str(path), "splits": {name: known[name] for name in names}}
+    about = {"dataset": str(path.absolute()), "splits": {name: known[name] for name in names}}
     return Pictures(about, sources.label_names(path), starts[-1], key, read)
 
 
-def _of_folder(path: Path) -> Pictures:
-    below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    keys = sorted(p.relative_to(path).as_posix() for p in below)
+def pictures_below(path: str | Path) -> Pictures:
+    """All pictures below a folder; a key is the path from there.
+
+    Raises:
+      UsageError: there is none, or no such folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; name a folder of pictures")
+    sizes: dict[str, int] = {}
+    packed = ""
+    for below in path.rglob("*"):
+        if below.suffix.lower() in SUFFIXES and below.is_file():
+            sizes[below.relative_to(path).as_posix()] = below.stat().st_size
+        elif below.suffix in (".parquet", ".tar", ".zip", ".gz", ".h5"):
+            packed = f"; if they are in {below.name}, unpack them into files first"
+    keys = sorted(sizes)
     if not keys:
-        raise UsageError(f"{path}: no picture here ({', '.join(SUFFIXES)})")
+        raise UsageError(f"{path}: no picture here ({', '.join(SUFFIXES)}){packed}")
 
     def read(number: int) -> tuple[bytes, store.Row]:
         return (path / keys[number]).read_bytes(), store.Row(keys[number], number, {}, {})
 
-    digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()
-    about = {"folder": str(path), "listing_sha256": digest}
+    # Sizes tell pictures that were replaced under the same names.
+    listing = "\n".join(f"{key} {sizes[key]}" for key in keys)
+    digest = hashlib.sha256(listing.encode()).hexdigest()
+    about = {"folder": str(path.absolute()), "listing_sha256": digest}
     return Pictures(about, [], len(keys), keys.__getitem__, read)
 
 
@@ -166,7 +182,7 @@ def embed(
     for number in range(about["num_parts"]):
         path = store.part_path(out, number)
         said = store.read_part_about(path)
-        if said is None:
+        if said is None or _kind(said) != _kind(about):
             start = number * part_rows
             part_bad = _write_part(
                 path, model, pictures, range(start, min(start + part_rows, pictures.count)),
@@ -190,14 +206,19 @@ def _check_same(out: Path, about: dict) -> None:
     if not (out / store.ABOUT).exists():
         return
     before = store.read_about(out)
-    ours = about | {"model": about["model"]["sha256"]}
-    theirs = before | {"model": before.get("model", {}).get("sha256")}
+    ours, theirs = _kind(about), _kind(before)
     for name, value in ours.items():
         if theirs.get(name) != value:
             raise UsageError(
                 f"{out} holds features of another kind ({name} was {theirs.get(name)!r}, is now"
                 f" {value!r}); name another --out, or delete that folder"
             )
+
+
+def _kind(about: dict) -> dict:
+    """What features must share to lie in one store; a model is known by its checksum alone."""
+    names = ("preprocess", "dim", "dtype", "pictures", "labels", "version", "num_parts")
+    return {"model": about.get("model", {}).get("sha256")} | {n: about.get(n) for n in names}
 
 
 def _write_part(

@@ -3,52 +3,34 @@
 Every task writes `TASK.json`, and tables beside it: `TASK_classes.csv`, `TASK_datasets.csv`, for
 zero-shot also `zero_shot_images.csv` (the answers for every image) and `zero_shot_embeddings.npz`
 (one vector a class from its pictures and one from its name), for few-shot `TASK_support.json`.
-They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that is named.
+They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that is named; where the
+data are several species sets, in a folder of its own for each of them.
 """
 
+import contextlib
+import functools
+import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bioclip2_jax
-from bioclip2_jax import beyond_tasks, checkpoint, embed, results, species_tasks, store
+from bioclip2_jax import (
+    beyond_tasks,
+    checkpoint,
+    embed,
+    following,
+    results,
+    species_tasks,
+    store,
+)
 from bioclip2_jax.data import sources
 from bioclip2_jax.embedding import SplitFeatures, embed_split, spread
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.jobs import SPECIES_TASKS, Job, Settings, plan
 from bioclip2_jax.loading import Model, load
 from bioclip2_jax.taxonomy import TaxonEntry
-
-SPECIES_TASKS = ("zero_shot", "few_shot_1", "few_shot_5")
-TASKS = (*SPECIES_TASKS, *beyond_tasks.TASKS)
-POLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is evaluated on.
-
-    Attributes:
-      data: dataset folder; with `annotations`, or for the tasks beyond species, a folder of
-        pictures in its official layout. None where features are all there is.
-      split: images to name.
-      labels: the closed list of names: taxa with images in "train", in the evaluated "split", or
-        "all" of the dataset's taxa. Images of other taxa are left out and counted.
-      text_kind: form of the names (`captions.class_name`); "asis" is the scientific name as it
-        came, or the class of an annotation table.
-      annotations: a table that says what each picture shows, see `layouts.species`.
-      protocol: of the tasks beyond species, "faithful" or "corrected".
-      support: a file with the support of few-shot, as `few_shot_K_support.json`.
-    """
-
-    data: str | None = None
-    split: str = "val"
-    labels: str = "train"
-    text_kind: str = "taxon_com"
-    annotations: str | None = None
-    protocol: str = "faithful"
-    support: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,21 +50,6 @@ class Subject:
     folder: Path
     step: int | None
     name: str
-
-
-def parse_tasks(text: str) -> tuple[str, ...]:
-    """The tasks of a list with commas; "few_shot" is both of its kinds.
-
-    Raises:
-      UsageError: one is unknown.
-    """
-    names: list[str] = []
-    for name in (part.strip() for part in text.split(",")):
-        names += ["few_shot_1", "few_shot_5"] if name == "few_shot" else [name]
-    unknown = [name for name in names if name not in TASKS]
-    if unknown:
-        raise UsageError(f"--tasks {unknown[0]}: unknown; there are few_shot, {', '.join(TASKS)}")
-    return tuple(dict.fromkeys(names))
 
 
 # ---- A model, or features
@@ -120,16 +87,15 @@ def run_once(
         raise UsageError(
             "zero_shot encodes names: give the --model that made the features, or other --tasks"
         )
-    needs_model = kept is None or "zero_shot" in tasks
-    model = spread(load(model_path)) if model_path and needs_model else None
+    jobs = plan(settings, tasks, kept)
+    model = spread(load(model_path)) if model_path else None
     if model and kept and embed.checksum(model) != kept.about["model"]["sha256"]:
         raise UsageError(
             f"{features}: made by another model ({kept.about['model']['path']}) than --model"
             f" {model_path}; embed the pictures with that one"
         )
     name = model_path or kept.about["model"]["path"]
-    subject = Subject(model, kept, Path(out), None, name)
-    evaluate_subject(subject, settings, tasks, batch_size, say)
+    evaluate_subject(Subject(model, kept, Path(out), None, name), jobs, batch_size, say)
 
 
 # ---- Checkpoints of a run
@@ -147,7 +113,7 @@ def run(
     batch_size: int = 128,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Evaluates checkpoints of a training run.
+    """Evaluates checkpoints of a training run; the figures appear in its TensorBoard as well.
 
     Args:
       workdir: of the training run.
@@ -155,8 +121,8 @@ def run(
       tasks: of `TASKS`.
       out: folder for the results, one below it for each step; None for `WORKDIR/eval`.
       step: "latest", "all" or a number; unused with `follow`.
-      follow: evaluate checkpoints as they appear, each once however often this is restarted,
-        until the training has finished.
+      follow: evaluate checkpoints as they appear, each once however often this is
+        restarted, until the training has finished.
       timeout: with `follow`, seconds without a new checkpoint after which to stop waiting.
       batch_size: images, and texts, encoded at a time.
       say: receives one line a result.
@@ -165,81 +131,36 @@ def run(
       UsageError: no such workdir or step.
       UserError: the data or a checkpoint cannot be used.
     """
-    if settings.data is None:
-        raise UsageError("--workdir needs --data: the pictures to evaluate on")
-    if set(tasks) & set(SPECIES_TASKS) and not settings.annotations:
-        species_tasks.dataset_classes(settings.data, settings.split, settings.labels)
+    jobs = plan(settings, tasks, None)
     home = Path(out) if out else Path(workdir) / results.FOLDER
-
-    def evaluate(number: int, tasks: Sequence[str]) -> None:
-        if tasks:
+    steps = (
+        following.new_checkpoints(workdir, timeout, say)
+        if follow
+        else following.chosen_steps(workdir, step)
+    )
+    board = (home if out else Path(workdir)) / "tensorboard" / "eval"
+    with contextlib.closing(following.Curves(home, board)) as curves:
+        for number in steps:
+            todo = [
+                job
+                for job in jobs
+                if not follow
+                or not following.is_done(
+                    home / str(number) / job.folder / f"{job.task}.json", job.bearing
+                )
+            ]
             path = checkpoint.step_dir(workdir, number)
-            subject = Subject(spread(load(path)), None, home / str(number), number, str(path))
-            evaluate_subject(subject, settings, tasks, batch_size, say)
-
-    if not follow:
-        for number in chosen_steps(workdir, step):
-            evaluate(number, tasks)
-        return
-    for number in new_checkpoints(workdir, timeout, say):
-        try:
-            evaluate(number, [t for t in tasks if not _is_done(home / str(number), t, settings)])
-        except UserError:
-            # Training keeps only the newest checkpoints; one may go while it is being read.
-            if number in checkpoint.steps(workdir):
-                raise
-            say(f"step {number}: the checkpoint was removed before it could be evaluated")
-
-
-def chosen_steps(workdir: str | Path, step: str) -> list[int]:
-    """The checkpoints that "latest", "all" or a number stands for.
-
-    Raises:
-      UsageError: there is no such checkpoint, or none at all.
-    """
-    found = checkpoint.steps(workdir)
-    if not found:
-        raise UsageError(
-            f"{workdir}: no checkpoint here; give the --workdir of a training run, or --follow to"
-            " wait for its first one"
-        )
-    if step in ("latest", "all"):
-        return found[-1:] if step == "latest" else found
-    if not step.isdigit() or int(step) not in found:
-        shown = ", ".join(map(str, found))
-        raise UsageError(f"--step {step}: not one of latest, all, {shown}")
-    return [int(step)]
-
-
-def new_checkpoints(
-    workdir: str | Path, timeout: float | None, say: Callable[[str], None] = print
-) -> Iterator[int]:
-    """Yields every checkpoint once, oldest first, until `WORKDIR/done.json` or the timeout."""
-    seen: set[int] = set()
-    last_new = time.monotonic()
-    while True:
-        # In this order: a checkpoint written just before the end is still found.
-        finished = (Path(workdir) / "done.json").exists()
-        fresh = [step for step in checkpoint.steps(workdir) if step not in seen]
-        for step in fresh:
-            seen.add(step)
-            yield step
-            last_new = time.monotonic()
-        if finished and not fresh:
-            return
-        if timeout is not None and time.monotonic() - last_new > timeout:
-            say(f"{workdir}: no new checkpoint for {timeout:g} s; stopped waiting")
-            return
-        if not fresh:
-            time.sleep(POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout / 4))
-
-
-def _is_done(folder: Path, task: str, settings: Settings) -> bool:
-    try:
-        text = (folder / f"{task}.json").read_text(encoding="utf-8")
-        return json.loads(text)["settings"] == asdict(settings)
-    except (OSError, ValueError, KeyError):
-        return False
+            try:
+                if todo:
+                    subject = Subject(
+                        spread(load(path)), None, home / str(number), number, str(path)
+                    )
+                    evaluate_subject(subject, todo, batch_size, say, curves.add)
+            except UserError:
+                # Training keeps only the newest checkpoints; one may go while it is being read.
+                if not follow or number in checkpoint.steps(workdir):
+                    raise
+                say(f"step {number}: the checkpoint was removed before it could be evaluated")
 
 
 # ---- One subject
@@ -247,51 +168,60 @@ def _is_done(folder: Path, task: str, settings: Settings) -> bool:
 
 def evaluate_subject(
     subject: Subject,
-    settings: Settings,
-    tasks: Sequence[str],
+    jobs: Sequence[Job],
     batch_size: int,
     say: Callable[[str], None],
+    written: Callable[[Path], None] = lambda path: None,
 ) -> None:
-    """Runs the tasks and writes their files; each JSON last, as its seal.
+    """Runs the jobs and writes their files; each JSON last, as its seal.
+
+    Args:
+      subject: what is measured.
+      jobs: from `plan`.
+      batch_size: images, and texts, encoded at a time.
+      say: receives one line a result.
+      written: receives the path of every JSON.
 
     Raises:
-      UsageError, UserError: see `run_once`.
+      UserError: the pictures or the model cannot be used.
     """
-    found = classes = None
-    if set(tasks) & set(SPECIES_TASKS) and not settings.annotations:
-        found, classes = _split_and_classes(subject, settings, batch_size)
-    subject.folder.mkdir(parents=True, exist_ok=True)
-    for task in tasks:
-        if task not in SPECIES_TASKS:
-            root = _root_of(settings, task)
-            kept = _kept_features(subject, root, task, batch_size, say)
-            result = beyond_tasks.run(task, root, kept, settings.protocol)
+
+    @functools.cache
+    def kept(root: Path | None) -> store.Store:
+        return _kept_features(subject, root, batch_size, say)
+
+    @functools.cache
+    def split(settings: Settings) -> tuple[SplitFeatures, list[TaxonEntry]]:
+        return _split_and_classes(subject, settings, batch_size)
+
+    for job in jobs:
+        folder = subject.folder / job.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if job.task not in SPECIES_TASKS:
+            result = beyond_tasks.run(job.task, job.root, kept(job.root), job.settings.protocol)
         else:
-            if settings.annotations:
-                kept = _kept_features(subject, settings.data, "pictures", batch_size, say)
-                question = species_tasks.annotated_question(
-                    kept, settings.annotations, settings.text_kind
-                )
-            elif task == "zero_shot":
-                question = species_tasks.taxa_question(found, classes, settings.text_kind)
+            if job.told:
+                place = job.settings.annotations or job.settings.data
+                question = species_tasks.set_question(kept(job.root), job.told, job.name, place)
+            elif job.task == "zero_shot":
+                kind = job.settings.text_kind
+                question = species_tasks.taxa_question(*split(job.settings), kind)
             else:
-                question = species_tasks.own_taxa_question(found)
-            result = _answer(task, subject, question, settings, batch_size)
-        head = {"task": task, "step": subject.step, "model": subject.name}
+                question = species_tasks.own_taxa_question(split(job.settings)[0])
+            result = _answer(job, subject, question, folder, batch_size)
+        head = {"task": job.task, "step": subject.step, "model": subject.name, "dataset": job.name}
         head["version"] = bioclip2_jax.__version__
-        result = head | result | {"settings": asdict(settings)}
-        results.write_file(
-            subject.folder / f"{task}.json", (json.dumps(result, indent=1) + "\n").encode()
-        )
-        say(_one_line(result))
+        result = head | result | {"settings": asdict(job.settings)}
+        path = folder / f"{job.task}.json"
+        results.write_file(path, (json.dumps(result, indent=1) + "\n").encode())
+        written(path)
+        say(_one_line(result, job.folder))
 
 
 def _split_and_classes(
     subject: Subject, settings: Settings, batch_size: int
 ) -> tuple[SplitFeatures, list[TaxonEntry]]:
     if subject.features is None:
-        if settings.data is None:
-            raise UsageError("--model needs --data: the pictures to evaluate on")
         classes = species_tasks.dataset_classes(settings.data, settings.split, settings.labels)
         source = sources.open_split(settings.data, settings.split)
         return embed_split(subject.model, source, batch_size), classes
@@ -306,50 +236,38 @@ def _split_and_classes(
 
 
 def _kept_features(
-    subject: Subject,
-    root: str | Path | None,
-    name: str,
-    batch_size: int,
-    say: Callable[[str], None],
+    subject: Subject, root: Path | None, batch_size: int, say: Callable[[str], None]
 ) -> store.Store:
     """The features given, or those of all pictures below a folder, kept beside the results."""
     if subject.features is not None:
         return subject.features
-    if root is None:
-        raise UsageError("--annotations need --data: the folder that its file names count from")
-    place = subject.folder / "features" / name
-    pictures = embed.open_pictures(root)
+    root = root.absolute()
+    place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+    place = subject.folder / "features" / place
+    pictures = embed.pictures_below(root)
     embed.embed(subject.model, subject.name, pictures, place, batch_size=batch_size, say=say)
     return store.read(place)
 
 
-def _root_of(settings: Settings, task: str) -> Path:
-    if settings.data is None:
-        raise UsageError(f"--tasks {task} needs --data: the folder of the set as it is published")
-    below = Path(settings.data) / task
-    return below if below.is_dir() else Path(settings.data)
-
-
 def _answer(
-    task: str,
-    subject: Subject,
-    question: species_tasks.Question,
-    settings: Settings,
-    batch_size: int,
+    job: Job, subject: Subject, question: species_tasks.Question, folder: Path, batch_size: int
 ) -> dict:
-    if task == "zero_shot":
-        result = species_tasks.run_zero_shot(subject.model, question, batch_size, subject.folder)
+    settings = job.settings
+    if job.task == "zero_shot":
+        result = species_tasks.run_zero_shot(
+            subject.model, question, batch_size, folder, settings.templates
+        )
     else:
         support = Path(settings.support) if settings.support else None
-        k = int(task.rpartition("_")[2])
-        result = species_tasks.run_few_shot(question, k, subject.folder, support)
+        k = int(job.task.rpartition("_")[2])
+        result = species_tasks.run_few_shot(question, k, folder, support)
     bad = [{"key": key, "reason": reason} for key, reason in question.found.bad]
     return result | {"num_bad": len(bad), "bad": bad}
 
 
-def _one_line(result: dict) -> str:
+def _one_line(result: dict, folder: str) -> str:
     step = "" if result["step"] is None else f"step {result['step']} "
-    head = f"{step}{result['task']}"
+    head = f"{step}{folder + ' ' if folder else ''}{result['task']}"
     if result["task"] not in SPECIES_TASKS:
         return f"{head}: {beyond_tasks.one_line(result)}"
     if result["top1"] is None:
@@ -360,6 +278,8 @@ def _one_line(result: dict) -> str:
         f" {result['macro_top1']:.3f}, chance {result['chance']:.4f};"
         f" {result['num_images']:,} images, {result['num_classes']:,} taxa"
     )
-    for name, text in (("num_excluded", "left out"), ("num_bad", "unreadable")):
-        line += f", {result[name]:,} {text}" if result[name] else ""
+    line += f", {result['num_excluded']:,} left out" if result["num_excluded"] else ""
+    if result["num_bad"]:
+        first = result["bad"][0]
+        line += f", {result['num_bad']:,} not read ({first['key']}: {first['reason']})"
     return line

@@ -1,22 +1,19 @@
-"""The benchmark sets as their authors publish them: which picture, what is true of it, which part.
+"""The sets beyond species as their authors publish them: which picture, what is true, which part.
 
 Every reader takes the folder of the set and gives file names relative to it, as `bioclip2 embed` on
 that folder names its features. Layouts: NeWT (Van Horn et al. 2021), FishNet (Khan et al. 2023),
 AwA2 (Xian et al. 2018), Herbarium 19 (Tan et al. 2019) in the form of generalised category
-discovery, PlantDoc (Singh et al. 2020), and the annotation tables of BioCLIP 2's species sets.
+discovery, and PlantDoc (Singh et al. 2020).
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import captions
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.taxonomy import Taxon, TaxonEntry
+from bioclip2_jax.prepare.tables import open_table
 
 FISHNET_LABELS = (
     *("FeedingPath", "Tropical", "Temperate", "Subtropical", "Boreal", "Polar"),
@@ -67,26 +64,6 @@ class Herbarium:
     files: list[str]
     labels: np.ndarray
     is_old: np.ndarray
-
-
-@dataclass(frozen=True)
-class Species:
-    """Pictures of one species set.
-
-    Attributes:
-      files: file names.
-      labels: [images] int, numbered in order of first appearance.
-      classes: what each label is; the scientific name of a class that has no lineage is its name.
-      names: of the classes as they go into the templates.
-    """
-
-    files: list[str]
-    labels: np.ndarray
-    classes: list[TaxonEntry]
-    names: list[str]
-
-
-# ---- Beyond species
 
 
 def newt(root: Path) -> Newt:
@@ -155,10 +132,10 @@ def awa2(root: Path) -> Split:
     Raises:
       UserError: a file is missing or does not fit the others.
     """
-    names = [line.split()[-1] for line in _lines(root / "classes.txt")]
+    names = [line.split()[-1] for line in read_lines(root / "classes.txt")]
     path = root / "predicate-matrix-binary.txt"
     try:
-        matrix = np.asarray([[int(cell) for cell in line.split()] for line in _lines(path)])
+        matrix = np.asarray([[int(cell) for cell in line.split()] for line in read_lines(path)])
     except ValueError as error:
         raise UserError(f"{path}: not a table of 0 and 1 ({error})") from error
     if matrix.ndim != 2 or len(matrix) != len(names) or not np.isin(matrix, (0, 1)).all():
@@ -166,11 +143,11 @@ def awa2(root: Path) -> Split:
     predicates = root / "predicates.txt"
     attributes = [f"attribute {i}" for i in range(matrix.shape[1])]
     if predicates.exists():
-        attributes = [line.split()[-1] for line in _lines(predicates)]
+        attributes = [line.split()[-1] for line in read_lines(predicates)]
     parts: list = []
     for file in ("trainclasses.txt", "testclasses.txt"):
         files, rows = [], []
-        for name in _lines(root / file):
+        for name in read_lines(root / file):
             if name not in names:
                 raise UserError(f"{root / file}: {name!r} is not in classes.txt")
             found = _images(root / "JPEGImages" / name, root)
@@ -197,7 +174,7 @@ def herbarium19(root: Path) -> Herbarium:
             f"{path}: missing; write the numbers of the old classes into it, one a line: they are"
             " the list under the key train_classes of the published herbarium_19_class_splits.pkl"
         )
-    numbers = _lines(path)
+    numbers = read_lines(path)
     if not all(line.isdigit() and int(line) < len(names) for line in numbers):
         raise UserError(f"{path}: holds something other than numbers from 0 to {len(names) - 1}")
     is_old = np.zeros(len(names), bool)
@@ -220,71 +197,32 @@ def plantdoc(root: Path) -> Split:
     return Split(train_files, train_labels, test_files, numbers[test_labels], train_names)
 
 
-# ---- Species sets
-
-
-def species(path: Path, text_kind: str) -> Species:
-    """An annotation table: `filepath`, and `class` or rank columns and `common_name`.
-
-    Rows of the same name are one class, as in the original.
-
-    Args:
-      path: the CSV; file names count from the folder of the pictures.
-      text_kind: "asis" takes the column `class`, the others are those of `captions.class_name`.
-
-    Raises:
-      UserError: unreadable, without the columns needed, or with a row that names nothing.
-    """
-    needed = ("filepath", "class") if text_kind == "asis" else ("filepath",)
-    rows = _table(path, needed)
-    # Beside `cls`, or without the other ranks, `class` is the name of the class and no rank.
-    is_name = "cls" in rows[0] or "kingdom" not in rows[0]
-    files, labels = [], []
-    numbers: dict[str, int] = {}
-    classes: list[TaxonEntry] = []
-    for line, row in enumerate(rows, start=2):
-        said = row.pop("class", "").strip() if is_name else row.get("class", "").strip()
-        taxon = Taxon() if text_kind == "asis" else Taxon.from_row(row)
-        common = (row.get("common_name") or row.get("vernacularName") or "").strip()
-        if not (taxon.deepest_rank or common or said):
-            raise UserError(f"{path}: line {line} names nothing; fill its ranks or its class")
-        name = captions.class_name(text_kind, taxon, common, said)
-        if name not in numbers:
-            numbers[name] = len(numbers)
-            classes.append(TaxonEntry(taxon, taxon.scientific_name or said or common, common, {}))
-        files.append(row["filepath"].replace("\\", "/").removeprefix("./"))
-        labels.append(numbers[name])
-    return Species(files, np.asarray(labels), classes, list(numbers))
-
-
 # ---- Files
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV that has these columns; a first column without a name is an index."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    """Rows of a table that has these columns; a first column without a name is an index."""
+    table = open_table(path)
+    missing = [name for name in columns if name not in table.header]
     if missing:
         raise UserError(
-            f"{path}: no column {missing[0]!r}; it has {', '.join(reader.fieldnames or ())}"
+            f"{path}: no column {missing[0]!r}; it has {', '.join(filter(None, table.header))}"
         )
-    rows = list(reader)
-    if not rows:
-        raise UserError(f"{path}: no row in it")
-    return rows
+    return [row for _, row in table.rows()]
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text that are not blank.
+
+    Raises:
+      UserError: it cannot be read, or holds none.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise UserError(f"{path}: nothing in it")

@@ -19,7 +19,7 @@ from bioclip2_jax.models.presets import ClipConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, ready to encode. Each batch size is compiled once.
+    """A trained model, ready to encode. Each batch size is compiled once for models of one shape.
 
     Computes in float32. TPUs and recent GPUs multiply that with fewer bits unless
     `jax.config.update("jax_default_matmul_precision", "float32")` is set.
@@ -75,20 +75,26 @@ class Model:
             raise ValueError(f"tokens must be int32, not {tokens.dtype}")
         return self._functions[1](self.params, tokens)
 
-    @functools.cached_property
+    @property
     def _functions(self) -> tuple[Callable, Callable]:
-        def image(params: dict, images: jax.Array, normalize: bool) -> jax.Array:
-            if images.dtype == jnp.uint8:
-                mean, std = self.preprocess.mean, self.preprocess.std
-                images = clip.normalize_images(images, mean, std)
-            return clip.bind(self.config, params).encode_image(
-                images.astype(jnp.float32), normalize
-            )
+        return _compiled(self.config, tuple(self.preprocess.mean), tuple(self.preprocess.std))
 
-        def text(params: dict, tokens: jax.Array) -> jax.Array:
-            return clip.bind(self.config, params).encode_text(tokens)
 
-        return jax.jit(image, static_argnums=2), jax.jit(text)
+@functools.lru_cache(4)
+def _compiled(
+    config: ClipConfig, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Callable, Callable]:
+    """Parameters are arguments: all checkpoints of a run share what is compiled for the first."""
+
+    def image(params: dict, images: jax.Array, normalize: bool) -> jax.Array:
+        if images.dtype == jnp.uint8:
+            images = clip.normalize_images(images, mean, std)
+        return clip.bind(config, params).encode_image(images.astype(jnp.float32), normalize)
+
+    def text(params: dict, tokens: jax.Array) -> jax.Array:
+        return clip.bind(config, params).encode_text(tokens)
+
+    return jax.jit(image, static_argnums=2), jax.jit(text)
 
 
 def load(path: str | Path) -> Model:

@@ -139,16 +139,16 @@ class Board:
     """
 
     def __init__(self, folder: Path, step: int):
-        """Hides what an interrupted start of the run logged from `step` on."""
+        """Hides what earlier files of the folder logged from `step` on."""
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._file = RecordWriter(str(folder / name))
         self._add(file_version="brain.Event:2")
         self._add(step=step, session_log=SessionLog(status=SessionLog.START))
 
-    def write(self, step: int, row: dict[str, float]) -> None:
-        """Records one row as `train/NAME`."""
-        values = [Summary.Value(tag=f"train/{name}", simple_value=row[name]) for name in row]
+    def write(self, step: int, row: dict[str, float], group: str = "train") -> None:
+        """Records one row as `GROUP/NAME`."""
+        values = [Summary.Value(tag=f"{group}/{name}", simple_value=row[name]) for name in row]
         self._add(step=step, summary=Summary(value=values))
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import captions, layouts, results
+from bioclip2_jax import captions, results
 from bioclip2_jax.data import sources
 from bioclip2_jax.embedding import SplitFeatures, embed_classes
 from bioclip2_jax.errors import UsageError, UserError
@@ -21,8 +21,10 @@ from bioclip2_jax.evaluators import calibration, hierarchy, metrics, open_set
 from bioclip2_jax.evaluators.few_shot import few_shot
 from bioclip2_jax.evaluators.zero_shot import nearest, zero_shot
 from bioclip2_jax.loading import Model
-from bioclip2_jax.store import Store
+from bioclip2_jax.species_layouts import Species
+from bioclip2_jax.store import Store, align
 from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+from bioclip2_jax.text.templates import TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,14 @@ def store_split(store: Store, split: str, place: str) -> SplitFeatures:
     rows = store.select(store.texts["split"] == split)
     if not rows.keys:
         known = sorted(set(store.texts["split"].tolist()) - {""})
-        has = f"it has {', '.join(known)}" if known else "it was made of a plain folder"
+        has = (
+            f"it has {', '.join(known)}"
+            if known
+            else (
+                "it was made of a plain folder: give --annotations, a table that says what each"
+                " picture shows, or --data, the folder of a published set"
+            )
+        )
         raise UsageError(f"{place}: no features of split {split!r}; {has}")
     return _split_features(rows, store)
 
@@ -135,41 +144,53 @@ def own_taxa_question(found: SplitFeatures) -> Question:
     return Question(found, labels, entries, class_names(entries, "sci"))
 
 
-def annotated_question(store: Store, annotations: str | Path, text_kind: str) -> Question:
-    """The pictures of an annotation table, in its order and with its classes.
+def set_question(store: Store, told: Species, name: str, place: str | Path) -> Question:
+    """The pictures of a species set, in its order and with its classes.
+
+    Those without features are left out, and told as bad ones.
 
     Raises:
-      UserError: the table cannot be used, or names pictures that have no features.
+      UserError: not one picture has features.
     """
-    told = layouts.species(Path(annotations), text_kind)
-    rows, present = rows_of(store, told.files, annotations)
+    rows, present = rows_of(store, told.files, place)
     found = _split_features(store.select(rows), store)
-    datasets = [Path(annotations).stem] * len(rows)
+    bad = missing(store, told.files)
     return Question(
-        replace(found, datasets=datasets), told.labels[present], told.classes, told.names
+        replace(found, datasets=[name] * len(rows), bad=bad),
+        told.labels[present],
+        told.classes,
+        told.names,
     )
 
 
 def rows_of(store: Store, files: Sequence[str], place: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Which row of the store holds each file.
+    """Which row of the store holds each file, see `store.align`.
 
     Returns:
-      [good] int rows, and [good] int positions in `files`; pictures that could not be read when the
-      features were made are left out.
+      [good] int rows, and [good] int positions in `files`; pictures without features are left out.
 
     Raises:
-      UserError: files that were not there when the features were made.
+      UserError: not one of the files has features.
     """
     row_of = {key: row for row, key in enumerate(store.keys)}
-    bad = {key for key, _ in store.about["bad"]}
-    missing = [file for file in files if file not in row_of and file not in bad]
-    if missing:
-        raise UserError(
-            f"{place}: {len(missing):,} of its {len(files):,} pictures have no features, such as"
-            f" {missing[0]}; keys count from the folder that `bioclip2 embed` was given"
-        )
+    files = align(files, [*store.keys, *(key for key, _ in store.about["bad"])])
     present = np.asarray([i for i, file in enumerate(files) if file in row_of], np.int64)
+    if not len(present):
+        example = f"; it calls one {files[0]}, the features have {store.keys[0]}" if files else ""
+        raise UserError(f"{place}: none of its {len(files):,} pictures has features{example}")
     return np.asarray([row_of[files[i]] for i in present], np.int64), present
+
+
+def missing(store: Store, files: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, reason) of every file without features."""
+    reasons = dict(store.about["bad"])
+    keys = [*store.keys, *reasons]
+    good = set(store.keys)
+    return [
+        (file, reasons.get(key, "no such picture"))
+        for file, key in zip(files, align(files, keys), strict=True)
+        if key not in good
+    ]
 
 
 # ---- Names
@@ -203,13 +224,20 @@ def read_support(path: Path, keys: Sequence[str]) -> list[list[int]]:
         folds = json.loads(path.read_text(encoding="utf-8"))
         return [[row_of[key] for key in fold] for fold in folds]
     except KeyError as error:
-        raise UserError(f"{path}: names the picture {error}, which is not here") from error
+        raise UserError(
+            f"{path}: names the picture {error}, which is not among those evaluated; give the"
+            " --data and --annotations it was drawn from"
+        ) from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no list of lists of keys ({error})") from error
 
 
-def run_zero_shot(model: Model, question: Question, batch_size: int, folder: Path) -> dict:
-    """Answers the question from the names and writes the tables.
+def run_zero_shot(
+    model: Model, question: Question, batch_size: int, folder: Path, templates: str = "bioclip2"
+) -> dict:
+    """Answers the question from the names, each in the sentences of `TEMPLATES[templates]`.
+
+    Writes the tables.
 
     Raises:
       UserError: no picture is of a class on the list.
@@ -226,7 +254,7 @@ def run_zero_shot(model: Model, question: Question, batch_size: int, folder: Pat
     if known:
         texts |= {rank: lineage_names(classes, rank) for rank in RANKS[:-1]}
     unique, numbers = metrics.number([text for part in texts.values() for text in part])
-    vectors = embed_classes(model, unique, batch_size)
+    vectors = embed_classes(model, unique, batch_size, TEMPLATES[templates])
     ends = np.cumsum([len(part) for part in texts.values()])[:-1]
     class_features, *lineages = (vectors[part] for part in np.split(numbers, ends))
     del vectors

@@ -6,6 +6,7 @@ not at all, and the store is complete when `embedding.json` says so.
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def write_part(
     text = json.dumps(about | {"labels": list(label_names), "bad": list(bad)})
     table = pa.table(columns).replace_schema_metadata({_METADATA: text.encode()})
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     results.write_file(path, buffer.getvalue().to_pybytes())
 
 
@@ -132,11 +133,15 @@ def column_of(label: str) -> str:
 
 
 def read_part_about(path: Path) -> dict | None:
-    """What a part says of itself, None if it cannot be read."""
+    """What a part says of itself, None if any of it cannot be read."""
     try:
-        return json.loads(pq.read_schema(path).metadata[_METADATA])
+        return json.loads(_read_part(path).schema.metadata[_METADATA])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
+
+
+def _read_part(path: Path) -> pa.Table:
+    return pq.read_table(path, page_checksum_verification=True)
 
 
 def read_about(folder: str | Path) -> dict:
@@ -153,7 +158,10 @@ def read_about(folder: str | Path) -> dict:
             f"{folder}: no feature store here (no {ABOUT}); make one with `bioclip2 embed`"
         ) from error
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); make the features again") from error
+        raise UserError(
+            f"{path}: damaged ({error}); delete it and run the same `bioclip2 embed` again, which"
+            " keeps the parts that are sound"
+        ) from error
 
 
 def write_about(folder: Path, about: dict) -> None:
@@ -174,7 +182,7 @@ def read(folder: str | Path) -> Store:
         )
     paths = [part_path(folder, number) for number in range(about["num_parts"])]
     try:
-        table = pa.concat_tables([pq.read_table(path) for path in paths])
+        table = pa.concat_tables([_read_part(path) for path in paths])
         embedding = table["embedding"].combine_chunks()
         flat = embedding.flatten().to_numpy(zero_copy_only=False)
         features = flat.reshape(len(table), about["dim"]).astype(np.float32)
@@ -184,8 +192,42 @@ def read(folder: str | Path) -> Store:
         norms = table["norm"].to_numpy()
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{folder}: damaged ({reason}); make the features again") from error
+        raise UserError(
+            f"{folder}: damaged ({reason}); run the same `bioclip2 embed` again, which makes only"
+            " the damaged parts"
+        ) from error
     return Store(features, norms, keys, index, texts, labels, about)
+
+
+def align(files: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """File names as the keys of a store spell them.
+
+    Both may count from different folders: where most files are not found, the leading folders that
+    one has and the other has not are cut off or put in front, alike for all.
+
+    Returns:
+      As many names as `files`; unchanged if no such change finds at least half of them.
+    """
+    known = set(keys)
+    if sum(file in known for file in files) * 2 >= len(files):
+        return list(files)
+    paths_of = defaultdict(list)
+    for key in keys:
+        parts = key.split("/")
+        paths_of[parts[-1]].append(parts)
+    changes: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    for file in files[:: max(1, len(files) // 64)]:
+        parts = file.split("/")
+        for path in paths_of[parts[-1]][:64]:
+            same = 0
+            while same < min(len(parts), len(path)) and parts[-1 - same] == path[-1 - same]:
+                same += 1
+            changes[len(parts) - same, tuple(path[: len(path) - same])] += 1
+    for (cut, front), _ in changes.most_common(3):
+        moved = ["/".join((*front, *file.split("/")[cut:])) for file in files]
+        if sum(file in known for file in moved) * 2 >= len(files):
+            return moved
+    return list(files)
 
 
 def _texts(column: pa.ChunkedArray) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_every_command_explains_itself_with_an_example(command):
             2,
             "one --images for each --metadata",
         ),
-        (["evaluate", "--workdir", "/nowhere", "--data", "/nowhere"], 1, "no dataset here"),
+        (["evaluate", "--workdir", "/nowhere", "--data", "/nowhere"], 2, "there is no such folder"),
         (["compare", "/nowhere", "/nowhere"], 2, "no results image by image here"),
     ],
 )

@@ -16,8 +16,9 @@ from bioclip2_jax import evaluate
 from bioclip2_jax.cli_compare import compare as command
 from bioclip2_jax.compare import compare
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluate import Settings, run_once
+from bioclip2_jax.evaluate import run_once
 from bioclip2_jax.evaluators.paired import paired
+from bioclip2_jax.jobs import Settings
 
 
 def sign_test(one: int, other: int) -> float:

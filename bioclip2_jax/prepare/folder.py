@@ -12,20 +12,16 @@ from pathlib import Path
 
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.prepare import tables
 from bioclip2_jax.prepare.builder import Rejected, Summary, write_dataset
 from bioclip2_jax.prepare.tables import Table, normal, open_table
 from bioclip2_jax.taxonomy import RANKS, Taxon, clean
 
 # Column names as `tables.normal` writes them, the best first.
-_FILE = (
-    *("filename", "file", "filepath", "path", "image", "imagefile", "imagepath", "imagefilename"),
-    *("img", "imgpath", "localpath", "associatedmedia"),
-)
 _KEY = ("key", "uuid", "imageid", "treeoflifeid", "occurrenceid", "gbifid", "catalognumber")
-_SPLIT = ("split", "subset")
 _FIELDS = {
-    "scientific_name": ("scientificname",),
-    "vernacular_name": ("vernacularname", "commonname", "common"),
+    "scientific_name": tables.SCIENTIFIC_NAME_COLUMNS,
+    "vernacular_name": tables.COMMON_NAME_COLUMNS,
     "source": ("source", "datasource", "sourceurl", "references"),
     "licence": ("licence", "license", "rights"),
     "dataset_name": ("datasetname", "dataset"),
@@ -44,8 +40,6 @@ _TERMS = (
     *("collectionCode", "taxonRank", "scientificNameAuthorship", "rightsHolder"),
 )
 _LABELS = {term.lower(): term for term in (*_TERMS, "caption")}
-_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
-_SPLIT_NAMES |= {"testing": "test", "evaluation": "test"}
 _USUAL_SPLITS = ("train", "val", "test")
 
 
@@ -143,7 +137,7 @@ def _open_set(images: Path | None, path: Path, prefix: bool) -> _Set:
     if images and not images.is_dir():
         raise UsageError(f"--images {images}: there is no such folder")
     table = open_table(path)
-    file = table.column(_FILE)
+    file = table.column(tables.FILE_COLUMNS)
     if file is None:
         raise UserError(
             f"{path}: no column names the picture; call one of them 'filename'"
@@ -156,7 +150,7 @@ def _open_set(images: Path | None, path: Path, prefix: bool) -> _Set:
         raise UserError(
             f"{path}: no taxonomy; give at least one of {', '.join(RANKS)} or scientificName"
         )
-    key, split = table.column(_KEY), table.column(_SPLIT)
+    key, split = table.column(_KEY), table.column(tables.SPLIT_COLUMNS)
     used = {"", file, key, split, *fields.values(), *taxon_columns}
     labels = {
         header: _LABELS.get(normal(header), header.replace("/", "_"))
@@ -177,7 +171,7 @@ def _plans(sets: Iterable[_Set]) -> Iterator[_Plan | Rejected]:
             for file in _files(one, row):
                 # Pictures of one occurrence share its key, and so their split.
                 key = start + ((clean(row[one.key]) if one.key else "") or file or f"line {line}")
-                split = _split_name(row[one.split] if one.split else "") or split_of(key)
+                split = tables.split_name(row[one.split] if one.split else "") or split_of(key)
                 path = f"{one.images}/{file}"
                 if not file:
                     reason = f"{place}: the {one.file} cell is empty"
@@ -200,11 +194,6 @@ def _files(one: _Set, row: dict[str, str]) -> list[str]:
     if normal(one.file) != "associatedmedia":
         return [cell]
     return [part for part in (part.strip() for part in cell.split("|")) if part] or [""]
-
-
-def _split_name(cell: str) -> str:
-    name = re.sub(r"\W+", "_", cell.lower()).strip("_")
-    return _SPLIT_NAMES.get(name, name)
 
 
 def _dataset_name(one: _Set, row: dict[str, str]) -> str:

@@ -9,6 +9,17 @@ from pathlib import Path
 
 from bioclip2_jax.errors import UserError
 
+# What people call a column, as `normal` writes it, the best name first.
+FILE_COLUMNS = (
+    *("filename", "file", "filepath", "path", "image", "imagefile", "imagepath", "imagefilename"),
+    *("img", "imgpath", "localpath", "associatedmedia"),
+)
+SPLIT_COLUMNS = ("split", "subset")
+SCIENTIFIC_NAME_COLUMNS = ("scientificname",)
+COMMON_NAME_COLUMNS = ("vernacularname", "commonname", "common")
+_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+_SPLIT_NAMES |= {"testing": "test", "evaluation": "test"}
+
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's own hint above the header
 
 
@@ -56,6 +67,12 @@ class Table:
 def normal(header: str) -> str:
     """A column name without namespace, case, blanks, dots, dashes and underscores."""
     return re.sub(r"[\s_.-]", "", re.split("[:/]", header)[-1].lower())
+
+
+def split_name(cell: str) -> str:
+    """The split that a cell means: "Training" is train, "dev" is val."""
+    name = re.sub(r"\W+", "_", cell.lower()).strip("_")
+    return _SPLIT_NAMES.get(name, name)
 
 
 def open_table(path: Path) -> Table:

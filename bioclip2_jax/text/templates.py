@@ -90,3 +90,6 @@ IMAGENET_TEMPLATES = (
 
 # BioCLIP 2 puts its own prompt first (bioclip-2, training/imagenet_zeroshot_data.py).
 ZERO_SHOT_TEMPLATES = ("a photo of {}.", *IMAGENET_TEMPLATES)
+
+# By the tool that takes them.
+TEMPLATES = {"bioclip2": ZERO_SHOT_TEMPLATES, "pybioclip": IMAGENET_TEMPLATES}

@@ -1,0 +1,134 @@
+"""Which checkpoints of a run are to be evaluated, which are already, and their curves.
+
+A result is done when its JSON is there, made with the settings that bear on it; it is written last
+and whole, so a restart after any kind of end repeats at most the task that was under way.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bioclip2_jax import checkpoint
+from bioclip2_jax.errors import UsageError
+
+POLL_SECONDS = 2.0
+# Settings that came later, with what results of before were made with.
+_BEFORE = {"templates": "bioclip2", "class_column": None, "where": []}
+_NO_FIGURE = ("step", "k", "chance")  # alike at every checkpoint
+
+
+# ---- Checkpoints
+
+
+def chosen_steps(workdir: str | Path, step: str) -> list[int]:
+    """The checkpoints that "latest", "all" or a number stands for.
+
+    Raises:
+      UsageError: there is no such checkpoint, or none at all.
+    """
+    found = checkpoint.steps(workdir)
+    if not found:
+        raise UsageError(
+            f"{workdir}: no checkpoint here; give the --workdir of a training run, or --follow to"
+            " wait for its first one"
+        )
+    if step in ("latest", "all"):
+        return found[-1:] if step == "latest" else found
+    if not step.isdigit() or int(step) not in found:
+        shown = ", ".join(map(str, found))
+        raise UsageError(f"--step {step}: not one of latest, all, {shown}")
+    return [int(step)]
+
+
+def new_checkpoints(
+    workdir: str | Path, timeout: float | None, say: Callable[[str], None] = print
+) -> Iterator[int]:
+    """Yields every checkpoint once, oldest first, until `WORKDIR/done.json` or the timeout."""
+    seen: set[int] = set()
+    last_new = time.monotonic()
+    while True:
+        # In this order: a checkpoint written just before the end is still found.
+        finished = (Path(workdir) / "done.json").exists()
+        fresh = [step for step in checkpoint.steps(workdir) if step not in seen]
+        for step in fresh:
+            seen.add(step)
+            yield step
+            last_new = time.monotonic()
+        if finished and not fresh:
+            return
+        if timeout is not None and time.monotonic() - last_new > timeout:
+            say(f"{workdir}: no new checkpoint for {timeout:g} s; stopped waiting")
+            return
+        if not fresh:
+            time.sleep(POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout / 4))
+
+
+# ---- Results that are there
+
+
+def is_done(path: Path, settings: dict) -> bool:
+    """Whether a result was made with these settings; others that it records do not matter."""
+    found = _read(path)
+    if found is None or not isinstance(found.get("settings"), dict):
+        return False
+    made = _BEFORE | found["settings"]
+    return {name: made.get(name) for name in settings} == json.loads(json.dumps(settings))
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+# ---- Curves
+
+
+class Curves:
+    """The results of a run in TensorBoard, as `eval/TASK/FIGURE` at the step of the checkpoint.
+
+    They have a folder of their own below the run's: there a trainer that starts again hides what
+    it logged after its checkpoint, which for results would be wrong, and TensorBoard reads only
+    the newest file of a folder. Each start writes all results that are there anew.
+    """
+
+    def __init__(self, home: Path, board: Path):
+        """`home`: of the results, a folder a step; `board`: TensorBoard's folder to write in."""
+        from bioclip2_jax import metrics  # takes seconds, and PyTorch along where that is installed
+
+        self._home = home
+        self._board = metrics.Board(board, 0)
+        steps = (int(path.name) for path in home.glob("*") if path.name.isdigit())
+        for step in sorted(steps):
+            for path in sorted((home / str(step)).glob("**/*.json")):
+                self.add(path)
+
+    def add(self, path: Path) -> None:
+        """Draws the result in a file, if it is one."""
+        result = _read(path)
+        if result is None or not {"task", "step", "settings"} <= result.keys():
+            return
+        set_name = path.parent.relative_to(self._home / str(result["step"])).as_posix()
+        group = "/".join(filter(None, ("eval", set_name.strip("."), result["task"])))
+        self._board.write(result["step"], figures(result), group)
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._board.close()
+
+
+def figures(result: dict) -> dict[str, float]:
+    """The numbers of a result that are worth a curve: name → value."""
+    row = {
+        name: float(value)
+        for name, value in result.items()
+        if isinstance(value, int | float) and name not in _NO_FIGURE and "num_" not in name
+    }
+    for rank, values in (result.get("ranks") or {}).items():
+        if values.get("top1") is not None:
+            row[f"top1_{rank}"] = float(values["top1"])
+    ece = (result.get("calibration") or {}).get("ece")
+    return row | ({"ece": float(ece)} if ece is not None else {})

@@ -1,0 +1,332 @@
+"""The species sets of BioCLIP 2's first table as they are published, and any annotation table.
+
+A set is found by the files that lie in its folder:
+
+- NABirds (Van Horn et al. 2015): `images.txt`, `image_class_labels.txt`, `classes.txt` and
+  `hierarchy.txt`, lines of an id, a blank and a value, as CUB-200 has them.
+- Meta-Album (Ullah et al. 2022), seven sets: `labels.csv` and `info.json`, the form that its
+  repository asks of processed sets.
+- IDLE-OO Camera Traps, five sets in one folder: `SET-balanced.csv` (dataset card).
+- Rare Species (dataset card), and everything else: `metadata.csv`.
+
+The released code has an annotation table for each (bioclip-2, src/evaluation/data.py); those work
+here too. Classes are numbered in the order of the rows, which few-shot draws from.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax import captions
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.layouts import read_lines
+from bioclip2_jax.prepare import tables
+from bioclip2_jax.prepare.tables import normal, open_table
+from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+
+_NABIRDS = ("images.txt", "image_class_labels.txt", "classes.txt", "hierarchy.txt")
+_TABLE = "metadata.csv"
+_BALANCED = "-balanced"
+_DEPTH = 3  # folders below --data that are looked into: meta-album/set0/PLK_Mini
+_FILES = ("filepath", *tables.FILE_COLUMNS)
+_SCIENTIFIC = (*tables.SCIENTIFIC_NAME_COLUMNS, "sciname")
+
+
+@dataclass(frozen=True)
+class Species:
+    """Pictures of one species set.
+
+    Attributes:
+      files: file names.
+      labels: [images] int, numbered in order of first appearance; -1 without a class.
+      classes: what each label is; the scientific name of a class that has no lineage is its name.
+      names: of the classes as they go into the templates.
+    """
+
+    files: list[str]
+    labels: np.ndarray
+    classes: list[TaxonEntry]
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class SpeciesSet:
+    """A set that was found.
+
+    Attributes:
+      name: of the set.
+      root: folder that its pictures lie below.
+      table: file that says what they show; NABirds' `images.txt` stands for its four.
+      text_kind: the form of names that the paper gives the set.
+      file_column, class_column: columns of the table; None to know them by their names.
+    """
+
+    name: str
+    root: Path
+    table: Path
+    text_kind: str
+    file_column: str | None = None
+    class_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows of a set, and what is a class.
+
+    Attributes:
+      split: rows of this split; None for all.
+      class_column: a column whose cells are the classes; rows where it is empty have none.
+      where: "COLUMN=VALUE", all of which must hold.
+    """
+
+    split: str | None = None
+    class_column: str | None = None
+    where: tuple[str, ...] = ()
+
+
+# ---- Finding
+
+
+def find(folder: str | Path) -> list[SpeciesSet]:
+    """The sets in a folder, or in the folders below it; none is an empty list.
+
+    Raises:
+      UserError: a set's description cannot be read.
+    """
+    folder = Path(folder)
+    found = list(_find(folder, _DEPTH)) if folder.is_dir() else []
+    often = Counter(one.name for one in found)
+    return [
+        replace(one, name="-".join(one.root.relative_to(folder).parts) or one.name)
+        if often[one.name] > 1
+        else one
+        for one in found
+    ]
+
+
+def of_table(path: str | Path, root: str | Path | None) -> SpeciesSet:
+    """The set that an annotation table describes.
+
+    Args:
+      path: of the table.
+      root: folder of the pictures; None for the table's own.
+
+    Raises:
+      UserError: the table cannot be read.
+    """
+    path = Path(path)
+    header = {normal(name) for name in open_table(path).header}
+    text_kind = "taxon_com" if header & {*RANKS, *_SCIENTIFIC} - {"class"} else "asis"
+    name = path.stem.removesuffix(_BALANCED)
+    plain = name in ("metadata", "annotations", "labels")
+    name = path.absolute().parent.name if plain else name
+    return SpeciesSet(name, Path(root) if root else path.parent, path, text_kind)
+
+
+def _find(folder: Path, depth: int) -> Iterator[SpeciesSet]:
+    if all((folder / name).is_file() for name in _NABIRDS):
+        yield SpeciesSet(folder.absolute().name, folder, folder / _NABIRDS[0], "asis")
+    elif (folder / "labels.csv").is_file() and (folder / "info.json").is_file():
+        yield _meta_album(folder)
+    elif tables_here := sorted(folder.glob(f"*{_BALANCED}.csv")):
+        for path in tables_here:
+            name = path.stem.removesuffix(_BALANCED)
+            yield SpeciesSet(name, folder, path, "taxon_com")
+    elif (folder / _TABLE).is_file():
+        yield of_table(folder / _TABLE, folder)
+    elif depth:
+        for below in sorted(path for path in folder.iterdir() if path.is_dir()):
+            yield from _find(below, depth - 1)
+
+
+def _meta_album(folder: Path) -> SpeciesSet:
+    path = folder / "info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        columns = [
+            str(info.get(key) or usual)
+            for key, usual in (
+                ("image_column_name", "FILE_NAME"),
+                ("category_column_name", "CATEGORY"),
+            )
+        ]
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not the description of a Meta-Album set ({error})") from error
+    name = folder.absolute().name
+    return SpeciesSet(name, folder, folder / "labels.csv", "asis", *columns)
+
+
+# ---- Reading
+
+
+def read(one: SpeciesSet, text_kind: str, choice: Choice = Choice()) -> Species:  # noqa: B008
+    """The pictures of a set and their classes.
+
+    Args:
+      one: from `find` or `of_table`.
+      text_kind: "asis" takes the names of the classes as they are, the others are those of
+        `captions.class_name`.
+      choice: rows and classes.
+
+    Raises:
+      UsageError: `choice` asks for what the set does not have.
+      UserError: a file cannot be used; names the line.
+    """
+    if one.table.name == _NABIRDS[0]:
+        return _nabirds(one.root, choice)
+    return _table(one, text_kind, choice)
+
+
+def _table(one: SpeciesSet, text_kind: str, choice: Choice) -> Species:
+    """Rows of the same name are one class, as in the original."""
+    table = open_table(one.table)
+    has = ", ".join(filter(None, table.header))
+    file = table.column([normal(one.file_column)] if one.file_column else _FILES)
+    if file is None:
+        raise UserError(
+            f"{one.table}: no column {one.file_column or 'filepath'!r} that names the picture; it"
+            f" has {has}"
+        )
+    said = _class_column(one, table, text_kind, choice)
+    common = table.column(tables.COMMON_NAME_COLUMNS)
+    keep = _filter(table, choice)
+    # A column `class` that names the class is no rank.
+    ranks = [name for name in table.header if name != said]
+    numbers: dict[str, int] = {}
+    classes: list[TaxonEntry] = []
+    files, labels = [], []
+    for line, row in table.rows():
+        if not keep(row):
+            continue
+        files.append(row[file].replace("\\", "/").removeprefix("./"))
+        cell = row[said] if said else ""
+        common_name = row[common] if common else ""
+        taxon = Taxon()
+        if text_kind != "asis":
+            taxon = Taxon.from_row({name: row[name] for name in ranks})
+        if not files[-1]:
+            raise UserError(f"{one.table}: line {line} names no picture in {file!r}")
+        if choice.class_column and not cell:
+            labels.append(-1)
+            continue
+        if not (taxon.deepest_rank or cell or (common_name and text_kind != "asis")):
+            raise UserError(f"{one.table}: line {line} names nothing; fill its ranks or its class")
+        name = captions.class_name(text_kind, taxon, common_name, cell)
+        if name not in numbers:
+            numbers[name] = len(numbers)
+            scientific = taxon.scientific_name or cell or common_name
+            shown = "" if text_kind == "asis" else common_name
+            classes.append(TaxonEntry(taxon, scientific, shown, {}))
+        labels.append(numbers[name])
+    if not numbers:
+        raise UserError(f"{one.table}: no row that is asked for has a class")
+    return Species(files, np.asarray(labels), classes, list(numbers))
+
+
+def _class_column(
+    one: SpeciesSet, table: tables.Table, text_kind: str, choice: Choice
+) -> str | None:
+    """The column that names the class, None where the ranks alone do."""
+    wanted = choice.class_column or one.class_column
+    if wanted:
+        return _column(table, wanted, "--class-column" if choice.class_column else "info.json")
+    has = {normal(name) for name in table.header}
+    is_rank = "kingdom" in has and "cls" not in has
+    said = None if is_rank else table.column(("class",))
+    if text_kind == "asis":
+        said = said or table.column(_SCIENTIFIC)
+    if text_kind == "asis" and said is None:
+        raise UserError(
+            f"{one.table}: no column 'class' with the names of the classes, which --text-kind asis"
+            f" takes; it has {', '.join(filter(None, table.header))}"
+        )
+    return said
+
+
+def _column(table: tables.Table, name: str, where: str) -> str:
+    found = name if name in table.header else table.column((normal(name),))
+    if found is None:
+        near = difflib.get_close_matches(name, table.header, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(
+            f"{where} {name}: {table.path} has no such column, only"
+            f" {', '.join(filter(None, table.header))}{meant}"
+        )
+    return found
+
+
+def _filter(table: tables.Table, choice: Choice):
+    """Whether a row is asked for; what no row has is an error before anything is embedded."""
+    wanted: list[tuple[str, str]] = []
+    for text in choice.where:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--where {text}: write COLUMN=VALUE")
+        wanted.append((_column(table, name.strip(), "--where"), value.strip()))
+    split = table.column(tables.SPLIT_COLUMNS)
+    if choice.split and split is None:
+        raise UsageError(
+            f"--split {choice.split}: {table.path} has no column 'split'; leave --split out to take"
+            " all rows"
+        )
+
+    def keep(row: dict[str, str]) -> bool:
+        return (not choice.split or tables.split_name(row[split]) == choice.split) and all(
+            row[name] == value for name, value in wanted
+        )
+
+    if (choice.split or wanted) and not any(keep(row) for _, row in table.rows()):
+        name, value = wanted[0] if wanted else (split, choice.split)
+        values = sorted({row[name] for _, row in table.rows()} - {""})
+        shown = ", ".join(values[:10]) + (" ..." if len(values) > 10 else "")
+        raise UsageError(f"{table.path}: no row has {name} {value!r}; there are {shown}")
+    return keep
+
+
+def _nabirds(root: Path, choice: Choice) -> Species:
+    """`images.txt` gives the order; `classes.txt` has inner nodes too, which no picture is of."""
+    if choice.class_column or choice.where:
+        raise UsageError(f"{root}: NABirds has no table; leave out --class-column and --where")
+    files, numbers = _pairs(root / "images.txt"), _pairs(root / "image_class_labels.txt")
+    names = _pairs(root / "classes.txt")
+    if choice.split:
+        if choice.split not in ("train", "test"):
+            raise UsageError(f"{root}: no split {choice.split!r}; it has train, test")
+        part = "1" if choice.split == "train" else "0"
+        is_train = _pairs(root / "train_test_split.txt")
+        files = {key: file for key, file in files.items() if is_train.get(key) == part}
+    for key in files:
+        if numbers.get(key) not in names:
+            raise UserError(
+                f"{root / 'image_class_labels.txt'}: picture {key} has the class"
+                f" {numbers.get(key)}, which is not in classes.txt"
+            )
+    found = list(dict.fromkeys(names[numbers[key]] for key in files))
+    index = {name: number for number, name in enumerate(found)}
+    return Species(
+        [f"images/{file}" for file in files.values()],
+        np.asarray([index[names[numbers[key]]] for key in files]),
+        [TaxonEntry(Taxon(), name, "", {}) for name in found],
+        found,
+    )
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """First word → rest of every line."""
+    pairs: dict[str, str] = {}
+    for line in read_lines(path):
+        key, _, value = line.partition(" ")
+        if not value.strip():
+            raise UserError(f"{path}: the line {line!r} is not an id, a blank and a value")
+        pairs[key] = value.strip()
+    return pairs
+
+
+def listed(sets: Sequence[SpeciesSet]) -> str:
+    """The names of the sets, for messages."""
+    return ", ".join(one.name for one in sets)
