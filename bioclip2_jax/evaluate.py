@@ -238,13 +238,14 @@ def _split_and_classes(
 def _kept_features(
     subject: Subject, root: Path | None, batch_size: int, say: Callable[[str], None]
 ) -> store.Store:
-    """The features given, or those of all pictures below a folder, kept beside the results."""
+    """The features given, or those of all pictures of a folder, kept beside the results."""
     if subject.features is not None:
         return subject.features
     root = root.absolute()
     place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
     place = subject.folder / "features" / place
-    pictures = embed.pictures_below(root)
+    is_dataset = (root / "features.json").is_file()
+    pictures = embed.open_pictures(root) if is_dataset else embed.pictures_below(root)
     embed.embed(subject.model, subject.name, pictures, place, batch_size=batch_size, say=say)
     return store.read(place)
 

@@ -143,7 +143,9 @@ def _species_jobs(
         kind = settings.text_kind or ("asis" if settings.class_column else one.text_kind)
         told = species_layouts.read(one, kind, choice)
         folder = one.name if len(sets) > 1 else ""
-        filled = replace(settings, text_kind=kind)
+        # As if each set had been named by itself, which is how its pictures are found again.
+        data = settings.data and str(one.root)
+        filled = replace(settings, data=data, annotations=str(one.table), text_kind=kind)
         jobs += [Job(task, filled, one.name, folder, one.root, told) for task in tasks]
     return jobs
 

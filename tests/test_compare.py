@@ -18,7 +18,7 @@ from bioclip2_jax.compare import compare
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluate import run_once
 from bioclip2_jax.evaluators.paired import paired
-from bioclip2_jax.jobs import Settings
+from bioclip2_jax.jobs import Settings, parse_tasks
 
 
 def sign_test(one: int, other: int) -> float:
@@ -75,7 +75,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     for name, model in (("a", confused), ("b", ColourModel())):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluate, "load", lambda path, model=model: model)
-            tasks = evaluate.parse_tasks("zero_shot,few_shot")
+            tasks = parse_tasks("zero_shot,few_shot")
             run_once(Settings(data), tasks, root / name, model_path=name, say=lambda line: None)
     return root / "a", root / "b"
 

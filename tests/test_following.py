@@ -82,7 +82,7 @@ def test_a_kill_at_any_write_loses_and_repeats_nothing_that_was_done(workdir, da
     monkeypatch.setattr(results, "write_file", counted)
     starts = 0
     while True:
-        left, starts = 4, starts + 1  # dies in the middle of every task but the smallest
+        left, starts = 5 + starts % 3, starts + 1  # a task takes five: dies within and between
         try:
             run(workdir, Settings(data), follow=True, say=quiet)
             break

@@ -146,5 +146,8 @@ def find_set(annotations: str | None, data: str | None) -> BenchmarkSet | None:
 def set_name(path: str) -> str:
     """What a table or folder is called: "nabirds.csv", "nabirds/metadata.csv", "nabirds/val"."""
     pure = PurePath(path)
-    names = [pure.stem if pure.suffix == ".csv" else pure.name, *(p.name for p in pure.parents)]
+    names = [
+        pure.stem if pure.suffix in (".csv", ".txt") else pure.name,
+        *(p.name for p in pure.parents),
+    ]
     return next((name for name in names if name and plain(name) not in _NAMELESS), pure.name)

@@ -54,8 +54,9 @@ class Result:
     @property
     def asked(self) -> tuple:
         """Equal for results that answer the same question of different models or steps."""
-        names = ("data", "annotations", "split", "labels", "text_kind", "protocol")
-        return (self.kind, *(self.settings.get(name) for name in names))
+        names = ("data", "annotations", "class_column", "where", "split", "labels", "text_kind")
+        names += ("templates", "protocol")
+        return (self.kind, *(str(self.settings.get(name)) for name in names))
 
     @property
     def subject(self) -> str:
