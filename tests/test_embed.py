@@ -103,6 +103,33 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(folder, tmp_path):
     np.testing.assert_array_equal(ours.features, theirs.features)
 
 
+def test_the_same_call_again_makes_damaged_parts_and_those_of_another_model_anew(folder, tmp_path):
+    make(folder, tmp_path / "whole")
+    other = ColourModel(params={"weight": np.ones(3, np.float32)})
+    make(folder, tmp_path / "other", model=other)
+    out = shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    content = bytearray(store.part_path(out, 0).read_bytes())
+    content[60] ^= 1  # among the features; the description behind them is sound
+    store.part_path(out, 0).write_bytes(content)
+    shutil.copy(store.part_path(tmp_path / "other", 1), store.part_path(out, 1))
+    kept = store.part_path(out, 2).stat().st_mtime_ns
+    make(folder, out)
+    for number in (0, 1):
+        ours, theirs = (
+            store.read_part_about(store.part_path(p, number)) for p in (out, tmp_path / "whole")
+        )
+        assert ours == theirs
+    assert store.part_path(out, 2).stat().st_mtime_ns == kept
+    np.testing.assert_array_equal(store.read(out).features, store.read(tmp_path / "whole").features)
+
+
+def test_pictures_that_were_replaced_under_their_names_are_noticed(folder, tmp_path):
+    make(folder, tmp_path / "out")
+    (folder / "b" / "2.png").write_bytes(square("red", "BMP"))
+    with pytest.raises(UsageError, match="pictures was"):
+        make(folder, tmp_path / "out")
+
+
 @pytest.mark.parametrize("change", ["dtype", "model", "pictures"])
 def test_features_of_another_kind_are_not_mixed(folder, tmp_path, change):
     make(folder, tmp_path / "out")
