@@ -1,5 +1,6 @@
 """The report about any folders of results: which are found, and what the page says of them."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -229,7 +230,10 @@ def test_classes_without_lineage_have_no_ranks(tmp_path):
 def test_variation_within_species_is_reported_beside_the_published_share(tmp_path):
     put(tmp_path / "out" / "within.json", WITHIN)
     page = page_of(tmp_path / "out")
-    assert "<dt>ρ</dt><dd>0.21 <small>95 % interval 0.10 to 0.30; by chance 0.40, p 0.0020" in page
+    assert (
+        "<dt>ρ</dt><dd>0.21 <small>95 % interval 0.10 to 0.30; random divisions 0.40, p 0.0020"
+        in page
+    )
     assert "CLIP 0.33, 1M 0.28, 10M 0.26, 50M 0.17, 214M 0.14 (figure" in page
     table = page.split("<h2>Within species")[1]
     assert table.index("Ignis red") < table.index("Mare blue")
@@ -238,7 +242,15 @@ def test_variation_within_species_is_reported_beside_the_published_share(tmp_pat
 # ---- Bad input
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"task": "zero_shot"}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", '{"task": "zero_shot"}', "\x00"),
+        json.dumps(zero_shot() | {"top1": "half"}),
+        json.dumps(zero_shot() | {"ranks": {"species": {}}}),
+        json.dumps(zero_shot() | {"calibration": {"bins": [{}]}}),
+    ],
+)
 def test_a_damaged_result_is_named(tmp_path, text):
     put(tmp_path / "good" / "zero_shot.json", zero_shot())
     (tmp_path / "zero_shot.json").write_text(text)

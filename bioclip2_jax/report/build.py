@@ -77,7 +77,7 @@ def _write(
     beyond = [result for result in latest if result.kind in published.TASK_TITLES]
     beyond.sort(key=lambda result: (result.subject, result.set_name, result.path))
     parts = [
-        {"anchor": f"species-{place}"} | evaluation_part(result, found, draw, data_dir)
+        {"anchor": f"species-{place}"} | _checked(evaluation_part, result, found, draw, data_dir)
         for place, result in enumerate(answered, start=1)
     ]
     subjects = sorted({result.subject for result in latest if result.model})
@@ -94,7 +94,11 @@ def _write(
         ],
         "few_shot": tables.few_shot_rows(latest),
         "beyond": beyond,
-        "emergence": emergence.parts(latest, draw),
+        "emergence": [
+            _checked(emergence.part, result, draw)
+            for result in sorted(latest, key=lambda result: (result.subject, result.path))
+            if result.kind in read.ANALYSES
+        ],
         "runs": training_parts(latest, draw, workdir),
         "left_out": [(r, tables.left_out(r)) for r in latest if any(tables.left_out(r).values())],
         "provenance": tables.provenance(latest),
@@ -105,6 +109,14 @@ def _write(
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write_file(out, page.encode())
     return out
+
+
+def _checked(function: Callable[..., dict], result: Result, *arguments) -> dict:
+    """What `function` makes of a result; what is damaged deep inside one names its file too."""
+    try:
+        return function(result, *arguments)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise read.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
 
 
 def _environment() -> jinja2.Environment:
@@ -149,6 +161,11 @@ def evaluation_part(
         "result": result,
         "values": values,
         "vision": _vision(result),
+        "few_shot": [
+            other.values
+            for other in tables.few_shot_rows(found)
+            if (other.subject, other.set_name) == (result.subject, result.set_name)
+        ],
         "per_rank": draw(figures.accuracy_per_rank(values["ranks"])) if values["ranks"] else "",
         "progress": draw(figures.accuracy_over_steps(steps)) if len(steps) > 1 else "",
         "reliability": draw(figures.reliability(bins)) if bins else "",

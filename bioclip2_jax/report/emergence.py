@@ -1,40 +1,32 @@
 """The part of the report about emergent properties: results of `bioclip2 analyze`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from markupsafe import Markup
 
-from bioclip2_jax.report import published, read
+from bioclip2_jax.report import published
 from bioclip2_jax.report.read import Result
 
-WORST_SPECIES = 12  # rows of the table of species with variants
+SHOWN_SPECIES = 12  # rows of the table of variants
 
 
-def parts(results: Sequence[Result], draw: Callable[[str], Markup]) -> dict[str, list[dict]]:
-    """What the page shows of each analysis, by kind; empty without any.
+def part(result: Result, draw: Callable[[str], Markup]) -> dict:
+    """What the page shows of one analysis.
 
     Args:
-      results: of a report; those of evaluations are passed over.
+      result: of a kind in `read.ANALYSES`.
       draw: puts a figure into the page.
-
-    Raises:
-      UserError: a result is damaged.
     """
-    found: dict[str, list[dict]] = {}
-    for result in results:
-        if result.kind in read.ANALYSES:
-            found.setdefault(result.kind, []).append(_part(result))
-    return found
-
-
-def _part(result: Result) -> dict:
     values = result.values
-    part = {"name": result.model or result.path.parent.name, "values": values, "figures": []}
+    name = result.model or result.path.parent.name
+    part = {"kind": result.kind, "name": name, "values": values, "figures": []}
     if result.kind == "within":
-        ranked = sorted(values["species"], key=lambda row: row["rho"])
+        known = [row for row in values["species"] if row["rho"] is not None]
+        unknown = [row for row in values["species"] if row["rho"] is None]
+        ranked = [*sorted(known, key=lambda row: row["rho"]), *unknown]
         part |= {
-            "species": ranked[:WORST_SPECIES],
-            "hidden": len(ranked) - WORST_SPECIES,
+            "species": ranked[:SHOWN_SPECIES],
+            "hidden": len(ranked) - SHOWN_SPECIES,
             "published": published.VARIANT_SHARE,
             "source": published.VARIANT_SHARE_SOURCE,
         }

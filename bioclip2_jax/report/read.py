@@ -10,18 +10,23 @@ from pathlib import Path
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.report import published
 
-_SPECIES = ("settings", "top1", "macro_top1", "ranks", "intervals", "chance", "num_images")
-_BEYOND = ("settings", "value", "std", "runs", "metric", "protocol", "num_images")
+_NUMBER = (int, float)
+_MAYBE = (int, float, type(None))  # none where nothing could be asked
+_SPECIES = {"settings": dict, "ranks": dict, "intervals": dict, "num_images": int}
+_ZERO_SHOT = _SPECIES | dict.fromkeys(("top1", "macro_top1", "top3", "top5", "chance"), _NUMBER)
+_FEW_SHOT = _SPECIES | dict.fromkeys(("top1", "macro_top1", "std", "chance"), _MAYBE)
+_BEYOND = {"settings": dict, "value": _NUMBER, "std": _NUMBER, "runs": list, "metric": str}
+_BEYOND |= {"protocol": str, "num_images": int}
 # File → what it must hold to be a result.
-KINDS: dict[str, tuple[str, ...]] = {
-    "zero_shot": (*_SPECIES, "num_classes"),
-    "few_shot_1": (*_SPECIES, "k", "std", "folds"),
-    "few_shot_5": (*_SPECIES, "k", "std", "folds"),
+KINDS: dict[str, dict] = {
+    "zero_shot": _ZERO_SHOT | {"num_classes": int},
+    "few_shot_1": _FEW_SHOT | {"k": int, "folds": list},
+    "few_shot_5": _FEW_SHOT | {"k": int, "folds": list},
     **{task: _BEYOND for task in ("newt", "fishnet", "awa2", "herbarium19", "plantdoc")},
-    "between": ("continuous", "discrete"),
-    "within": ("rho", "fisher", "fisher_removed", "species"),
-    "theory": ("settings",),
-    "scaling": ("runs",),
+    "between": {"continuous": list, "discrete": list},
+    "within": {"rho": dict, "fisher": dict, "fisher_removed": dict, "species": list},
+    "theory": {"settings": dict},
+    "scaling": {"runs": list},
 }
 ANALYSES = ("between", "within", "theory", "scaling")
 # Folders of a run that hold many files and no result.
@@ -144,13 +149,18 @@ def read_json(path: Path) -> dict:
 
 def _read(path: Path) -> dict:
     values = read_json(path)
-    missing = [key for key in KINDS[path.stem] if key not in values]
-    if missing:
-        raise UserError(
-            f"{path}: not a result of this version of bioclip2 (no {missing[0]!r}); make it again,"
-            " or take it out of the folder"
-        )
+    for key, kind in KINDS[path.stem].items():
+        if not isinstance(values.get(key), kind) or key not in values:
+            raise not_a_result(path, f"no proper {key!r}")
     return values
+
+
+def not_a_result(path: Path, why: str) -> UserError:
+    """The error about a file that cannot be shown."""
+    return UserError(
+        f"{path}: not a result of this version of bioclip2 ({why}); make it again, or take it out"
+        " of the folder"
+    )
 
 
 def _origin(path: Path, values: dict) -> str:
