@@ -217,7 +217,8 @@ def reliability(bins: list[dict]) -> str:
         )
         axes.set_ylim(-0.02, 1.02)
         axes.set_ylabel("share right")
-        axes.legend(loc="upper left")
+        # Above: an overconfident curve fills one corner, a timid one the other.
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8.5)
         lefts = [one["low"] for one in bins]
         widths = [one["high"] - one["low"] for one in bins]
         below.bar(lefts, count, widths, align="edge", color=BAR_COLOR, edgecolor="white")
