@@ -21,6 +21,7 @@ _COMMANDS = {
     "labels": ("cli_labels", "Write the label files that pybioclip reads."),
     "predict": ("cli_predict", "Name the organisms in pictures."),
     "embed": ("cli_embed", "Keep the features of many pictures, as Parquet."),
+    "analyze": ("cli_analyze", "Look for what a model knows beyond the names of species."),
     "report": ("cli_report", "Write one HTML page about a training run."),
     "inspect": ("cli_inspect", "Describe a dataset or a model."),
 }

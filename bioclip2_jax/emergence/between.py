@@ -30,8 +30,9 @@ class ContinuousTrait:
     Attributes:
       spearman: rank correlation of the trait's and the features' (cosine) pairwise distances.
       mantel_p: of it, when species swap their trait values.
-      ridge_r: correlation of the held-out predictions and the truth.
-      ridge_r2: 1 - squared error / squared error of the training species' mean; 0 is no use.
+      ridge_r: correlation of held-out predictions and truth, both taken as departures from the mean
+        of the species that the prediction was learned from.
+      ridge_r2: 1 - squared error / squared error of that mean; 0 is no use.
       ridge_p: of `ridge_r`, when species swap their trait values.
       within_clade_r: the same correlation of what is left after every clade's own mean is taken
         from predictions and truth; None if no clade has two species.
@@ -62,8 +63,9 @@ class DiscreteTrait:
     Attributes:
       separation: mean silhouette over the species, cosine distance; -1 to 1, 0 is none.
       separation_p: of it, when species swap labels.
-      accuracy: mean over the classes of the share of species that the held-out probe names rightly.
-      chance: 1 / c, what a probe that ignores the features gets.
+      accuracy: mean over the classes of the share of species that the held-out probe names rightly;
+        classes that occur in one fold of clades alone take no part, as nothing teaches them.
+      chance: 1 / classes that take part, what a probe that ignores the features gets.
       accuracy_p: of `accuracy`, when species swap labels.
     """
 
@@ -137,9 +139,11 @@ def continuous_trait(
     held_out = nested_ridge(features, folds, targets[:, None])
     found = held_out.predictions[:, 0]
     free, bound = slice(0, permutations + 1), np.r_[0, permutations + 1 : 2 * permutations + 1]
-    correlations = _correlate(found[:, free], targets[:, free])
-    residual = found[:, 0] - standard
-    baseline = held_out.baselines[:, 0, 0] - standard
+    # Departures from what a fold is predicted without features: that guess alone would correlate
+    # negatively, as the training species miss just the fold's own.
+    base = held_out.baselines[:, 0]
+    correlations = _correlate((found - base)[:, free], (targets - base)[:, free])
+    residual, spread = found[:, 0] - standard, base[:, 0] - standard
     sizes = np.bincount(clades)
     within_r = within_p = None
     if sizes.max() > 1:
@@ -153,7 +157,7 @@ def continuous_trait(
         spearman,
         mantel_p,
         float(correlations[0]),
-        float(1 - (residual**2).sum() / (baseline**2).sum()),
+        float(1 - (residual**2).sum() / (spread**2).sum()),
         p_value(correlations),
         within_r,
         within_p,
@@ -180,13 +184,13 @@ def discrete_trait(
     Args:
       prototypes: [s, d] float.
       labels: [s] int or str.
-      clades: [s] int; at least three. A class that lives in one clade alone is always missed by the
-        probe.
+      clades: [s] int; at least three.
       permutations: of the labels.
       seed: of the permutations.
 
     Raises:
-      UserError: fewer than 6 species or 3 clades, or all labels are the same.
+      UserError: fewer than 6 species or 3 clades, all labels are the same, or fewer than two of
+        them occur in several folds of clades.
     """
     features = np.asarray(prototypes, np.float64)
     clades = _check(labels, clades)
@@ -199,10 +203,21 @@ def discrete_trait(
     separation = silhouettes(features[rows], dealt[rows], len(names))
 
     folds = assign_folds(clades)
-    targets = (dealt[:, None] == np.arange(len(names))[:, None]).astype(np.float64)
-    held_out = nested_ridge(features, folds, targets)
-    distances = np.full((len(names), *dealt.shape), np.inf)
-    for number in range(len(names)):
+    table = np.zeros((len(names), folds.max() + 1), bool)
+    table[numbers, folds] = True
+    kept = (table.sum(axis=1) > 1)[numbers]
+    some, folds = (np.unique(x[kept], return_inverse=True)[1] for x in (numbers, folds))
+    if len(np.unique(some)) < 2 or folds.max() < 2:
+        raise UserError(
+            "fewer than two labels occur in several clades, so that none can be told in a clade"
+            " that is held out: leave out a finer rank"
+        )
+    num_classes = int(some.max()) + 1
+    dealt = np.stack([some, *_deal_spread(some, folds, permutations, rng)], axis=1)
+    targets = (dealt[:, None] == np.arange(num_classes)[:, None]).astype(np.float64)
+    held_out = nested_ridge(features[kept], folds, targets)
+    distances = np.full((num_classes, *dealt.shape), np.inf)
+    for number in range(num_classes):
         gaps = held_out.predictions - held_out.class_means[folds, number]
         # A class that the training species lack has no mean, and is never the answer.
         distances[number] = np.nan_to_num((gaps**2).sum(axis=1), nan=np.inf)
@@ -212,7 +227,7 @@ def discrete_trait(
         float(separation[0]),
         p_value(separation),
         float(accuracy[0]),
-        1 / len(names),
+        1 / num_classes,
         p_value(accuracy),
     )
 
@@ -326,6 +341,20 @@ def _permute_within(values: np.ndarray, clades: np.ndarray, rng: np.random.Gener
     out = np.empty_like(values)
     out[order] = values[shuffled]
     return out
+
+
+def _deal_spread(
+    labels: np.ndarray, folds: np.ndarray, permutations: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Permutations in which, as in the labels themselves, each class occurs in several folds."""
+    found = []
+    while len(found) < permutations:
+        dealt = rng.permutation(labels)
+        table = np.zeros((labels.max() + 1, folds.max() + 1), bool)
+        table[dealt, folds] = True
+        if (table.sum(axis=1) > 1).all():
+            found.append(dealt)
+    return found
 
 
 def _centre_within(values: np.ndarray, clades: np.ndarray) -> np.ndarray:

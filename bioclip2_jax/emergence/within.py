@@ -11,18 +11,21 @@ an orthonormal basis of the centred species means. Means of few pictures are noi
 v lies inside U as any other noise does, whatever the true difference; `rho` therefore subtracts
 what the noise adds to numerator and denominator, estimated from the scatter inside variants. For
 that, U must not have seen the pictures that v comes from: the pictures of a species are halved,
-U takes its mean from one half and v comes from the other, then the halves change places.
+U takes its mean from one half and v comes from the other, then the halves change
+places. Where there are few species this is repeated.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UsageError, UserError
 
 BOOTSTRAPS = 2000
 MIN_IMAGES = 2  # of either variant
+HALVINGS = 24  # in all, but at least one a species: many species average on their own
 
 
 @dataclass(frozen=True)
@@ -144,19 +147,22 @@ def within(
     )
     dimensions = check_dimensions(len(names), features.shape[1], dimensions)
     basis = _basis(means, dimensions)
+    tables = [np.bincount(variants[(numbers == k) & (variants >= 0)], minlength=2)
+              for k in range(len(names))]  # fmt: skip
+    measured = [k for k, table in enumerate(tables) if table.min() >= MIN_IMAGES]
     entries, shares, nulls = [], [], []
-    for number, name in enumerate(names.tolist()):
+    for number in measured:
         rows = np.flatnonzero((numbers == number) & (variants >= 0))
-        counts = np.bincount(variants[rows], minlength=2)
-        if counts.min() < MIN_IMAGES:
-            continue
         others = np.delete(means, number, axis=0)
-        # A species' numbers do not depend on which others are there.
         rng = np.random.default_rng((seed, number))
-        entry, share, null = _one_species(
-            features[rows], variants[rows], others, basis, permutations, rng
-        )
-        entries.append(SpeciesWithin(name, (int(counts[0]), int(counts[1])), *entry))
+        halvings = -(-HALVINGS // len(measured))
+        # Its matrices are small: threads would wait for each other longer than they work.
+        with threadpool_limits(1):
+            entry, share, null = _one_species(
+                features[rows], variants[rows], others, basis, permutations, halvings, rng
+            )
+        counts = (int(tables[number][0]), int(tables[number][1]))
+        entries.append(SpeciesWithin(names[number].item(), counts, *entry))
         shares.append(share)
         nulls.append(null)
     if not entries:
@@ -275,12 +281,30 @@ def _basis(means: np.ndarray, dimensions: int) -> np.ndarray:
     return np.linalg.svd(means - means.mean(axis=0), full_matrices=False)[2][:dimensions].T
 
 
+def _halves(variants: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks that share the pictures of either variant."""
+    first = np.zeros(len(variants), bool)
+    for variant in (0, 1):
+        first[rng.permutation(np.flatnonzero(variants == variant))[::2]] = True
+    return first, ~first
+
+
+def _difference_weights(
+    variants: np.ndarray, permutations: int, rng: np.random.Generator
+) -> np.ndarray:
+    """[1 + permutations, n] weights that make the difference of means; the first are the true."""
+    counts = np.bincount(variants, minlength=2)
+    dealt = rng.permuted(np.tile(variants, (permutations, 1)), axis=1)
+    return np.where(np.vstack([variants, dealt]) == 1, 1 / counts[1], -1 / counts[0])
+
+
 def _one_species(
     features: np.ndarray,
     variants: np.ndarray,
     others: np.ndarray,
     basis: np.ndarray,
     permutations: int,
+    halvings: int,
     rng: np.random.Generator,
 ) -> tuple[tuple, float, np.ndarray]:
     """The fields of `SpeciesWithin` after `counts`; the halves' raw rho, observed and permuted."""
@@ -290,38 +314,23 @@ def _one_species(
     spare = counts[variants] - 1  # degrees of freedom of a picture's variant
     difference = means[1] - means[0]
 
-    # Each half has a share of both variants.
-    half = np.empty(len(variants), np.int64)
-    for variant in (0, 1):
-        rows = rng.permutation(np.flatnonzero(variants == variant))
-        half[rows] = np.arange(len(rows)) % 2
     inside = observed = 0.0
     null = np.zeros(permutations)
-    for side in (0, 1):
-        away, here = half != side, half == side
-        own = _species_mean(features[away], variants[away])
+    for half in (half for _ in range(halvings) for half in _halves(variants, rng)):
+        own = _species_mean(features[~half], variants[~half])
         plane = _basis(np.vstack([others, own]), basis.shape[1])
-        part, kinds = features[here], variants[here]
-        here_counts = np.bincount(kinds, minlength=2)
-        orders = rng.permuted(np.tile(kinds, (permutations, 1)), axis=1)
-        labels = np.vstack([kinds, orders])
-        weights = np.where(labels == 1, 1 / here_counts[1], -1 / here_counts[0])
-        deltas = weights @ part
+        weights = _difference_weights(variants[half], permutations, rng)
+        deltas = weights @ features[half]
         flat = (deltas @ plane) ** 2
-        lengths = (deltas**2).sum(axis=1)
+        shares = flat.sum(axis=1) / np.maximum((deltas**2).sum(axis=1), 1e-300)
         # The noise of a mean of k pictures adds tr(S) / k to the squared difference.
-        scale = 1 / (spare * here_counts[variants])
+        scale = 1 / (spare * np.bincount(variants[half])[variants])
         noise = ((residuals @ plane) ** 2).sum(axis=1) @ scale
-        inside += (flat[0].sum() - noise) / 2
-        shares = flat.sum(axis=1) / np.maximum(lengths, 1e-300)
-        observed += shares[0] / 2
-        null += shares[1:] / 2
+        inside += (flat[0].sum() - noise) / (2 * halvings)
+        observed += shares[0] / (2 * halvings)
+        null += shares[1:] / (2 * halvings)
 
-    whole = np.where(
-        rng.permuted(np.tile(variants, (permutations, 1)), axis=1) == 1,
-        1 / counts[1],
-        -1 / counts[0],
-    )
+    whole = _difference_weights(variants, permutations, rng)[1:]
     permuted = ((whole @ features) ** 2).sum(axis=1)
     length = float(difference @ difference)
     flat_length = float(((difference @ basis) ** 2).sum())

@@ -276,8 +276,18 @@ def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> 
       description: for readers who cannot see the figure.
     """
     rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_POINTS)).astype(int))
-    places = flat_map(features[rows])
-    groups = np.asarray([groups[row] or "unknown" for row in rows])
+    return scatter_groups(flat_map(features[rows]), [groups[row] for row in rows], description)
+
+
+def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) -> str:
+    """Points of a map, coloured and shaped by group; small groups share grey.
+
+    Args:
+      places: [n, 2] float.
+      groups: of every point, "" where unknown.
+      description: for readers who cannot see the figure.
+    """
+    groups = np.asarray([group or "unknown" for group in groups])
     counts = Counter(groups.tolist())
     named = [name for name, _ in counts.most_common(len(COLORS)) if name != "unknown"]
     with pyplot.rc_context(STYLE):

@@ -1,0 +1,136 @@
+"""`bioclip2 analyze`."""
+
+import click
+
+# Shared by the analyses of kept features.
+_FEATURES = click.option(
+    "--features", required=True, type=click.Path(), help="Made by `bioclip2 embed`."
+)
+_OUT = click.option(
+    "--out", required=True, type=click.Path(file_okay=False), help="Folder for the results."
+)
+_SPLIT = click.option("--split", help="Only pictures of this split.  [default: all]")
+_MIN_IMAGES = click.option(
+    "--min-images",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Species with fewer pictures are left out.",
+)
+_PERMUTATIONS = click.option(
+    "--permutations", default=999, show_default=True, type=click.IntRange(min=1), help="For p."
+)
+_SEED = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of all draws."
+)
+
+
+@click.group()
+def analyze() -> None:
+    """Look for what a model knows beyond the names of species."""
+
+
+@analyze.command(short_help="Find traits in the order of the species.")
+@_FEATURES
+@_OUT
+@click.option(
+    "--traits",
+    "table",
+    type=click.Path(),
+    help="CSV with a row a species, such as AVONET.  [default: the labels of the pictures]",
+)
+@click.option("--species-column", help="Of that CSV, with binomials.  [default: found by name]")
+@click.option("--trait", "continuous", multiple=True, help="Numeric trait; may be repeated.")
+@click.option(
+    "--log-trait",
+    "logarithms",
+    multiple=True,
+    help="Numeric trait whose logarithm is looked for, such as a mass; may be repeated.",
+)
+@click.option("--label", "discrete", multiple=True, help="Trait with classes; may be repeated.")
+@click.option(
+    "--leave-out",
+    default="family",
+    show_default=True,
+    type=click.Choice(["kingdom", "phylum", "class", "order", "family", "genus"]),
+    help="Rank of the clades that are predicted from the others.",
+)
+@_MIN_IMAGES
+@_SPLIT
+@_PERMUTATIONS
+@_SEED
+def between(
+    features: str,
+    out: str,
+    table: str | None,
+    species_column: str | None,
+    continuous: tuple[str, ...],
+    logarithms: tuple[str, ...],
+    discrete: tuple[str, ...],
+    leave_out: str,
+    **options,
+) -> None:
+    """Are the species ordered by how they live, though the model was told nothing of it?
+
+    Every trait is predicted for clades that the prediction has not seen, and its distances between
+    species are compared with those of the features. p-values are those of traits dealt at random
+    to the species; a label of single pictures counts by its majority in a species. Writes
+    between.json, between.csv with a row a species, trait_axes.svg and species_map.svg to OUT.
+
+    \b
+    Examples:
+      bioclip2 analyze between --features features/quickstart --out analysis
+      bioclip2 analyze between --features features/birds --traits avonet.csv \\
+        --log-trait Mass --trait Hand-Wing.Index --label Habitat --out analysis
+    """
+    from bioclip2_jax import analyze as program
+    from bioclip2_jax.traits import Wanted
+
+    wanted = Wanted(table, species_column, continuous, logarithms, discrete)
+    result = program.between(features, out, wanted, leave_out=leave_out, **options)
+    for row in result["continuous"] + result["discrete"]:
+        click.echo(program.trait_line(row))
+
+
+@analyze.command(short_help="Find sex or life stage across the species' differences.")
+@_FEATURES
+@_OUT
+@click.option(
+    "--variant", "label", required=True, help="Label of the pictures: sex, lifeStage, disease."
+)
+@click.option("--values", nargs=2, help="Two of its values.  [default: all, if there are just two]")
+@click.option(
+    "--species-rank",
+    default="species",
+    show_default=True,
+    type=click.Choice(["class", "order", "family", "genus", "species"]),
+    help="Taxa of this rank count as species.",
+)
+@click.option(
+    "--dimensions",
+    type=click.IntRange(min=1),
+    help="Leading ones of the between-species subspace.  [default: all, one less than species]",
+)
+@_MIN_IMAGES
+@_SPLIT
+@_PERMUTATIONS
+@_SEED
+def within(features: str, out: str, label: str, values: tuple[str, str] | None, **options) -> None:
+    """Does the difference of two variants lie across the differences between species?
+
+    rho is the share of it that lies inside the subspace which the species span: 0 is orthogonal.
+    All species of the features span it, those with two pictures of either variant are measured.
+    Writes within.json, within.csv with a row a species, rho_by_species.svg and, for three species
+    or more, panel_1.svg to OUT.
+
+    \b
+    Examples:
+      bioclip2 analyze within --features features/quickstart --variant sex --out analysis
+      bioclip2 analyze within --features features/leaves --variant disease \\
+        --values healthy "late blight" --dimensions 20 --out analysis
+    """
+    from bioclip2_jax import analyze as program
+
+    result = program.within(features, out, label, values or None, **options)
+    for line in program.within_lines(result):
+        click.echo(line)

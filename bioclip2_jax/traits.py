@@ -1,0 +1,275 @@
+"""Species of a feature store and what is known of them: from its labels, or from a trait table."""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.store import Store
+from bioclip2_jax.taxonomy import RANKS, Taxon
+
+SPECIES_COLUMNS = ("scientificName", "scientific_name", "species", "binomial", "Species1")
+_MISSING = ("", "na", "n/a", "nan", "null", "none")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to look for between species.
+
+    Attributes:
+      table: CSV with a row for a species; None takes the labels of the pictures.
+      species_column: of the table; None finds it.
+      continuous: names of numeric traits.
+      logarithms: of those, the ones whose logarithm is looked for.
+      discrete: names of traits with classes.
+    """
+
+    table: str | None = None
+    species_column: str | None = None
+    continuous: Sequence[str] = ()
+    logarithms: Sequence[str] = ()
+    discrete: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class SpeciesList:
+    """The s species of a feature store, in the order of their lineages.
+
+    Attributes:
+      names: of every species.
+      taxa: their lineages.
+      numbers: [n] int, the species of every picture; -1 for those that are of none.
+    """
+
+    names: list[str]
+    taxa: list[Taxon]
+    numbers: np.ndarray
+
+    def clades(self, rank: str) -> np.ndarray:
+        """[s] number of every species' clade; those of one unnamed family share its order."""
+        lineages = [taxon.lineage(rank) for taxon in self.taxa]
+        number = {lineage: place for place, lineage in enumerate(sorted(set(lineages)))}
+        return np.asarray([number[lineage] for lineage in lineages])
+
+
+def list_species(
+    store: Store, place: str, rank: str = "species", min_images: int = 1
+) -> SpeciesList:
+    """Finds the species of a store, or its taxa at a higher rank.
+
+    Args:
+      store: the features.
+      place: for messages.
+      rank: pictures that are not named at this rank are of no species.
+      min_images: a species with fewer pictures is left out.
+
+    Raises:
+      UserError: no picture is named at this rank, or no species has enough pictures.
+    """
+    depth = RANKS.index(rank)
+    lineages = [taxon.lineage(rank) if taxon.ranks[depth] else None for taxon in store.taxa]
+    counts = Counter(lineage for lineage in lineages if lineage)
+    if not counts:
+        raise UserError(f"{place}: not one picture has a {rank}; take features of a named dataset")
+    enough = sorted(lineage for lineage, count in counts.items() if count >= min_images)
+    if not enough:
+        raise UserError(
+            f"{place}: no {rank} has {min_images} pictures, the most is {max(counts.values())};"
+            " lower --min-images"
+        )
+    number = {lineage: place for place, lineage in enumerate(enough)}
+    numbers = np.asarray([number.get(lineage, -1) for lineage in lineages])
+    taxa = [Taxon(*lineage) for lineage in enough]
+    return SpeciesList([taxon.scientific_name for taxon in taxa], taxa, numbers)
+
+
+def label_values(store: Store, name: str, place: str) -> np.ndarray:
+    """[n] str, a label of the store's pictures, "" where unknown.
+
+    Raises:
+      UsageError: the store has no such label.
+    """
+    if name not in store.labels:
+        has = f"it has {', '.join(sorted(store.labels))}" if store.labels else "it has none"
+        raise UsageError(f"{place}: no label {name!r}; {has}")
+    return store.labels[name]
+
+
+def numbers_of_label(species: SpeciesList, values: Sequence[str], name: str) -> np.ndarray:
+    """[s] float, the mean of a numeric label over the pictures of every species, NaN if unknown.
+
+    Raises:
+      UserError: a value is no number.
+    """
+    rows: list[list[float]] = [[] for _ in species.names]
+    for number, text in zip(species.numbers.tolist(), values, strict=True):
+        if number >= 0 and text.strip().lower() not in _MISSING:
+            rows[number].append(_number(str(text), f"label {name}"))
+    return np.asarray([np.mean(row) if row else np.nan for row in rows])
+
+
+def majority_of_label(species: SpeciesList, values: Sequence[str]) -> list[str]:
+    """The commonest value of a label among the pictures of every species, "" if unknown."""
+    rows: list[Counter] = [Counter() for _ in species.names]
+    for number, text in zip(species.numbers.tolist(), values, strict=True):
+        if number >= 0 and text.strip().lower() not in _MISSING:
+            rows[number][str(text)] += 1
+    return [_majority(row) for row in rows]
+
+
+@dataclass(frozen=True)
+class TraitTable:
+    """A table with a row for a species or an individual.
+
+    Attributes:
+      path: where it lies.
+      rows_of: species, as `_key` writes it → its rows.
+      columns: names of the columns.
+    """
+
+    path: Path
+    rows_of: dict[str, list[dict[str, str]]]
+    columns: list[str]
+
+    def numbers(self, names: Sequence[str], column: str) -> np.ndarray:
+        """[s] float, the mean over a species' rows, NaN where unknown.
+
+        Raises:
+          UsageError: no such column.
+          UserError: a value is no number.
+        """
+        found = []
+        for name, texts in zip(names, self._texts(names, column), strict=True):
+            values = [_number(text, f"{self.path}: {column} of {name}") for text in texts]
+            found.append(np.mean(values) if values else np.nan)
+        return np.asarray(found)
+
+    def majority(self, names: Sequence[str], column: str) -> list[str]:
+        """The commonest value of a species' rows, "" where unknown.
+
+        Raises:
+          UsageError: no such column.
+        """
+        return [_majority(Counter(texts)) for texts in self._texts(names, column)]
+
+    def _texts(self, names: Sequence[str], column: str) -> list[list[str]]:
+        if column not in self.columns:
+            raise UsageError(f"{self.path}: no column {column!r}; it has {', '.join(self.columns)}")
+        rows = ([row[column].strip() for row in self.rows_of.get(_key(n), ())] for n in names)
+        return [[text for text in texts if text.lower() not in _MISSING] for texts in rows]
+
+
+def read_table(path: str | Path, species_column: str | None = None) -> TraitTable:
+    """Reads a trait table, parted by commas, semicolons or tabs.
+
+    Args:
+      path: of the file.
+      species_column: that holds binomials; by default the first of `SPECIES_COLUMNS` that it has.
+
+    Raises:
+      UsageError: there is no such file, or no column with species.
+      UserError: unreadable, or without rows.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    delimiter = max(",\t;", key=text.partition("\n")[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
+    try:
+        columns = [name for name in reader.fieldnames or () if name]
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num} is no CSV ({error})") from error
+    wanted = [species_column] if species_column else SPECIES_COLUMNS
+    column = next((name for name in wanted if name in columns), None)
+    if column is None:
+        asked = f"no column {species_column!r}" if species_column else "no column with species"
+        raise UsageError(
+            f"{path}: {asked}; it has {', '.join(columns)}: name the one with binomials"
+            " (--species-column)"
+        )
+    rows_of: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        rows_of.setdefault(_key(row[column]), []).append(row)
+    if not rows_of:
+        raise UserError(f"{path}: no row in it")
+    return TraitTable(path, rows_of, columns)
+
+
+def known_traits(
+    store: Store, species: SpeciesList, wanted: Wanted, place: str
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Name → values [s] of the continuous traits, NaN unknown, and of the discrete, "" unknown.
+
+    Raises:
+      UsageError: no such label or column, or nothing is named and the store has no known trait.
+      UserError: a value is no number, or has no logarithm.
+    """
+    continuous, discrete = list(wanted.continuous), list(wanted.discrete)
+    table = read_table(wanted.table, wanted.species_column) if wanted.table else None
+    if not (continuous or discrete or wanted.logarithms):
+        if table:
+            raise UsageError(
+                f"{table.path}: name what to look for with --trait, --log-trait or --label; it has"
+                f" {', '.join(table.columns)}"
+            )
+        continuous = [name for name in store.labels if name.startswith("trait_")]
+        discrete = [name for name in ("habitat", "diet", "activity") if name in store.labels]
+        if not (continuous or discrete):
+            has = f"its labels are {', '.join(store.labels)}" if store.labels else "it has no label"
+            raise UsageError(
+                f"{place}: name what to look for with --trait, --log-trait or --label; {has}, and"
+                " --traits names a table"
+            )
+
+    def numbers(name: str) -> np.ndarray:
+        if table:
+            return table.numbers(species.names, name)
+        return numbers_of_label(species, label_values(store, name, place), name)
+
+    values = {name: numbers(name) for name in continuous}
+    for name in wanted.logarithms:
+        plain = numbers(name)
+        if (low := np.flatnonzero(plain <= 0)).size:
+            raise UserError(
+                f"{name} of {species.names[low[0]]} is {plain[low[0]]:g}, which has no logarithm;"
+                " ask for it with --trait"
+            )
+        values[f"log10 {name}"] = np.log10(plain)
+    classes = {}
+    for name in discrete:
+        if table:
+            classes[name] = table.majority(species.names, name)
+        else:
+            texts = label_values(store, name, place)
+            classes[name] = majority_of_label(species, texts)
+    return values, classes
+
+
+def _key(name: str) -> str:
+    """Species names as they compare: 'Pica_pica' is 'pica pica'."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _majority(counts: Counter) -> str:
+    return min(counts, key=lambda value: (-counts[value], value)) if counts else ""
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{what}: {text!r} is no number; is it a --label rather than a --trait?")
+    return value

@@ -1,0 +1,129 @@
+"""Variants within species: the planted share of their difference is recovered."""
+
+import numpy as np
+import pytest
+
+from bioclip2_jax.emergence.within import check_dimensions, panel, within
+from bioclip2_jax.errors import UsageError, UserError
+
+
+def planted(rho, seed=0, species=30, dim=128, images=(20, 20), noise=0.05, length=0.4):
+    """(features, species, variants); rho of every species' difference lies in the species' span."""
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(species, dim)) / np.sqrt(dim)
+    span = np.linalg.svd(means - means.mean(axis=0))[2][: species - 1]
+    features, numbers, variants = [], [], []
+    for number, mean in enumerate(means):
+        inside = rng.normal(size=species - 1) @ span
+        outside = rng.normal(size=dim)
+        outside -= outside @ span.T @ span
+        inside, outside = (v / np.linalg.norm(v) for v in (inside, outside))
+        difference = length * (np.sqrt(rho) * inside + np.sqrt(1 - rho) * outside)
+        for variant, count in enumerate(images):
+            features.append(
+                mean + (variant - 0.5) * difference + noise * rng.normal(size=(count, dim))
+            )
+            numbers += [number] * count
+            variants += [variant] * count
+    return np.concatenate(features), np.asarray(numbers), np.asarray(variants)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("images", [(20, 20), (30, 8)])
+def test_a_planted_share_is_recovered_within_three_hundredths(rho, images):
+    found = within(*planted(rho, images=images), permutations=19)
+    assert found.rho == pytest.approx(rho, abs=0.03)
+    assert found.dimensions == 29 and found.random_direction == pytest.approx(29 / 128)
+
+
+def test_an_orthogonal_difference_is_told_from_random_ones():
+    found = within(*planted(0.0), permutations=199)
+    assert found.p < 0.01 and found.null_mean == pytest.approx(29 / 128, abs=0.03)
+    low, high = found.rho_interval
+    assert low < found.rho < high and high - low < 0.05
+    assert all(one.fisher_p < 0.01 for one in found.species)
+
+
+def test_random_variants_have_no_difference_and_no_small_share():
+    features, species, variants = planted(0.0, species=12, images=(10, 10), length=0)
+    found = within(features, species, variants, permutations=99)
+    assert found.p > 0.05
+    assert np.mean([one.fisher_p <= 0.05 for one in found.species]) <= 0.25
+
+
+def test_uncorrected_share_and_fisher_ratio_are_as_the_paper_defines_them():
+    features, species, variants = planted(0.3, species=6, dim=20, images=(5, 7), noise=0.2)
+    found = within(features, species, variants, dimensions=3, permutations=9)
+    means = [
+        [features[(species == k) & (variants == v)].mean(axis=0) for v in (0, 1)] for k in range(6)
+    ]
+    centres = np.asarray(means).mean(axis=1)
+    basis = np.linalg.svd(centres - centres.mean(axis=0))[2][:3].T
+    for number, one in enumerate(found.species):
+        parts = [features[(species == number) & (variants == v)] for v in (0, 1)]
+        difference = means[number][1] - means[number][0]
+        inside = ((basis.T @ difference) ** 2).sum()
+        assert one.rho_raw == pytest.approx(inside / (difference**2).sum())
+        traces = sum(np.trace(np.cov(part.T)) for part in parts)
+        assert one.fisher == pytest.approx((difference**2).sum() / traces)
+        away = np.eye(20) - basis @ basis.T
+        removed = sum(np.trace(np.cov((part @ away).T)) for part in parts)
+        assert one.fisher_removed == pytest.approx(((away @ difference) ** 2).sum() / removed)
+        assert one.counts == (5, 7) and one.species == number
+
+
+def test_one_species_with_variants_is_measured_in_the_space_of_the_others():
+    features, species, variants = planted(0.3, species=20, dim=64, images=(40, 40))
+    variants = np.where(species == 7, variants, -1)
+    found = within(features, species, variants, permutations=99)
+    assert [one.species for one in found.species] == [7] and found.rho_interval is None
+    assert found.rho == pytest.approx(0.3, abs=0.1)
+
+
+def test_an_uneven_sex_ratio_does_not_tilt_the_subspace():
+    rng = np.random.default_rng(0)
+    sex = np.eye(40)[39]
+    features, species, variants = [], [], []
+    for number in range(10):
+        mean = np.append(rng.normal(size=39), 0)
+        for variant, count in enumerate((30, 4) if number % 2 else (4, 30)):
+            features.append(mean + (2 * variant - 1) * sex + 0.05 * rng.normal(size=(count, 40)))
+            species += [number] * count
+            variants += [variant] * count
+    found = within(np.concatenate(features), species, np.asarray(variants), permutations=9)
+    assert found.rho < 0.01 and found.rho_raw < 0.01
+
+
+def test_three_species_lie_in_their_plane_with_the_variants_across():
+    features, species, variants = planted(0.0, species=5, images=(12, 12), noise=0.01)
+    found = panel(features, species, variants, [4, 0, 2])
+    assert found.points.shape == (72, 3) and found.means.shape == (3, 2, 3)
+    centres = found.means.mean(axis=1)
+    np.testing.assert_allclose(centres[:, 2], centres[0, 2], atol=1e-9)  # a level plane
+    distances = [np.linalg.norm(centres[0] - centres[k]) for k in (1, 2)]
+    means = [features[species == k].mean(axis=0) for k in (4, 0, 2)]
+    expected = [np.linalg.norm(means[0] - means[k]) for k in (1, 2)]
+    np.testing.assert_allclose(distances, expected, rtol=1e-6)
+    assert found.rho < 0.02
+    rows = (found.species == 1) & (found.variants == 1)
+    np.testing.assert_allclose(found.points[rows].mean(axis=0), found.means[1, 1], atol=1e-9)
+
+
+def test_results_are_a_function_of_the_seed():
+    data = planted(0.3, species=8, dim=32, images=(4, 5))
+    one, same, other = (within(*data, permutations=29, seed=seed) for seed in (0, 0, 1))
+    assert one == same and one.rho != other.rho and one.rho_raw == other.rho_raw
+
+
+def test_what_cannot_be_measured_is_said():
+    features, species, variants = planted(0.0, species=4, dim=8, images=(3, 3))
+    with pytest.raises(UserError, match="no species has 2 pictures of either variant"):
+        within(features, species, np.zeros_like(variants))
+    with pytest.raises(UserError, match="only one species"):
+        within(features[species == 0], species[species == 0], variants[species == 0])
+    with pytest.raises(UsageError, match="4 species span 1 to 3"):
+        within(features, species, variants, dimensions=5)
+    with pytest.raises(UsageError, match="fills all 8 of the features.*such as 2"):
+        check_dimensions(20, 8, None)
+    with pytest.raises(UserError, match="species 2 has no picture of variant 1"):
+        panel(features, species, np.where(species == 2, 0, variants), [0, 1, 2])
