@@ -42,6 +42,7 @@ def trait_axes(between: dict) -> str:
                 truth, found, s=18, color=COLORS[0], alpha=0.75, edgecolors="white", linewidths=0.3
             )
             name = row["trait"].removeprefix("trait_").replace("_", " ")
+            name = name if len(name) <= 22 else f"{name[:21]}…"  # the next panel's begins there
             p_value = f"p = {row['ridge_p']:.3f}"
             axes.set_title(f"{name}\nr = {row['ridge_r']:.2f}, {p_value}", loc="left", fontsize=9)
             axes.tick_params(labelsize=8)
