@@ -272,22 +272,31 @@ def draw_individuals(
     number = 0
     for one, count in zip(species, counts, strict=True):
         held_out = max(1, round(0.1 * count))
-        habitats = next(group.habitats for group in _GROUPS if group.body == one.body)
-        elsewhere = [habitat for habitat in habitats if habitat != one.habitat]
         male, juvenile, strays = rng.random((3, count))
         for i in range(count):
             split = "val" if i < held_out else "test" if i < 2 * held_out else "train"
-            stray = strays[i] / _STRAYS
-            habitat = elsewhere[int(stray * len(elsewhere))] if stray < 1 else one.habitat
+            habitat = draw_habitat(one, strays[i])
             splits[split].append(Individual(number, one, male[i] < 0.5, juvenile[i] < 0.3, habitat))
             number += 1
     return splits
 
 
+def draw_habitat(species: Species, chance: float) -> str:
+    """Where an individual is met: at home, or for the smallest chances of [0, 1) astray."""
+    habitats = next(group.habitats for group in _GROUPS if group.body == species.body)
+    elsewhere = [habitat for habitat in habitats if habitat != species.habitat]
+    stray = chance / _STRAYS
+    return elsewhere[int(stray * len(elsewhere))] if stray < 1 else species.habitat
+
+
+def look_of(one: Individual) -> Appearance:
+    """The appearance of an individual."""
+    return appearance(one.species, male=one.male, juvenile=one.juvenile, habitat=one.habitat)
+
+
 def photograph(seed: int, one: Individual, image_size: int) -> Record:
     """The record of one individual, with its true traits as labels."""
     species = one.species
-    look = appearance(species, male=one.male, juvenile=one.juvenile, habitat=one.habitat)
     rng = np.random.default_rng((seed, 2, one.number))
     labels = {
         "sex": "male" if one.male else "female",
@@ -299,7 +308,7 @@ def photograph(seed: int, one: Individual, image_size: int) -> Record:
     traits = zip(TRAITS, species.traits, strict=True)
     return make_record(
         key=f"sim-{seed}-{one.number:07d}",
-        image=render(look, rng, image_size),
+        image=render(look_of(one), rng, image_size),
         taxon=species.taxon,
         vernacular_name=species.common_name,
         source="simulated",

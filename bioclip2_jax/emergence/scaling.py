@@ -1,0 +1,119 @@
+"""What is measured of every model of the scaling study, against a tree whose truth is known."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from bioclip2_jax.emergence import between
+from bioclip2_jax.emergence.within import Within, within
+from bioclip2_jax.evaluators.few_shot import few_shot
+from bioclip2_jax.evaluators.metrics import number
+from bioclip2_jax.prepare.simulate import TRAITS, Species
+
+GROUP_SPECIES = 6  # a body plan with fewer is too small for a space between its species
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of n pictures of s species.
+
+    Attributes:
+      species: [s], the tips of the tree.
+      of_picture: [n] int, the species of every picture.
+      male, juvenile: [n] int, 0 or 1.
+    """
+
+    species: list[Species]
+    of_picture: np.ndarray
+    male: np.ndarray
+    juvenile: np.ndarray
+
+
+def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, float]:
+    """All quantities of one model.
+
+    Traits are compared among species of one body plan, since a long beak and a long fin have
+    nothing in common but the number; results are means over body plans weighted by their species.
+
+    Args:
+      features: [n, dim] float32, L2-normalised.
+      truth: of the n pictures.
+      names: [s, dim] float32, L2-normalised, text features of the species.
+
+    Returns:
+      `zero_shot_top1`, `one_shot_top1`: accuracy over all species.
+      `trait_alignment`: Spearman correlation of distances between species in all traits and in the
+        features. `ridge_r_TRAIT`: correlation of a trait with its prediction from species of other
+        families; `ridge_r`: mean over the traits.
+      `habitat_accuracy`, `diet_accuracy`: balanced accuracy of a probe on other families, minus
+        chance; `habitat_separation`: silhouette.
+      `rho_VARIANT`, `rho_VARIANT_chance`, `fisher_VARIANT`, `fisher_removed_VARIANT` for `sex` and
+        `life_stage`: see `within`; rho is the share inside the space between the species of a
+        body plan, chance that of a random direction.
+    """
+    labels = truth.of_picture
+    right = (features @ names.T).argmax(axis=1) == labels
+    found = {
+        "zero_shot_top1": float(right.mean()),
+        "zero_shot_chance": 1 / len(truth.species),
+        "one_shot_top1": float(few_shot(features, labels, 1, {}).fold_top1.mean()),
+    }
+    prototypes = between.prototypes(features, labels)
+    bodies, body_of = number([species.body for species in truth.species])
+    groups = [np.flatnonzero(body_of == body) for body in range(len(bodies))]
+    groups = [rows for rows in groups if len(rows) >= GROUP_SPECIES]
+    families = number([species.taxon.lineage("family") for species in truth.species])[1]
+    traits = np.asarray([species.traits for species in truth.species])
+
+    aligned = [_distance_correlation(traits[rows], prototypes[rows]) for rows in groups]
+    found["trait_alignment"] = _mean(aligned, groups)
+    # Body plans differ in everything; what is left after their means is within them.
+    inside = np.concatenate(groups)
+    own = prototypes.astype(np.float64).copy()
+    wanted = traits.copy()
+    for rows in groups:
+        own[rows] -= own[rows].mean(axis=0)
+        wanted[rows] -= wanted[rows].mean(axis=0)
+    for place, trait in enumerate(TRAITS):
+        one = between.continuous_trait(
+            own[inside], wanted[inside, place], families[inside], permutations=0
+        )
+        found[f"ridge_r_{trait}"] = one.ridge_r
+    found["ridge_r"] = float(np.mean([found[f"ridge_r_{trait}"] for trait in TRAITS]))
+    for name in ("habitat", "diet"):
+        values = np.asarray([getattr(species, name) for species in truth.species])
+        one = between.discrete_trait(own[inside], values[inside], families[inside], permutations=0)
+        found[f"{name}_accuracy"] = one.accuracy - one.chance
+        if name == "habitat":
+            found["habitat_separation"] = one.separation
+    for name, variants in (("sex", truth.male), ("life_stage", truth.juvenile)):
+        each = [_within_group(features, labels, variants, rows) for rows in groups]
+        species = [one for group in each for one in group.species]
+        # Species whose variants hardly differ weigh little.
+        share = sum(one.inside for one in species) / sum(one.signal for one in species)
+        found |= {
+            f"rho_{name}": share,
+            f"rho_{name}_chance": _mean([one.random_direction for one in each], groups),
+            f"fisher_{name}": float(np.mean([one.fisher for one in species])),
+            f"fisher_removed_{name}": float(np.mean([one.fisher_removed for one in species])),
+        }
+    return found
+
+
+def _within_group(
+    features: np.ndarray, labels: np.ndarray, variants: np.ndarray, species: np.ndarray
+) -> Within:
+    part = np.isin(labels, species)
+    return within(features[part], labels[part], variants[part], permutations=1)
+
+
+def _distance_correlation(traits: np.ndarray, prototypes: np.ndarray) -> float:
+    upper = np.triu_indices(len(traits), 1)
+    apart = np.linalg.norm(traits[:, None] - traits[None], axis=2)[upper]
+    seen = 1 - (prototypes @ prototypes.T)[upper]
+    return float(spearmanr(apart, seen).statistic)
+
+
+def _mean(values: list[float], groups: list[np.ndarray]) -> float:
+    return float(np.average(values, weights=[len(rows) for rows in groups]))

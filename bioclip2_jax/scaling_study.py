@@ -1,0 +1,232 @@
+"""The scaling study: one small model on more and more of a tree whose traits are known.
+
+The paper trained on 1 M to 214 M pictures from the weights of a general CLIP model and watched the
+features order species by their ecology and turn the variation within a species out of the space
+between species. Here a stand-in for that CLIP model is trained on pictures of another simulated
+tree with captions that say what can be seen, and from it one model for each number of pictures,
+with captions that are lineages or names without any order, with and without replay. All take the
+same number of steps. Every model is measured on the same pictures, which none has seen.
+
+Every folder of pictures and the features of every run are kept: started again, it goes on.
+"""
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bioclip2_jax import results, train
+from bioclip2_jax.captions import caption
+from bioclip2_jax.data.records import Record
+from bioclip2_jax.embedding import embed_images, embed_texts
+from bioclip2_jax.emergence.scaling import Truth, measure
+from bioclip2_jax.errors import UsageError
+from bioclip2_jax.loading import load
+from bioclip2_jax.prepare import simulate
+from bioclip2_jax.prepare.builder import write_dataset
+from bioclip2_jax.prepare.names import LatinNames, description
+from bioclip2_jax.taxonomy import RANKS, Taxon
+
+CAPTIONS = ("hierarchical", "flat")
+PER_CELL = 5  # pictures of each species, sex and life stage to measure with
+GENERAL = 6000  # pictures with captions that describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is varied.
+
+    Attributes:
+      sizes: numbers of training pictures, ascending.
+      num_species: of the tree.
+      seeds: of the training; the trees and the pictures are those of seed 0.
+    """
+
+    sizes: tuple[int, ...] = (500, 1500, 4500, 13500)
+    num_species: int = 96
+    seeds: tuple[int, ...] = (0,)
+
+
+def run(
+    config: ConfigDict,
+    study: Study,
+    out: str | Path,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Trains and measures all models.
+
+    Args:
+      config: recipe of all runs; its data, start and seed are replaced.
+      study: what is varied.
+      out: folder for pictures, runs and results.
+      say: receives one line a model.
+
+    Returns:
+      What `scaling.json` holds: `settings` and one row a model in `runs`; a model that saw no
+      picture of the tree has `images` 0.
+
+    Raises:
+      UsageError: sizes that cannot be, or `out` holds a study with other settings.
+    """
+    out = Path(out)
+    if min(study.sizes) < study.num_species or list(study.sizes) != sorted(set(study.sizes)):
+        raise UsageError(
+            f"--sizes {','.join(map(str, study.sizes))}: ascending numbers, each at least the"
+            f" number of species ({study.num_species})"
+        )
+    settings = dataclasses.asdict(study) | {"config": config.to_dict()}
+    settings = json.loads(json.dumps(settings))
+    _claim(out, settings)
+    world = _World(study, train.model_sizes(config).vision.image_size)
+    truth, pictures = world.examination()
+
+    rows = []
+    for seed in study.seeds:
+        general = out / "runs" / f"general-{seed}"
+        plan = [("none", False, 0, general)]
+        plan += [
+            (captions, replay, size, out / "runs" / f"{captions}-{replay:d}-{size}-{seed}")
+            for captions in CAPTIONS
+            for replay in (False, True)
+            for size in study.sizes
+        ]
+        for captions, replay, size, workdir in plan:
+            row = {"captions": captions, "replay": replay, "images": size, "seed": seed}
+            kept = workdir / "features.npz"
+            if not kept.exists():
+                _train(config, world, out, row, workdir, general)
+                _encode(workdir, world, captions, pictures, kept)
+                if size:
+                    shutil.rmtree(workdir / "checkpoints")  # many, and needed no more
+            with np.load(kept, allow_pickle=False) as stored:
+                rows.append(row | measure(stored["pictures"], truth, stored["names"]))
+            say(_one_line(rows[-1]))
+    found = {"analysis": "scaling", "settings": settings, "runs": rows}
+    results.write_file(out / "scaling.json", (json.dumps(found, indent=1) + "\n").encode())
+    results.write_csv(out / "scaling.csv", rows, list(rows[-1]))
+    return found
+
+
+def _claim(out: Path, settings: dict) -> None:
+    path = out / "settings.json"
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != settings:
+            raise UsageError(f"--out {out} holds a study with other settings; name another folder")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    results.write_file(path, (json.dumps(settings, indent=1) + "\n").encode())
+
+
+def _one_line(row: dict) -> str:
+    name = f"{row['captions']} captions{', replay' * row['replay']}"
+    return (
+        f"{row['images']:,} pictures, {name}: zero-shot {row['zero_shot_top1']:.3f}, traits"
+        f" {row['trait_alignment']:.3f}, rho {row['rho_sex']:.3f} (sex) and"
+        f" {row['rho_life_stage']:.3f} (life stage)"
+    )
+
+
+# ---- The tree and its pictures
+
+
+class _World:
+    """The tree that is learned and the one that is described, and pictures of both."""
+
+    def __init__(self, study: Study, image_size: int):
+        self.image_size = image_size
+        self.species = simulate.grow_tree(0, study.num_species)
+        self._general = simulate.grow_tree(1, study.num_species)
+        largest = max(study.sizes[-1], 5 * study.num_species)
+        drawn = simulate.draw_individuals(0, self.species, 2 * largest)["train"]
+        order = np.random.default_rng((0, 7)).permutation(len(drawn)).tolist()
+        first = {drawn[place].species.taxon: place for place in reversed(order)}
+        taken = set(first.values())
+        # Every species is in the smallest part, and every part holds the smaller ones.
+        self._order = [drawn[i] for i in (*first.values(), *(i for i in order if i not in taken))]
+        names = LatinNames(np.random.default_rng((0, 8)))
+        self._flat = {s.taxon: names.latin(3, "is").lower() for s in self.species}
+
+    def taxon(self, species: simulate.Species, captions: str) -> Taxon:
+        """What the captions know of a species: its lineage, or a word that tells nothing."""
+        if captions == "flat":
+            return Taxon(species=self._flat[species.taxon])
+        return species.taxon
+
+    def records(self, captions: str, size: int) -> Iterator[Record]:
+        """Training pictures."""
+        for one in self._order[:size]:
+            yield self._photograph(one, self.taxon(one.species, captions), {})
+
+    def general(self) -> Iterator[Record]:
+        """Pictures of the other tree, with captions that describe some of what can be seen."""
+        drawn = simulate.draw_individuals(1, self._general, GENERAL)
+        for one in (one for split in drawn.values() for one in split):
+            rng = np.random.default_rng((1, 9, one.number))
+            said = {"caption": description(simulate.look_of(one), rng)}
+            yield self._photograph(one, Taxon(), said, seed=1)
+
+    def _photograph(self, one, taxon: Taxon, labels: dict, seed: int = 0) -> Record:
+        record = simulate.photograph(seed, one, self.image_size)
+        ranks = dict(zip(RANKS, taxon.ranks, strict=True))
+        record |= ranks | {"scientificName": taxon.scientific_name, "vernacularName": ""}
+        return record | {"labels": labels}
+
+    def examination(self) -> tuple[Truth, list[bytes]]:
+        """Pictures to measure with, as many of each sex and life stage, and their truth."""
+        pictures, rows = [], []
+        number = 1 << 20  # beyond those of the training
+        rng = np.random.default_rng((0, 10))
+        for which, species in enumerate(self.species):
+            for male, juvenile in np.ndindex(2, 2):
+                for _ in range(PER_CELL):
+                    habitat = simulate.draw_habitat(species, rng.random())
+                    one = simulate.Individual(number, species, bool(male), bool(juvenile), habitat)
+                    pictures.append(simulate.photograph(0, one, self.image_size)["image"])
+                    rows.append((which, male, juvenile))
+                    number += 1
+        return Truth(self.species, *np.asarray(rows).T), pictures
+
+
+# ---- Training and measuring
+
+
+def _train(
+    config: ConfigDict, world: _World, out: Path, row: dict, workdir: Path, general: Path
+) -> None:
+    """One run; its pictures are made if they are not there."""
+    replay_folder = out / "pictures" / "general"
+    folder = out / "pictures" / f"{row['captions']}-{row['images']}"
+    if not row["images"]:
+        folder = replay_folder
+    if not folder.exists():
+        found = world.records(row["captions"], row["images"]) if row["images"] else world.general()
+        labels = () if row["images"] else ("caption",)
+        write_dataset({"train": found}, folder, name="study", description="", label_names=labels)
+    config = ConfigDict(config.to_dict())
+    config.seed = row["seed"]
+    config.compile_cache = str((out / "compile_cache").resolve())
+    config.data.dir = str(folder)
+    if row["images"]:
+        config.init = str(general)
+    if row["replay"]:
+        config.data.replay_dir = str(replay_folder)
+    else:
+        config.train.replay_batch_size = 0
+    train.run(config, workdir)
+
+
+def _encode(workdir: Path, world: _World, captions: str, pictures: list[bytes], path: Path) -> None:
+    """Keeps the features of the pictures of the examination and of the names of the species."""
+    model = load(workdir)
+    batches = embed_images(model, len(pictures), pictures.__getitem__, 128)
+    features = np.concatenate([batch.features for batch in batches])
+    kind = "flat" if captions == "flat" else "hierarchical"
+    texts = [caption("taxon", world.taxon(species, kind)) for species in world.species]
+    buffer = io.BytesIO()
+    np.savez(buffer, pictures=features, names=embed_texts(model, texts, 128))
+    results.write_file(path, buffer.getvalue())
