@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices, read from its HLO text."""
+"""What a compiled program moves between devices and reserves on them, read from its dumps."""
 
 import collections
 import re
@@ -8,6 +8,22 @@ _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collectiv
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _OPERATION = re.compile(rf" ({'|'.join(_KINDS)})(-start)?\(")
+
+
+def temporary_bytes(text: str) -> int | None:
+    """What a program reserves in a device's main memory beside its arguments and results.
+
+    The statistics that a compiled program offers do not always say this: those of libtpu 0.0.42
+    count buffers that share a place as often as they do.
+
+    Args:
+      text: the compiler's dump of its buffer assignment.
+
+    Returns:
+      Bytes; None if it names no such buffer.
+    """
+    found = re.findall(r"^allocation \d+: size (\d+), preallocated-temp", text, re.M)
+    return sum(map(int, found)) if found else None
 
 
 def collective_bytes(text: str) -> dict[str, float]:

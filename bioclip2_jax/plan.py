@@ -137,10 +137,17 @@ def compile_step(
                 raise
             needed = float(used[1]) / (1024 if used[2] == "M" else 1) if used else None
             return Plan(False, None, None, needed, {}, settings)
-        text = max(Path(folder).glob("*after_optimizations.txt"), key=lambda p: p.stat().st_size)
-        moved = hlo.collective_bytes(text.read_text(encoding="utf-8"))
-    arguments = memory.argument_size_in_bytes
-    return Plan(True, arguments / GIB, memory.temp_size_in_bytes / GIB, None, moved, settings)
+        moved = hlo.collective_bytes(_longest(folder, "*after_optimizations.txt"))
+        reserved = hlo.temporary_bytes(_longest(folder, "*buffer-assignment.txt"))
+    arguments = memory.argument_size_in_bytes / GIB
+    temporaries = (reserved or memory.temp_size_in_bytes) / GIB
+    return Plan(True, arguments, temporaries, None, moved, settings)
+
+
+def _longest(folder: str, pattern: str) -> str:
+    """The text of the largest dump of a kind: that of the step, not of a helper's program."""
+    paths = sorted(Path(folder).glob(pattern), key=lambda path: path.stat().st_size)
+    return paths[-1].read_text(encoding="utf-8") if paths else ""
 
 
 def search(

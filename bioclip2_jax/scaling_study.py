@@ -33,8 +33,9 @@ from bioclip2_jax.prepare.names import LatinNames, description
 from bioclip2_jax.taxonomy import RANKS, Taxon
 
 CAPTIONS = ("hierarchical", "flat")
-PER_CELL = 5  # pictures of each species, sex and life stage to measure with
+PER_CELL = 10  # pictures of each species, sex and life stage to measure with
 GENERAL = 6000  # pictures with captions that describe
+GENERAL_STEPS = 3  # times the steps of the other runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +125,11 @@ def _claim(out: Path, settings: dict) -> None:
 
 def _one_line(row: dict) -> str:
     name = f"{row['captions']} captions{', replay' * row['replay']}"
+    rho = [row[f"rho_{variant}"] for variant in ("sex", "life_stage")]
+    sex, stage = ("unknown" if value is None else f"{value:.3f}" for value in rho)
     return (
         f"{row['images']:,} pictures, {name}: zero-shot {row['zero_shot_top1']:.3f}, traits"
-        f" {row['trait_alignment']:.3f}, rho {row['rho_sex']:.3f} (sex) and"
-        f" {row['rho_life_stage']:.3f} (life stage)"
+        f" {row['trait_alignment']:.3f}, rho {sex} (sex) and {stage} (life stage)"
     )
 
 
@@ -213,6 +215,8 @@ def _train(
     config.data.dir = str(folder)
     if row["images"]:
         config.init = str(general)
+    else:
+        config.train.steps *= GENERAL_STEPS
     if row["replay"]:
         config.data.replay_dir = str(replay_folder)
     else:

@@ -44,6 +44,17 @@ def test_a_plan_counts_memory_and_what_devices_exchange():
     assert found.collective_bytes["all-gather"] >= 2 * kernels * 3 / 4
 
 
+def test_reserved_memory_is_that_of_the_main_memory():
+    dump = """
+allocation 1: size 700, parameter 0, shape |u8[700]|, maybe-live-out:
+allocation 2: size 1024, preallocated-temp:
+ value: <3 fusion.1 @0> (size=512,offset=512): f32[128]
+allocation 3: size 16, color 2, preallocated-temp:
+"""
+    assert hlo.temporary_bytes(dump) == 1024
+    assert hlo.temporary_bytes("") is None
+
+
 def towers():
     return PRESETS["tiny"].vision, PRESETS["tiny"].text
 

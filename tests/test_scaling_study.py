@@ -116,7 +116,7 @@ def test_every_model_is_trained_once_and_measured(tmp_path, monkeypatch):
         replay = name.startswith(("hierarchical-1", "flat-1"))
         assert bool(used.train.replay_batch_size) == replay == bool(used.data.replay_dir)
         assert used.init == ("" if name == "general-0" else str(tmp_path / "study/runs/general-0"))
-    assert all(np.isfinite(row["rho_sex"]) for row in found["runs"])
+    assert all(np.isfinite(row["trait_alignment"]) for row in found["runs"])
     with pytest.raises(UsageError, match="other settings"):
         other = dataclasses.replace(STUDY, sizes=(40, 80))
         scaling_study.run(config, other, tmp_path / "study")

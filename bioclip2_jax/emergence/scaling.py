@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bioclip2_jax.emergence import between
-from bioclip2_jax.emergence.within import Within, within
+from bioclip2_jax.emergence.within import SpeciesWithin, Within, within
 from bioclip2_jax.evaluators.few_shot import few_shot
 from bioclip2_jax.evaluators.metrics import number
 from bioclip2_jax.prepare.simulate import TRAITS, Species
@@ -30,7 +30,7 @@ class Truth:
     juvenile: np.ndarray
 
 
-def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, float]:
+def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, float | None]:
     """All quantities of one model.
 
     Traits are compared among species of one body plan, since a long beak and a long fin have
@@ -50,7 +50,8 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
         chance; `habitat_separation`: silhouette.
       `rho_VARIANT`, `rho_VARIANT_chance`, `fisher_VARIANT`, `fisher_removed_VARIANT` for `sex` and
         `life_stage`: see `within`; rho is the share inside the space between the species of a
-        body plan, chance that of a random direction.
+        body plan, None where the variants' difference is no larger than its noise, chance that of a
+        random direction.
     """
     labels = truth.of_picture
     right = (features @ names.T).argmax(axis=1) == labels
@@ -90,10 +91,8 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
     for name, variants in (("sex", truth.male), ("life_stage", truth.juvenile)):
         each = [_within_group(features, labels, variants, rows) for rows in groups]
         species = [one for group in each for one in group.species]
-        # Species whose variants hardly differ weigh little.
-        share = sum(one.inside for one in species) / sum(one.signal for one in species)
         found |= {
-            f"rho_{name}": share,
+            f"rho_{name}": _share_inside(species),
             f"rho_{name}_chance": _mean([one.random_direction for one in each], groups),
             f"fisher_{name}": float(np.mean([one.fisher for one in species])),
             f"fisher_removed_{name}": float(np.mean([one.fisher_removed for one in species])),
@@ -106,6 +105,14 @@ def _within_group(
 ) -> Within:
     part = np.isin(labels, species)
     return within(features[part], labels[part], variants[part], permutations=1)
+
+
+def _share_inside(species: list[SpeciesWithin]) -> float | None:
+    """rho over species; those whose variants hardly differ weigh little, None where none do."""
+    signals = np.asarray([one.signal for one in species])
+    if signals.mean() < 2 * signals.std() / len(signals) ** 0.5:
+        return None
+    return float(sum(one.inside for one in species) / signals.sum())
 
 
 def _distance_correlation(traits: np.ndarray, prototypes: np.ndarray) -> float:

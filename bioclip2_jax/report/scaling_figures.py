@@ -41,7 +41,8 @@ def scaling_curves(scaling: dict) -> str:
                 values = defaultdict(list)
                 for row in rows:
                     if row["images"] == 0 or (row["captions"], row["replay"]) == (captions, replay):
-                        values[row["images"] or start].append(row[key])
+                        value = np.nan if row[key] is None else row[key]
+                        values[row["images"] or start].append(value)
                 x = sorted(values)
                 mean = np.asarray([np.mean(values[size]) for size in x])
                 spread = [mean - [min(values[s]) for s in x], [max(values[s]) for s in x] - mean]
