@@ -25,11 +25,12 @@ from bioclip2_jax.captions import caption
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.embedding import embed_images, embed_texts
 from bioclip2_jax.emergence.scaling import Truth, measure
-from bioclip2_jax.errors import UsageError
+from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.loading import load
 from bioclip2_jax.prepare import simulate
 from bioclip2_jax.prepare.builder import write_dataset
 from bioclip2_jax.prepare.names import LatinNames, description
+from bioclip2_jax.report.scaling_figures import scaling_curves
 from bioclip2_jax.taxonomy import RANKS, Taxon
 
 CAPTIONS = ("hierarchical", "flat")
@@ -110,6 +111,7 @@ def run(
     found = {"analysis": "scaling", "settings": settings, "runs": rows}
     results.write_file(out / "scaling.json", (json.dumps(found, indent=1) + "\n").encode())
     results.write_csv(out / "scaling.csv", rows, list(rows[-1]))
+    results.write_file(out / "scaling.svg", scaling_curves(found).encode())
     return found
 
 
@@ -222,6 +224,8 @@ def _train(
     else:
         config.train.replay_batch_size = 0
     train.run(config, workdir)
+    if not (workdir / "done.json").exists():
+        raise UserError(f"{workdir}: stopped before its end; the same command goes on")
 
 
 def _encode(workdir: Path, world: _World, captions: str, pictures: list[bytes], path: Path) -> None:
