@@ -6,6 +6,7 @@ Each writes `OUT/NAME.json`, a CSV with a row for a species, and figures as SVG.
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,28 @@ def within(
         columns[f"num_{variant}"] = [entry["counts"][place] for entry in entries]
     _write(out, "within", result, columns, figures)
     return result
+
+
+def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -> dict:
+    """The experiments of `emergence.theory`.
+
+    Args:
+      out: folder for the results.
+      seed: of everything that is drawn.
+      say: receives one line a setting.
+
+    Returns:
+      What is written to `theory.json`.
+    """
+    from bioclip2_jax.emergence import theory as experiments
+    from bioclip2_jax.report.theory_figures import theory_curves
+
+    found = experiments.run(seed, say=say)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    results.write_file(out / "theory.svg", theory_curves(found).encode())
+    results.write_file(out / "theory.json", (json.dumps(found, indent=1) + "\n").encode())
+    return found
 
 
 def trait_line(row: dict) -> str:

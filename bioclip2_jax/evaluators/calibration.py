@@ -81,7 +81,9 @@ def temperature_scaling(
         totals = np.exp(scale * gaps).sum(axis=1, dtype=np.float64)
         return float(np.mean(np.log(totals) - scale * own))
 
-    found = minimize_scalar(loss, bounds=(-np.log(100), np.log(100)), method="bounded")
+    found = minimize_scalar(
+        loss, bounds=(-np.log(100), np.log(100)), method="bounded", options={"xatol": 1e-4}
+    )
     temperature = float(np.exp(found.x))
 
     scales = {"before": logit_scale, "after": logit_scale / temperature}

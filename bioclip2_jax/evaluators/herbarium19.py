@@ -124,7 +124,7 @@ def semi_supervised_kmeans(
     points = jnp.asarray(unit)
     padded = jnp.asarray(np.pad(unit[free], ((0, -len(free) % CHUNK), (0, 0))))
     means = [unit[labels == number].mean(axis=0) for number in range(len(classes))]
-    centres = jnp.asarray(_first_centres(unit[free], np.stack(means), num_clusters, seed))
+    centres = jnp.asarray(_first_centres(unit[free], padded, np.stack(means), num_clusters, seed))
 
     best: tuple[float, np.ndarray] | None = None
     for _ in range(ITERATIONS):
@@ -143,7 +143,10 @@ def semi_supervised_kmeans(
     return best[1], best[0]
 
 
-def _first_centres(free: np.ndarray, means: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+def _first_centres(
+    free: np.ndarray, padded: jax.Array, means: np.ndarray, num_clusters: int, seed: int
+) -> np.ndarray:
+    """The means, and points drawn from `free`; `padded` is the same with zeros behind it."""
     rng = np.random.RandomState(seed)
     centres = list(means)
     squares = np.einsum("nd,nd->n", free, free)
@@ -157,9 +160,15 @@ def _first_centres(free: np.ndarray, means: np.ndarray, num_clusters: int, seed:
         drawn = rng.rand() * chances[-1]
         chosen = free[min(int(np.searchsorted(chances, drawn)), len(free) - 1)]
         centres.append(chosen)
-        distances = squares - 2 * free @ chosen + chosen @ chosen
+        products = np.asarray(_products(padded, chosen))[: len(free)]
+        distances = squares - 2 * products + chosen @ chosen
         nearest = np.minimum(nearest, distances)
     return np.stack(centres)
+
+
+@jax.jit
+def _products(points: jax.Array, point: jax.Array) -> jax.Array:
+    return jnp.matmul(points, point, precision="highest")
 
 
 @jax.jit
@@ -168,7 +177,8 @@ def _nearest(points: jax.Array, centres: jax.Array) -> tuple[jax.Array, jax.Arra
     lengths = jnp.sum(centres**2, axis=1)
 
     def chunk(part: jax.Array) -> tuple[jax.Array, jax.Array]:
-        distances = jnp.sum(part**2, axis=1)[:, None] - 2 * part @ centres.T + lengths
+        products = jnp.matmul(part, centres.T, precision="highest")  # accelerators round more
+        distances = jnp.sum(part**2, axis=1)[:, None] - 2 * products + lengths
         return jnp.argmin(distances, axis=1), jnp.min(distances, axis=1)
 
     parts = points.reshape(-1, CHUNK, points.shape[1])

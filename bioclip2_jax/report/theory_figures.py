@@ -1,0 +1,77 @@
+"""The experiments on Theorem 5.1 as one figure."""
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from bioclip2_jax.report.figures import COLORS, MARKERS, STYLE, WIDTH, _svg
+
+_SWEEPS = {
+    "species": "number of species",
+    "scale": "logit scale",
+    "cosine": "cosine between prototypes",
+    "overlap": "share of the difference that looks like another species",
+}
+
+
+def theory_curves(theory: dict) -> str:
+    """SVG of `theory.json`: the course of training, the sweeps, and the role of the hierarchy."""
+    rows = theory["orthogonality"]
+    with pyplot.rc_context(STYLE):
+        figure, all_axes = pyplot.subplots(
+            2 + len(_SWEEPS), 1, figsize=(WIDTH, 2.1 * (2 + len(_SWEEPS)))
+        )
+        course = [row for row in rows if row["sweep"] == "course"]
+        for place, shared in enumerate((True, False)):
+            part = [row for row in course if row["shared"] == shared]
+            name = "one factor for all species" if shared else "one factor a species"
+            _line(all_axes[0], [max(row["step"], 1) for row in part], part, place, name)
+        all_axes[0].axhline(course[0]["chance"], color="#555", linestyle=":", label="chance")
+        all_axes[0].set_xscale("log")
+        all_axes[0].set_xlabel("training step")
+        all_axes[0].legend(fontsize=8)
+        for axes, (name, label) in zip(all_axes[1:-1], _SWEEPS.items(), strict=True):
+            part = [row for row in rows if row["sweep"] == name]
+            values = [row[name] for row in part]
+            _line(axes, values, part, 0, "after training")
+            chances = [row["chance"] for row in part]
+            axes.plot(values, chances, color="#555", linestyle=":", label="chance")
+            axes.set_xscale("log" if name in ("species", "scale") else "linear")
+            axes.set_xlabel(label)
+        for axes in all_axes[:-1]:
+            axes.set_ylabel("ρ")
+            axes.set_ylim(bottom=0)
+        axes = all_axes[-1]
+        for place, captions in enumerate(("hierarchical", "flat")):
+            part = [
+                row
+                for row in theory["hierarchy"]
+                if row["captions"] == captions and row["space"] == "seen"
+            ]
+            axes.errorbar(
+                [max(row["step"], 1) for row in part],
+                [row["tree"] for row in part],
+                yerr=[row["tree_se"] for row in part],
+                color=COLORS[place],
+                marker=MARKERS[place],
+                markersize=4,
+                label=f"{captions} captions",
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("training step")
+        axes.set_ylabel("distances and tree")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+        figure.tight_layout()
+        return _svg(figure, "Experiments on theorem 5.1")
+
+
+def _line(axes: Axes, x: list[float], rows: list[dict], place: int, label: str) -> None:
+    axes.errorbar(
+        x,
+        [row["rho"] for row in rows],
+        yerr=[row["rho_se"] for row in rows],
+        color=COLORS[place],
+        marker=MARKERS[place],
+        markersize=4,
+        label=label,
+    )
