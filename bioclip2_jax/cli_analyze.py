@@ -144,8 +144,8 @@ def theory(out: str, seed: int) -> None:
 
     Trains linear encoders of known factors under the contrastive loss: over the course of training,
     for few and many species, logit scales, alike prototypes, strong and weak variants; and with
-    captions that spell out a lineage against captions that share nothing. About half a minute on
-    two CPU cores. Writes theory.json and theory.svg to OUT.
+    captions that spell out a lineage against captions that share nothing. About a minute on two
+    CPU cores. Writes theory.json and theory.svg to OUT.
 
     \b
     Example:

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.model.remat = "none"
     config.train.batch_size = 128
     config.train.replay_batch_size = 32  # in the runs with replay
-    config.train.steps = 240
+    config.train.steps = 160
     config.train.patch_keep = 0.5  # half the work, a little accuracy
     config.train.learning_rate = 5e-4
     config.train.warmup_steps = 30

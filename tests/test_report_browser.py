@@ -56,5 +56,5 @@ def test_on_a_phone_nothing_is_cut_broken_or_overlapping(tmp_path):
     assert (measured["broken"], measured["images"]) == (0, 5)
     assert measured["overlaps"] == []
     assert (
-        len(measured["texts"]) == 4 and min(measured["texts"]) > 0 and sum(measured["texts"]) > 20
+        len(measured["texts"]) == 5 and min(measured["texts"]) > 0 and sum(measured["texts"]) > 20
     )

@@ -51,7 +51,8 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
       `rho_VARIANT`, `rho_VARIANT_chance`, `fisher_VARIANT`, `fisher_removed_VARIANT` for `sex` and
         `life_stage`: see `within`; rho is the share inside the space between the species of a
         body plan, None where the variants' difference is no larger than its noise, chance that of a
-        random direction.
+        random direction. `rho_raw_VARIANT` and `rho_null_VARIANT`: without the correction for
+        noise, of the variants and of random divisions of the same pictures.
     """
     labels = truth.of_picture
     right = (features @ names.T).argmax(axis=1) == labels
@@ -94,6 +95,8 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
         found |= {
             f"rho_{name}": _share_inside(species),
             f"rho_{name}_chance": _mean([one.random_direction for one in each], groups),
+            f"rho_raw_{name}": _mean([one.rho_raw for one in each], groups),
+            f"rho_null_{name}": _mean([one.null_mean for one in each], groups),
             f"fisher_{name}": float(np.mean([one.fisher for one in species])),
             f"fisher_removed_{name}": float(np.mean([one.fisher_removed for one in species])),
         }
@@ -104,7 +107,7 @@ def _within_group(
     features: np.ndarray, labels: np.ndarray, variants: np.ndarray, species: np.ndarray
 ) -> Within:
     part = np.isin(labels, species)
-    return within(features[part], labels[part], variants[part], permutations=1)
+    return within(features[part], labels[part], variants[part], permutations=20)
 
 
 def _share_inside(species: list[SpeciesWithin]) -> float | None:

@@ -89,7 +89,7 @@ def run(
     replicates: int = REPLICATES,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """Both experiments; about half a minute on two cores.
+    """Both experiments; about a minute on two cores.
 
     Args:
       seed: of everything that is drawn.

@@ -1,10 +1,10 @@
 """The part of the report about emergent properties: results of `bioclip2 analyze`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from markupsafe import Markup
 
-from bioclip2_jax.report import published
+from bioclip2_jax.report import emergence_figures, published, scaling_figures, theory_figures
 from bioclip2_jax.report.read import Result
 
 SHOWN_SPECIES = 12  # rows of the table of variants
@@ -19,7 +19,8 @@ def part(result: Result, draw: Callable[[str], Markup]) -> dict:
     """
     values = result.values
     name = result.model or result.path.parent.name
-    part = {"kind": result.kind, "name": name, "values": values, "figures": []}
+    figures = [(title, draw(svg)) for title, svg in _figures(result.kind, values)]
+    part = {"kind": result.kind, "name": name, "values": values, "figures": figures}
     if result.kind == "within":
         known = [row for row in values["species"] if row["rho"] is not None]
         unknown = [row for row in values["species"] if row["rho"] is None]
@@ -31,10 +32,25 @@ def part(result: Result, draw: Callable[[str], Markup]) -> dict:
             "source": published.VARIANT_SHARE_SOURCE,
         }
     if result.kind == "scaling":
-        keys = [key for run in values["runs"] for key, value in run.items() if _is_number(value)]
-        part["measures"] = [k for k in dict.fromkeys(keys) if k not in ("images", "seed")]
+        measured = {key for run in values["runs"] for key in run}
+        part["measures"] = {k: title for k, title, _ in scaling_figures.PANELS if k in measured}
     return part
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _figures(kind: str, values: dict) -> Iterator[tuple[str, str]]:
+    """Titles and SVG of all that the result can be drawn as."""
+    if kind == "between":
+        if values.get("continuous"):
+            yield "Traits along their axes", emergence_figures.trait_axes(values)
+        if values.get("map"):
+            yield "Map of the species", emergence_figures.species_map(values)
+    if kind == "within":
+        for panel in values.get("panels", ()):
+            title = ", ".join(panel["names"])
+            yield title, emergence_figures.variant_panel(panel, values["variants"])
+        if any(row["rho"] is not None for row in values["species"]):
+            yield "ρ of every species", emergence_figures.rho_by_species(values)
+    if kind == "scaling":
+        yield "Against the number of pictures", scaling_figures.scaling_curves(values)
+    if kind == "theory":
+        yield "Share inside, and the tree", theory_figures.theory_curves(values)

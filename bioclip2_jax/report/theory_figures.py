@@ -9,7 +9,7 @@ _SWEEPS = {
     "species": "number of species",
     "scale": "logit scale",
     "cosine": "cosine between prototypes",
-    "overlap": "share of the difference that looks like another species",
+    "overlap": "likeness of the difference to another species",
 }
 
 
@@ -18,7 +18,7 @@ def theory_curves(theory: dict) -> str:
     rows = theory["orthogonality"]
     with pyplot.rc_context(STYLE):
         figure, all_axes = pyplot.subplots(
-            2 + len(_SWEEPS), 1, figsize=(WIDTH, 2.1 * (2 + len(_SWEEPS)))
+            2 + len(_SWEEPS), 1, figsize=(WIDTH, 2.2 * (2 + len(_SWEEPS)))
         )
         course = [row for row in rows if row["sweep"] == "course"]
         for place, shared in enumerate((True, False)):
@@ -26,16 +26,16 @@ def theory_curves(theory: dict) -> str:
             name = "one factor for all species" if shared else "one factor a species"
             _line(all_axes[0], [max(row["step"], 1) for row in part], part, place, name)
         all_axes[0].axhline(course[0]["chance"], color="#555", linestyle=":", label="chance")
-        all_axes[0].set_xscale("log")
-        all_axes[0].set_xlabel("training step")
-        all_axes[0].legend(fontsize=8)
+        _steps(all_axes[0], course)
+        _legend(all_axes[0])
         for axes, (name, label) in zip(all_axes[1:-1], _SWEEPS.items(), strict=True):
             part = [row for row in rows if row["sweep"] == name]
             values = [row[name] for row in part]
             _line(axes, values, part, 0, "after training")
             chances = [row["chance"] for row in part]
             axes.plot(values, chances, color="#555", linestyle=":", label="chance")
-            axes.set_xscale("log" if name in ("species", "scale") else "linear")
+            if name in ("species", "scale"):
+                _logarithmic(axes, values)
             axes.set_xlabel(label)
         for axes in all_axes[:-1]:
             axes.set_ylabel("ρ")
@@ -56,13 +56,29 @@ def theory_curves(theory: dict) -> str:
                 markersize=4,
                 label=f"{captions} captions",
             )
-        axes.set_xscale("log")
-        axes.set_xlabel("training step")
+        _steps(axes, part)
         axes.set_ylabel("distances and tree")
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
+        _legend(axes)
         figure.tight_layout()
         return _svg(figure, "Experiments on theorem 5.1")
+
+
+def _steps(axes: Axes, rows: list[dict]) -> None:
+    """An axis of training steps; the start stands where step 1 would."""
+    steps = sorted({row["step"] for row in rows})
+    _logarithmic(axes, [max(step, 1) for step in steps], steps)
+    axes.set_xlabel("training step")
+
+
+def _logarithmic(axes: Axes, values: list[float], labels: list[float] | None = None) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(values, [f"{label:g}" for label in labels or values])
+    axes.minorticks_off()
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
 
 
 def _line(axes: Axes, x: list[float], rows: list[dict], place: int, label: str) -> None:
