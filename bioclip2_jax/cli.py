@@ -14,7 +14,7 @@ _COMMANDS = {
     "prepare": ("cli_prepare", "Make a dataset: from pictures with a table, or simulated."),
     "train": ("cli_train", "Train a model, or go on with a run that was interrupted."),
     "plan": ("cli_plan", "Tell whether a recipe fits accelerators, without having them."),
-    "evaluate": ("cli_evaluate", "Measure a model: zero-shot and few-shot accuracy."),
+    "evaluate": ("cli_evaluate", "Measure a model: species, and the paper's other tasks."),
     "compare": ("cli_compare", "Tell whether one of two models is better on the same pictures."),
     "export": ("cli_export", "Write a model for PyTorch's open_clip."),
     "convert": ("cli_convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),
@@ -22,7 +22,7 @@ _COMMANDS = {
     "predict": ("cli_predict", "Name the organisms in pictures."),
     "embed": ("cli_embed", "Keep the features of many pictures, as Parquet."),
     "analyze": ("cli_analyze", "Look for what a model knows beyond the names of species."),
-    "report": ("cli_report", "Write one HTML page about a training run."),
+    "report": ("cli_report", "Write one HTML page about results."),
     "inspect": ("cli_inspect", "Describe a dataset or a model."),
 }
 
