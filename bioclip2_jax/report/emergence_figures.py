@@ -147,7 +147,9 @@ def rho_by_species(within: dict) -> str:
     rho = within["rho"]
     places = np.arange(len(rows)) + 1
     with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(WIDTH, 1.5 + 0.24 * len(rows)))
+        figure, axes = pyplot.subplots(
+            figsize=(WIDTH, 1.5 + 0.24 * len(rows)), layout="constrained"
+        )
         for value, style, name in (
             (rho["null_mean"], ":", "random division"),
             (rho["random_direction"], "--", "random direction"),
@@ -171,13 +173,11 @@ def rho_by_species(within: dict) -> str:
         axes.set_yticks([0, *places], ["all", *(row["name"] for row in rows)], fontsize=8.5)
         for label in axes.get_yticklabels()[1:]:
             label.set_fontstyle("italic")
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) + 0.6, -0.6)
         axes.set_xlim(-0.13, 1.03)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.set_xlabel("ρ: share inside the species' subspace")
         axes.grid(axis="y", visible=False)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.35, -0.9 / figure.get_figheight()),
-                    ncols=2, fontsize=8.5)  # fmt: skip
-        figure.tight_layout()
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
         first, second = within["variants"]
         return _svg(figure, f"Share of the difference of {first} and {second} between species")
