@@ -172,6 +172,7 @@ def test_slurm_and_tpu_pods_are_recognised(monkeypatch):
     assert "local_device_ids" not in started[1]  # JAX gives each task its own
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where no TPU is
     monkeypatch.setattr(distributed, "_has_tpu", lambda: True)
     monkeypatch.setattr(distributed, "_metadata", lambda name: "")
