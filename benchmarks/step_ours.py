@@ -1,6 +1,6 @@
 """Our train step at one setting; the half of `benchmarks/train_step.py` that runs JAX.
 
-Prints one JSON object.
+Takes one JSON object as its argument and prints another.
 """
 
 import json
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from bioclip2_jax.xla_flags import set_flags
 
-set_flags()
+JOB = json.loads(sys.argv[1])
+set_flags(JOB["setting"].get("attention", "xla"))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -110,4 +111,4 @@ def main(job: dict) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]))))
+    print(json.dumps(main(JOB)))

@@ -41,10 +41,10 @@ def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, .
     from bioclip2_jax.train import model_sizes
     from bioclip2_jax.xla_flags import set_flags
 
-    set_flags()
     if not 1 <= text_length <= 77:
         raise UsageError(f"--text-length {text_length}: captions have 1 to 77 tokens")
     config = parse_recipe(arguments)
+    set_flags(config.model.attention)
     model = model_sizes(config)
     devices, chip = planning.target_devices(topology, config.mesh.slices)
     found, recommended = planning.search(

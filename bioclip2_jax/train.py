@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     processes, argv = distributed.take_flags(argv)
     config, workdir = config_lib.parse_arguments(argv)
     check(config)
-    xla_flags.set_flags()
+    xla_flags.set_flags(config.model.attention)
     distributed.start(processes)
     with distributed.together(), naming_full_disk(workdir):
         run(config, workdir)

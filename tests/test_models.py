@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.images import CLIP_MEAN, CLIP_STD
@@ -245,6 +246,74 @@ def test_a_layer_norm_of_bfloat16_is_computed_in_float32():
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
     assert norm(x).dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(norm(x), np.float64), expected, rtol=1e-2, atol=1e-2)
+
+
+def slopes(function, weights, *arguments):
+    def total(*arguments):
+        return (weights * function(*arguments)).sum()
+
+    return jax.grad(total, tuple(range(len(arguments))))(*arguments)
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_a_layer_norm_has_the_gradients_that_jax_derives_in_double_precision(offset):
+    x, weights = jax.random.normal(jax.random.key(0), (2, 3, 5, 64))
+    scale, bias = 1 + jax.random.normal(jax.random.key(1), (2, 64))
+    x = x + offset
+
+    def ours(x, scale, bias):
+        norm = layers.LayerNorm(64)
+        norm.scale[...], norm.bias[...] = scale, bias
+        return norm(x)
+
+    def plain(x, scale, bias):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + bias
+
+    with jax.enable_x64(True):
+        wide = [np.asarray(v, np.float64) for v in (weights, x, scale, bias)]
+        expected = slopes(plain, *wide)
+    for one, other in zip(slopes(ours, weights, x, scale, bias), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 if offset == 0 else 1e-3)
+
+
+def test_gelu_has_the_gradient_that_jax_derives():
+    x, weights = jax.random.normal(jax.random.key(0), (2, 500)) * 3
+    expected = slopes(functools.partial(jax.nn.gelu, approximate=False), weights, x)
+    found = slopes(layers.exact_gelu, weights, x)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_odd_number_of_tokens_is_padded_for_cudnn_and_padding_changes_nothing(
+    causal, monkeypatch
+):
+    seen, attend = [], jax.nn.dot_product_attention
+
+    def on_a_cpu(query, key, value, *, implementation, **options):
+        seen.append((implementation, query.shape[1]))
+        return attend(query, key, value, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_a_cpu)
+    stds = layers.InitialStds.text(32, 2)
+    blocks = layers.stack_blocks(2, 32, 2, 64, causal, layers.exact_gelu, stds, nnx.Rngs(0))
+    x, weights = jax.random.normal(jax.random.key(0), (2, 4, 7, 32))
+
+    def slopes(execution):
+        def total(blocks, x):
+            return (weights * layers.run_blocks(blocks, x, execution)).sum()
+
+        return nnx.value_and_grad(total, argnums=(0, 1))(blocks, x)
+
+    expected = slopes(Execution())
+    for execution in (
+        Execution(attention="cudnn"),
+        Execution(attention="cudnn", remat="full", block_parts=2),
+    ):
+        seen.clear()
+        found = slopes(execution)
+        assert set(seen) == {("cudnn", 8)}
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), expected, found)
 
 
 def test_gelu_is_exact_unless_the_config_asks_for_the_quick_one(params):

@@ -13,9 +13,30 @@ Activation = Callable[[jax.Array], jax.Array]
 LAYER_NORM_EPSILON = 1e-5
 
 
+@jax.custom_vjp
 def exact_gelu(x: jax.Array) -> jax.Array:
-    """GELU with the error function, not its tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+    """x Φ(x), GELU with the error function, not its tanh approximation; computed in float32."""
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _exact_gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return exact_gelu(x), x
+
+
+def _exact_gelu_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) * math.sqrt(0.5 / math.pi)
+    slope = _normal_cdf(wide) + wide * density
+    return ((cotangent.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+# Kept for the backward pass: the input alone. Derived by JAX, it would be four arrays.
+exact_gelu.defvjp(_exact_gelu_forward, _exact_gelu_backward)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -64,10 +85,42 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] → the same shape and dtype."""
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
-        return (centred * inverse * self.scale[...] + self.bias[...]).astype(x.dtype)
+        return _layer_norm(x, self.scale[...], self.bias[...])
+
+
+@jax.custom_vjp
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
+    return (centred * inverse * scale + bias).astype(x.dtype)
+
+
+def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple:
+    return _layer_norm(x, scale, bias), (x, scale)
+
+
+def _layer_norm_backward(kept: tuple, cotangent: jax.Array) -> tuple:
+    x, scale = kept
+    wide = x.astype(jnp.float32)
+    # Both statistics in one reading of x; shifted, since the difference of squares loses digits.
+    near = wide - wide[..., :1]
+    shift = near.mean(-1)
+    inverse = jax.lax.rsqrt((near * near).mean(-1) - shift * shift + LAYER_NORM_EPSILON)
+    mean = wide[..., 0] + shift
+    # Without this, XLA computes them anew for each of the three results.
+    mean, inverse = jax.lax.optimization_barrier((mean, inverse))
+    normal = (wide - mean[..., None]) * inverse[..., None]
+    slope = cotangent.astype(jnp.float32)
+    scaled = slope * scale
+    along = (scaled * normal).mean(-1, keepdims=True)
+    found = (scaled - scaled.mean(-1, keepdims=True) - normal * along) * inverse[..., None]
+    rows = tuple(range(x.ndim - 1))
+    return found.astype(x.dtype), (slope * normal).sum(rows), slope.sum(rows)
+
+
+# Kept for the backward pass: the input alone.
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class Dense(nnx.Module):
@@ -90,17 +143,20 @@ class Attention(nnx.Module):
         self.qkv = Dense(width, 3 * width, stds.qkv, rngs)
         self.out = Dense(width, width, stds.out, rngs)
 
-    def __call__(self, x: jax.Array, implementation: str) -> jax.Array:
-        """[batch, tokens, width] → the same. `implementation` is one of `ATTENTION`."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        # No mask array: cuDNN takes an odd number of tokens only without one.
+    def __call__(self, x: jax.Array, implementation: str, tokens: int, padding: int) -> jax.Array:
+        """See `Block`."""
+        width = x.shape[-1]
+        qkv = self.qkv(x).reshape(-1, tokens, 3, self.heads, width // self.heads)
+        looked_at = None
+        if padding and not self.causal:
+            looked_at = jnp.full(len(qkv), tokens - padding, jnp.int32)
         mixed = jax.nn.dot_product_attention(
             *(qkv[:, :, part] for part in range(3)),
+            key_value_seq_lengths=looked_at,
             is_causal=self.causal,
             implementation=implementation,
         )
-        return self.out(checkpoint_name(mixed.reshape(batch, tokens, width), _MIXED))
+        return self.out(checkpoint_name(mixed.reshape(x.shape), _MIXED))
 
 
 class Mlp(nnx.Module):
@@ -136,9 +192,14 @@ class Block(nnx.Module):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width, hidden, activation, stds, rngs)
 
-    def __call__(self, x: jax.Array, attention: str = "xla") -> jax.Array:
-        """[batch, tokens, width] → the same."""
-        x = x + self.attention(self.ln_1(x), attention)
+    def __call__(
+        self, x: jax.Array, tokens: int, attention: str = "xla", padding: int = 0
+    ) -> jax.Array:
+        """[batch, tokens, width] or [batch * tokens, width] → the same.
+
+        `attention` is one of `ATTENTION`; nothing looks at the last `padding` tokens.
+        """
+        x = x + self.attention(self.ln_1(x), attention, tokens, padding)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -195,7 +256,8 @@ class Execution:
       block_parts: each block takes its batch in equal parts one after the other, the largest number
         of them up to this, and so needs a part of the memory at no extra work. Only with "full" or
         "offload".
-      attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16.
+      attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16, and its gradients
+        differ in the last bits from run to run.
       gather: this device's share of a weight [inputs, outputs] → the whole, see `sharding.gather`;
         models know no more of devices.
     """
@@ -218,6 +280,14 @@ def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:
     """
     graph, params = nnx.split(blocks)
     parts = max(n for n in range(1, execution.block_parts + 1) if len(x) % n == 0)
+    batch, tokens, width = x.shape
+    padding = 0
+    if execution.attention == "cudnn":
+        # JAX takes an odd number of tokens to cuDNN only where no gradient is asked for, and
+        # XLA finds worse layouts on GPUs for three axes than for two.
+        padding = tokens % 2
+        tokens += padding
+        x = jnp.pad(x, ((0, 0), (0, padding), (0, 0))).reshape(-1, width)
 
     def whole(parameter: jax.Array) -> jax.Array:
         if parameter.ndim != 2:
@@ -230,7 +300,7 @@ def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:
         layer = jax.tree.map(whole, layer)
 
         def block(x: jax.Array) -> jax.Array:
-            return nnx.merge(graph, layer)(x, execution.attention)
+            return nnx.merge(graph, layer)(x, tokens, execution.attention, padding)
 
         if parts == 1:
             return block(x), None
@@ -241,4 +311,5 @@ def run_blocks(blocks: Block, x: jax.Array, execution: Execution) -> jax.Array:
     if execution.remat != "none":
         # Without a loop the compiler would find the second computation and merge it with the first.
         body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=not execution.scan)
-    return jax.lax.scan(body, x, params, unroll=not execution.scan)[0]
+    x = jax.lax.scan(body, x, params, unroll=not execution.scan)[0]
+    return x.reshape(batch, tokens, width)[:, : tokens - padding]

@@ -34,6 +34,7 @@ class TextTower(nnx.Module):
         x = x + self.position_embedding[...][:length].astype(dtype)
         x = layers.run_blocks(self.blocks, x, execution)
         # End-of-text has the largest id, and nothing after it can reach it: the mask is causal.
-        end = jnp.argmax(tokens, axis=1)
-        x = self.ln_final(x[jnp.arange(x.shape[0]), end])
+        end = jnp.argmax(tokens, axis=1, keepdims=True) == jnp.arange(length)
+        # A sum over a mask: the gradient of picking by index would be a scatter.
+        x = self.ln_final(jnp.where(end[:, :, None], x, 0).sum(1))
         return x @ execution.gather(self.projection[...].astype(dtype))
