@@ -1,6 +1,6 @@
 """Analyses of kept features: what a model knows between and within species.
 
-Each writes `OUT/NAME.json`, a CSV with a row for a species, and figures as SVG.
+Each writes `OUT/NAME.json` and figures as SVG, those of features also a CSV with a row a species.
 """
 
 import dataclasses
@@ -181,6 +181,7 @@ def within(
             "null_mean": found.null_mean,
             "p": found.p,
             "raw_mean": found.rho_raw,
+            "halves_mean": found.halves,
             "random_direction": found.random_direction,
         },
         "fisher": {"mean": found.fisher, "interval": found.fisher_interval},
@@ -259,7 +260,8 @@ def within_lines(result: dict) -> list[str]:
     span = "" if rho["interval"] is None else " [{:.2f}, {:.2f}]".format(*rho["interval"])
     lines.append(
         f"{result['label']}, {result['num_species']} species: rho {mean}{span}, uncorrected"
-        f" {rho['raw_mean']:.2f}; random divisions {rho['null_mean']:.2f} ({_p(rho['p'])}), a"
+        f" in halves {rho['halves_mean']:.2f}, random divisions {rho['null_mean']:.2f}"
+        f" ({_p(rho['p'])}), a"
         f" random direction {rho['random_direction']:.2f} ({result['dimensions']} of"
         f" {result['settings']['dim']} dimensions)"
     )

@@ -140,10 +140,14 @@ def _herbarium19(root: Path, kept: Store, protocol: str) -> dict:
         "metric": "clustering accuracy",
         "runs": [one.accuracy for one in found],
         "macro": float(np.mean([one.macro for one in found])),
-        "old": float(np.mean([one.old for one in found])),
-        "new": float(np.mean([one.new for one in found])),
+        "old": _mean([one.old for one in found]),
+        "new": _mean([one.new for one in found]),
         **_counts(told.files, kept),
     }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
 
 
 def _plantdoc(root: Path, kept: Store, protocol: str) -> dict:

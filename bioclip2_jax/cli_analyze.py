@@ -75,7 +75,8 @@ def between(
     Every trait is predicted for clades that the prediction has not seen, and its distances between
     species are compared with those of the features. p-values are those of traits dealt at random
     to the species; a label of single pictures counts by its majority in a species. Writes
-    between.json, between.csv with a row a species, trait_axes.svg and species_map.svg to OUT.
+    between.json, between.csv with a row a species, species_map.svg and, for numeric traits,
+    trait_axes.svg to OUT.
 
     \b
     Examples:
@@ -119,7 +120,7 @@ def within(features: str, out: str, label: str, values: tuple[str, str] | None, 
     """Does the difference of two variants lie across the differences between species?
 
     rho is the share of it that lies inside the subspace which the species span: 0 is orthogonal.
-    All species of the features span it, those with two pictures of either variant are measured.
+    All species of the features span it, those with two pictures of each variant are measured.
     Writes within.json, within.csv with a row a species, rho_by_species.svg and, for three species
     or more, panel_1.svg to OUT.
 
@@ -162,7 +163,7 @@ def theory(out: str, seed: int) -> None:
 )
 @_OUT
 @click.option("--sizes", default="500,1500,4500,13500", show_default=True, help="Pictures.")
-@click.option("--species", default=96, show_default=True, type=click.IntRange(min=40))
+@click.option("--species", default=96, show_default=True, type=click.IntRange(40, 600))
 @click.option(
     "--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Runs of each."
 )
@@ -172,7 +173,7 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
 
     One small model is trained on nested parts of a simulated tree of life, whose traits are known:
     with lineages or with names without order as captions, with and without replay, all from one
-    model of general captions. About half an hour on two CPU cores; started again, it goes on.
+    model of general captions. Under an hour on two CPU cores; started again, it goes on.
     Writes scaling.json, scaling.csv and scaling.svg to OUT.
 
     \b

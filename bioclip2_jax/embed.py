@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,23 +94,39 @@ def _of_dataset(path: Path, split: str | None) -> Pictures:
     return Pictures(about, sources.label_names(path), starts[-1], key, read)
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Links to folders are followed, each folder once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
+
+
 def pictures_below(path: str | Path) -> Pictures:
     """All pictures below a folder; a key is the path from there.
 
     Raises:
       UsageError: there is none, or no such folder.
+      UserError: a file name cannot be written down.
     """
     path = Path(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; name a folder of pictures")
     sizes: dict[str, int] = {}
     packed = ""
-    for below in path.rglob("*"):
+    for below in _files_below(path):
         if below.suffix.lower() in SUFFIXES and below.is_file():
             sizes[below.relative_to(path).as_posix()] = below.stat().st_size
         elif below.suffix in (".parquet", ".tar", ".zip", ".gz", ".h5"):
             packed = f"; if they are in {below.name}, unpack them into files first"
     keys = sorted(sizes)
+    for key in keys:
+        if any("\udc80" <= letter <= "\udcff" for letter in key):  # bytes that Python kept so
+            raise UserError(f"{os.fsencode(path / key)}: a file name that is not UTF-8; rename it")
     if not keys:
         raise UsageError(f"{path}: no picture here ({', '.join(SUFFIXES)}){packed}")
 

@@ -149,18 +149,19 @@ def run(
                     home / str(number) / job.folder / f"{job.task}.json", job.bearing
                 )
             ]
+            if not todo:
+                continue
             path = checkpoint.step_dir(workdir, number)
             try:
-                if todo:
-                    subject = Subject(
-                        spread(load(path)), None, home / str(number), number, str(path)
-                    )
-                    evaluate_subject(subject, todo, batch_size, say, curves.add)
+                model = spread(load(path))
             except UserError:
                 # Training keeps only the newest checkpoints; one may go while it is being read.
-                if not follow or number in checkpoint.steps(workdir):
+                if not follow or not following.is_going(workdir, number):
                     raise
                 say(f"step {number}: the checkpoint was removed before it could be evaluated")
+                continue
+            subject = Subject(model, None, home / str(number), number, str(path))
+            evaluate_subject(subject, todo, batch_size, say, curves.add)
 
 
 # ---- One subject

@@ -5,6 +5,7 @@ and whole, so a restart after any kind of end repeats at most the task that was 
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ from bioclip2_jax import checkpoint
 from bioclip2_jax.errors import UsageError
 
 POLL_SECONDS = 2.0
+REMOVAL_SECONDS = 10.0
 # Settings that came later, with what results of before were made with.
 _BEFORE = {"templates": "bioclip2", "class_column": None, "where": []}
+_PATHS = ("data", "annotations", "support")
 _NO_FIGURE = ("step", "k", "chance")  # alike at every checkpoint
 
 
@@ -64,6 +67,16 @@ def new_checkpoints(
             time.sleep(POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout / 4))
 
 
+def is_going(workdir: str | Path, step: int) -> bool:
+    """Whether a checkpoint is gone, or will be in a moment: its files go before its folder."""
+    end = time.monotonic() + REMOVAL_SECONDS
+    while step in checkpoint.steps(workdir):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 # ---- Results that are there
 
 
@@ -73,7 +86,16 @@ def is_done(path: Path, settings: dict) -> bool:
     if found is None or not isinstance(found.get("settings"), dict):
         return False
     made = _BEFORE | found["settings"]
-    return {name: made.get(name) for name in settings} == json.loads(json.dumps(settings))
+    made = {name: made.get(name) for name in settings}
+    return _comparable(made) == _comparable(json.loads(json.dumps(settings)))
+
+
+def _comparable(settings: dict) -> dict:
+    """A path may be written in several ways."""
+    return {
+        name: os.path.abspath(value) if value and name in _PATHS else value
+        for name, value in settings.items()
+    }
 
 
 def _read(path: Path) -> dict | None:
@@ -111,8 +133,10 @@ class Curves:
         result = _read(path)
         if result is None or not {"task", "step", "settings"} <= result.keys():
             return
-        set_name = path.parent.relative_to(self._home / str(result["step"])).as_posix()
-        group = "/".join(filter(None, ("eval", set_name.strip("."), result["task"])))
+        step, *set_name, _ = path.relative_to(self._home).parts
+        if step != str(result["step"]):
+            return  # a result of another model, put here by hand
+        group = "/".join(("eval", *set_name, result["task"]))
         self._board.write(result["step"], figures(result), group)
 
     def close(self) -> None:

@@ -106,6 +106,8 @@ def plan(settings: Settings, tasks: Sequence[str], features: store.Store | None)
     if settings.data is not None and not Path(settings.data).is_dir():
         raise UsageError(f"--data {settings.data}: there is no such folder")
     species = [task for task in tasks if task in SPECIES_TASKS]
+    if settings.support:
+        species_tasks.read_support(settings.support)
     jobs = _species_jobs(settings, species, features) if species else []
     for task in tasks:
         if task not in SPECIES_TASKS:

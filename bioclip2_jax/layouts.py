@@ -74,12 +74,13 @@ def newt(root: Path) -> Newt:
     """
     path = root / "newt2021_labels.csv"
     rows = _table(path, ("id", "label", "task", "split"))
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         if row["label"] not in ("0", "1", "0.0", "1.0") or row["split"] not in ("train", "test"):
             raise UserError(
                 f"{path}: line {number} has label {row['label']!r} and split {row['split']!r};"
                 " 0 or 1, and train or test are known"
             )
+    rows = [row for _, row in rows]
     return Newt(
         [f"newt2021_images/{row['id']}.jpg" for row in rows],
         np.asarray([int(float(row["label"])) for row in rows]),
@@ -102,7 +103,7 @@ def fishnet(root: Path) -> Split:
         path = root / name
         rows = _table(path, ("image", "Folder", *FISHNET_LABELS))
         files, labels = [], []
-        for number, row in enumerate(rows, start=2):
+        for number, row in rows:
             cells = [row[label].strip() for label in FISHNET_LABELS]
             if any(cell.lower() in ("", "nan", "null", "none") for cell in cells):
                 continue
@@ -200,15 +201,15 @@ def plantdoc(root: Path) -> Split:
 # ---- Files
 
 
-def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a table that has these columns; a first column without a name is an index."""
+def _table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of a table that has these columns; a first column without a name is an index."""
     table = open_table(path)
     missing = [name for name in columns if name not in table.header]
     if missing:
         raise UserError(
             f"{path}: no column {missing[0]!r}; it has {', '.join(filter(None, table.header))}"
         )
-    return [row for _, row in table.rows()]
+    return list(table.rows())
 
 
 def read_lines(path: Path) -> list[str]:

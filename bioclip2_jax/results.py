@@ -16,11 +16,6 @@ from bioclip2_jax.taxonomy import RANKS, TaxonEntry
 FOLDER = "eval"  # of a training run
 
 
-def folder_of(workdir: str | Path, step: int) -> Path:
-    """Where the results of one checkpoint lie."""
-    return Path(workdir) / FOLDER / str(step)
-
-
 def write_file(path: Path, data: bytes) -> None:
     """Writes all of a file or nothing: into a temporary one that then takes the name."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")

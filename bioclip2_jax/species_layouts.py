@@ -16,7 +16,7 @@ here too. Classes are numbered in the order of the rows, which few-shot draws fr
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -178,6 +178,11 @@ def read(one: SpeciesSet, text_kind: str, choice: Choice = Choice()) -> Species:
       UserError: a file cannot be used; names the line.
     """
     if one.table.name == _NABIRDS[0]:
+        if text_kind != "asis":
+            raise UsageError(
+                f"--text-kind {text_kind}: {one.root} is NABirds, which has only the names of its"
+                " classes; leave it out"
+            )
         return _nabirds(one.root, choice)
     return _table(one, text_kind, choice)
 
@@ -232,9 +237,16 @@ def _class_column(
     one: SpeciesSet, table: tables.Table, text_kind: str, choice: Choice
 ) -> str | None:
     """The column that names the class, None where the ranks alone do."""
-    wanted = choice.class_column or one.class_column
-    if wanted:
-        return _column(table, wanted, "--class-column" if choice.class_column else "info.json")
+    if choice.class_column:
+        return _column(table, choice.class_column, "--class-column")
+    if one.class_column:
+        said = table.column((normal(one.class_column),))
+        if said is None:
+            raise UserError(
+                f"{one.table}: no column {one.class_column!r}, which info.json names; it has"
+                f" {', '.join(filter(None, table.header))}"
+            )
+        return said
     has = {normal(name) for name in table.header}
     is_rank = "kingdom" in has and "cls" not in has
     said = None if is_rank else table.column(("class",))
@@ -268,21 +280,30 @@ def _filter(table: tables.Table, choice: Choice):
         if not equals:
             raise UsageError(f"--where {text}: write COLUMN=VALUE")
         wanted.append((_column(table, name.strip(), "--where"), value.strip()))
-    split = table.column(tables.SPLIT_COLUMNS)
+    split, wanted_split = table.column(tables.SPLIT_COLUMNS), tables.split_name(choice.split or "")
     if choice.split and split is None:
         raise UsageError(
             f"--split {choice.split}: {table.path} has no column 'split'; leave --split out to take"
             " all rows"
         )
 
-    def keep(row: dict[str, str]) -> bool:
-        return (not choice.split or tables.split_name(row[split]) == choice.split) and all(
-            row[name] == value for name, value in wanted
-        )
+    if choice.split:
+        wanted.append((split, wanted_split))
 
-    if (choice.split or wanted) and not any(keep(row) for _, row in table.rows()):
-        name, value = wanted[0] if wanted else (split, choice.split)
-        values = sorted({row[name] for _, row in table.rows()} - {""})
+    def holds(row: dict[str, str], name: str, value: str) -> bool:
+        return (tables.split_name(row[name]) if name == split else row[name]) == value
+
+    def keep(row: dict[str, str]) -> bool:
+        return all(holds(row, *pair) for pair in wanted)
+
+    rows = [row for _, row in table.rows()] if wanted else []
+    if wanted and not any(map(keep, rows)):
+        alone = [pair for pair in wanted if not any(holds(row, *pair) for row in rows)]
+        if not alone:
+            shown = " and ".join(f"{name} {value!r}" for name, value in wanted)
+            raise UsageError(f"{table.path}: no row has {shown} at once")
+        name, value = alone[0]
+        values = sorted({row[name] for row in rows} - {""})
         shown = ", ".join(values[:10]) + (" ..." if len(values) > 10 else "")
         raise UsageError(f"{table.path}: no row has {name} {value!r}; there are {shown}")
     return keep
@@ -325,8 +346,3 @@ def _pairs(path: Path) -> dict[str, str]:
             raise UserError(f"{path}: the line {line!r} is not an id, a blank and a value")
         pairs[key] = value.strip()
     return pairs
-
-
-def listed(sets: Sequence[SpeciesSet]) -> str:
-    """The names of the sets, for messages."""
-    return ", ".join(one.name for one in sets)

@@ -118,7 +118,9 @@ def store_split(store: Store, split: str, place: str) -> SplitFeatures:
             )
         )
         raise UsageError(f"{place}: no features of split {split!r}; {has}")
-    return _split_features(rows, store)
+    found = _split_features(rows, store)
+    # An unreadable record has no columns; its key says where it was.
+    return replace(found, bad=[pair for pair in found.bad if pair[0].endswith(f"split {split}")])
 
 
 def _split_features(rows: Store, store: Store) -> SplitFeatures:
@@ -213,23 +215,31 @@ def lineage_names(classes: Sequence[TaxonEntry], rank: str) -> list[str]:
 # ---- Answers
 
 
-def read_support(path: Path, keys: Sequence[str]) -> list[list[int]]:
-    """The rows of the pictures that a support file names, fold by fold.
+def read_support(path: str | Path) -> list[list[str]]:
+    """The keys of the pictures that a support file names, fold by fold.
 
     Raises:
-      UserError: it is no such file, or names a picture that is not there.
+      UserError: it is no such file.
     """
+    try:
+        folds = json.loads(Path(path).read_text(encoding="utf-8"))
+        if all(isinstance(key, str) for fold in folds for key in fold):
+            return folds
+        problem = "there is something else in it"
+    except (OSError, ValueError, TypeError) as error:
+        problem = str(error)
+    raise UserError(f"{path}: no list of lists of keys ({problem})")
+
+
+def _support_rows(path: Path, keys: Sequence[str]) -> list[list[int]]:
     row_of = {key: row for row, key in enumerate(keys)}
     try:
-        folds = json.loads(path.read_text(encoding="utf-8"))
-        return [[row_of[key] for key in fold] for fold in folds]
+        return [[row_of[key] for key in fold] for fold in read_support(path)]
     except KeyError as error:
         raise UserError(
             f"{path}: names the picture {error}, which is not among those evaluated; give the"
             " --data and --annotations it was drawn from"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: no list of lists of keys ({error})") from error
 
 
 def run_zero_shot(
@@ -273,6 +283,7 @@ def run_zero_shot(
         count = int(groups[rank].max()) + 1
         row |= {"num_classes": count, "chance": 1 / count}
 
+    (folder / "zero_shot.json").unlink(missing_ok=True)  # it is no seal of the tables to come
     results.write_classes(folder / "zero_shot_classes.csv", classes, labels, result.outcomes, first)
     datasets = [found.datasets[row] for row in rows]
 
@@ -383,14 +394,18 @@ def run_few_shot(question: Question, k: int, folder: Path, support: Path | None 
     labels, classes = question.labels[rows], question.classes
     groups = metrics.lineage_groups([entry.taxon for entry in classes])
     known = any(entry.taxon.deepest_rank for entry in classes)
-    given = read_support(support, [found.keys[row] for row in rows]) if support else None
-    result = few_shot(found.features[rows], labels, k, groups if known else {}, given)
-    asked = np.isin(labels, result.classes) & (len(result.classes) > 1)
+    given = _support_rows(support, [found.keys[row] for row in rows]) if support else None
+    try:
+        result = few_shot(found.features[rows], labels, k, groups if known else {}, given)
+    except UserError as error:
+        raise UserError(f"{support}: {error}") from error
+    asked = np.isin(labels, result.queried)
     outcomes, labels = result.outcomes.select(asked), labels[asked]
     summary = metrics.summarize(outcomes, labels, rank_groups=groups)
     for rank, row in summary["ranks"].items():
         count = len(np.unique(groups[rank][result.classes]))
         row |= {"num_classes": count, "chance": 1 / count if count else None}
+    (folder / f"{task}.json").unlink(missing_ok=True)  # it is no seal of the tables to come
     results.write_classes(folder / f"{task}_classes.csv", classes, labels, outcomes)
     datasets = [found.datasets[row] for row in rows[asked]]
     results.write_datasets(folder / f"{task}_datasets.csv", datasets, labels, outcomes)

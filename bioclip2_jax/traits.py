@@ -15,7 +15,9 @@ from bioclip2_jax.store import Store
 from bioclip2_jax.taxonomy import RANKS, Taxon
 
 SPECIES_COLUMNS = ("scientificName", "scientific_name", "species", "binomial", "Species1")
-_MISSING = ("", "na", "n/a", "nan", "null", "none")
+_MISSING = ("", "na", "n/a", "nan", "null")
+_NO_NUMBER = (*_MISSING, "none")
+_NO_CLASS = (*_MISSING, "unknown")  # "none" is a class, such as that of birds without a crest
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def numbers_of_label(species: SpeciesList, values: Sequence[str], name: str) -> 
     """
     rows: list[list[float]] = [[] for _ in species.names]
     for number, text in zip(species.numbers.tolist(), values, strict=True):
-        if number >= 0 and text.strip().lower() not in _MISSING:
+        if number >= 0 and text.strip().lower() not in _NO_NUMBER:
             rows[number].append(_number(str(text), f"label {name}"))
     return np.asarray([np.mean(row) if row else np.nan for row in rows])
 
@@ -118,7 +120,7 @@ def majority_of_label(species: SpeciesList, values: Sequence[str]) -> list[str]:
     """The commonest value of a label among the pictures of every species, "" if unknown."""
     rows: list[Counter] = [Counter() for _ in species.names]
     for number, text in zip(species.numbers.tolist(), values, strict=True):
-        if number >= 0 and text.strip().lower() not in _MISSING:
+        if number >= 0 and text.strip().lower() not in _NO_CLASS:
             rows[number][str(text)] += 1
     return [_majority(row) for row in rows]
 
@@ -145,7 +147,7 @@ class TraitTable:
           UserError: a value is no number.
         """
         found = []
-        for name, texts in zip(names, self._texts(names, column), strict=True):
+        for name, texts in zip(names, self._texts(names, column, _NO_NUMBER), strict=True):
             values = [_number(text, f"{self.path}: {column} of {name}") for text in texts]
             found.append(np.mean(values) if values else np.nan)
         return np.asarray(found)
@@ -156,13 +158,13 @@ class TraitTable:
         Raises:
           UsageError: no such column.
         """
-        return [_majority(Counter(texts)) for texts in self._texts(names, column)]
+        return [_majority(Counter(texts)) for texts in self._texts(names, column, _NO_CLASS)]
 
-    def _texts(self, names: Sequence[str], column: str) -> list[list[str]]:
+    def _texts(self, names: Sequence[str], column: str, missing: Sequence[str]) -> list[list[str]]:
         if column not in self.columns:
             raise UsageError(f"{self.path}: no column {column!r}; it has {', '.join(self.columns)}")
         rows = ([row[column].strip() for row in self.rows_of.get(_key(n), ())] for n in names)
-        return [[text for text in texts if text.lower() not in _MISSING] for texts in rows]
+        return [[text for text in texts if text.lower() not in missing] for texts in rows]
 
 
 def read_table(path: str | Path, species_column: str | None = None) -> TraitTable:

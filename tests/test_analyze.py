@@ -195,7 +195,7 @@ def test_a_wrong_call_within_species_is_one_sentence(features, tmp_path):
     fails(UsageError, r"no picture has sex 'hen'; there are female \(160\)", *call, "sex",
           "--values", "hen", "male")  # fmt: skip
     fails(UsageError, "name two different values", *call, "sex", "--values", "male", "male")
-    fails(UserError, "no species has 2 pictures of either variant", *call, "note",
+    fails(UserError, "no species has 2 pictures of each variant", *call, "note",
           "--values", "n0", "n1")  # fmt: skip
     assert not (tmp_path / "out").exists()
 

@@ -107,6 +107,63 @@ def test_inside_clades_ancestry_alone_is_not_found():
     assert free > 25 and within <= 5
 
 
+def test_a_clade_of_one_species_is_no_obstacle():
+    features, values, _, _ = planted(4, species=18)
+    clades = np.repeat([0, 1, 2], [12, 5, 1])
+    found = between.continuous_trait(features, values, clades, permutations=9)
+    assert np.isfinite(found.predictions).all()
+    found = between.discrete_trait(features, values > 0, clades, permutations=9)
+    assert 0 <= found.accuracy <= 1
+
+
+def test_groups_do_not_leak():
+    """Features and traits of chance, but alike in a group: nothing is to be learned inside it.
+
+    Held out, chance is below zero, as what was learned from opposes what was left out.
+    """
+    rng = np.random.default_rng(0)
+    groups, clades = np.arange(60) // 20, np.arange(60) // 5
+    found = []
+    for _ in range(40):
+        features = rng.normal(size=(3, 12))[groups] + 0.3 * rng.normal(size=(12, 12))[clades]
+        features = normal(features + 0.1 * rng.normal(size=(60, 12)))
+        values = rng.normal(size=3)[groups] + 0.5 * rng.normal(size=12)[clades]
+        options = {"groups": groups, "permutations": 0}
+        one = between.continuous_trait(features, values, clades, **options)
+        labels = rng.integers(2, size=12)[clades]
+        two = between.discrete_trait(features, labels, clades, **options)
+        found.append((one.ridge_r, two.accuracy - two.chance))
+    means, errors = np.mean(found, axis=0), np.std(found, axis=0) / 40**0.5
+    assert (means < 2 * errors).all() and (means > -0.35).all(), (means, errors)
+    # Without groups, those of the test and of the training are told apart.
+    leaks = between.continuous_trait(features, values, clades, permutations=0)
+    assert leaks.ridge_r > 0.3
+
+
+def test_differences_inside_groups_are_found():
+    features, values, clades, _ = planted(2, species=60, clades=12, strength=0.8)
+    groups = np.random.default_rng(0).integers(3, size=60)
+    shifted = values + 5 * groups
+    found = between.continuous_trait(features, shifted, clades, groups=groups, permutations=0)
+    assert found.ridge_r > 0.7
+
+
+def test_labels_that_chance_cannot_spread_are_refused():
+    rng = np.random.default_rng(0)
+    clades = np.r_[np.zeros(182, int), np.arange(1, 10).repeat(2)]
+    labels = np.zeros(200, int)
+    for number in range(1, 9):
+        labels[[180 + 2 * number, 183 + 2 * number]] = number  # two clades for each
+    with pytest.raises(UserError, match="so rare that chance hardly ever"):
+        between.discrete_trait(rng.normal(size=(200, 8)), labels, clades, permutations=49)
+
+
+def test_a_labelling_with_one_class_has_no_separation():
+    labels = np.asarray([[0, 0], [0, 0], [0, 1], [0, 1]])
+    found = between.silhouettes(np.eye(4) + 0.1, labels, 2)
+    assert found[0] == 0 and np.isfinite(found).all()
+
+
 def test_held_out_predictions_are_those_of_ridge_regression_with_nested_folds():
     features, values, clades, _ = planted(2, species=30, dim=8, clades=5)
     found = between.continuous_trait(features, values, clades, permutations=9)

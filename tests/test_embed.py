@@ -80,6 +80,25 @@ def test_a_folder_gives_paths_as_keys_and_bad_pictures_are_set_aside(folder, tmp
     assert set(found.texts["genus"]) == {""}
 
 
+def test_linked_folders_are_entered_once(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "b").rename(elsewhere)
+    (folder / "b").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    keys = [embed.pictures_below(folder).key(number) for number in range(8)]
+    assert {key.partition("/")[0] for key in keys} == {colour[0] for colour in COLOURS}
+    assert embed.pictures_below(folder).count == 8
+
+
+def test_a_name_that_is_not_utf_8_is_named(folder):
+    try:
+        (folder / "b\udce9.png").write_bytes(square("red"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    with pytest.raises(UserError, match=r"b\\xe9.png.*not UTF-8; rename it"):
+        embed.pictures_below(folder)
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(folder, tmp_path):
     make(folder, tmp_path / "whole")
 

@@ -141,6 +141,7 @@ WRONG = {
     # Support
     KEPT + "--annotations @table.csv --support @none.json": (1, "@none.json: no list of lists"),
     KEPT + "--annotations @table.csv --support @no_support.json": (1, "no_support.json"),
+    MODEL + "--data @dataset --tasks few_shot_1 --support @table.csv": (1, "no list of lists"),
     KEPT + "--annotations @table.csv --support @support.json": (
         *(1, "names the picture 'elsewhere.png', which is not among those evaluated"),
     ),

@@ -104,11 +104,25 @@ def test_support_is_drawn_by_python_random_seeded_with_the_fold():
 def test_classes_with_too_few_images_are_left_out_and_named():
     features, labels = clusters(num_classes=3, images=4, noise=0.1)
     keep = np.flatnonzero((labels != 1) | (np.arange(len(labels)) < 3))
-    result = few_shot(features[keep], labels[keep], 1, groups_of(3))
+    result = few_shot(features[keep], labels[keep], 2, groups_of(3))
     assert result.left_out == [1]
-    assert result.classes == [0, 2]
+    assert result.classes == result.queried == [0, 2]
     assert result.outcomes.trials[labels[keep] == 1].tolist() == [0]
     assert result.fold_top1.mean() == 1
+
+
+def test_a_class_with_just_enough_images_is_an_answer_but_no_question():
+    """As in the original, where it also takes its turn in the drawing."""
+    features, labels = clusters(num_classes=3, images=4, noise=2.0)
+    keep = np.flatnonzero((labels != 0) | (np.arange(len(labels)) < 6))
+    features, labels = features[keep], labels[keep]
+    result = few_shot(features, labels, 2, groups_of(3))
+    assert result.classes == [0, 1, 2] and result.queried == [1, 2] and result.left_out == []
+    assert not result.outcomes.trials[labels == 0].any()
+    rows = {label: np.flatnonzero(labels == label).tolist() for label in range(3)}
+    for fold, chosen in enumerate(result.support):
+        support, _ = split_support(rows, 2, fold)
+        assert chosen == [row for part in support for row in part]
 
 
 def test_mean_of_the_folds_is_hits_over_trials():

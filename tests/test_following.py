@@ -12,6 +12,7 @@ from colour_world import ColourModel, write_world
 from tensorboardX.proto.event_pb2 import Event
 
 from bioclip2_jax import beyond_tasks, evaluate, following, metrics, results
+from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluate import run
 from bioclip2_jax.jobs import Settings
 
@@ -159,7 +160,80 @@ def test_only_settings_that_bear_on_a_task_make_it_be_done_again(workdir, data, 
     assert len(lines) == again
 
 
+def test_another_spelling_of_a_path_is_no_other_setting(workdir, data, monkeypatch):
+    lines: list[str] = []
+    add_checkpoints(workdir, done=True)
+    run(workdir, Settings(data), follow=True, say=quiet)
+    monkeypatch.chdir(Path(data).parent)
+    for spelling in (f"{data}/", Path(data).name, f"./{Path(data).name}/"):
+        run(workdir, Settings(spelling), follow=True, say=lines.append)
+    assert lines == []
+
+
+def test_a_checkpoint_that_is_being_removed_is_passed_over(workdir, data, monkeypatch):
+    lines: list[str] = []
+    add_checkpoints(workdir, done=True)
+
+    def load(path):
+        if Path(path).name == "10":  # its files are gone, its folder goes in a moment
+            threading.Timer(0.3, Path(path).rmdir).start()
+            raise UserError("unreadable checkpoint")
+        return ColourModel()
+
+    monkeypatch.setattr(evaluate, "load", load)
+    run(workdir, Settings(data), ["zero_shot"], follow=True, say=lines.append)
+    assert "step 10: the checkpoint was removed" in lines[0] and "step 20 zero_shot" in lines[1]
+
+
+def test_what_goes_wrong_after_reading_a_checkpoint_is_not_put_down_to_its_removal(
+    workdir, data, monkeypatch
+):
+    add_checkpoints(workdir, done=True)
+
+    def fails(*_):
+        for path in (workdir / "checkpoints").iterdir():
+            path.rmdir()
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(evaluate, "evaluate_subject", fails)
+    with pytest.raises(UserError, match="the disk is full"):
+        run(workdir, Settings(data), follow=True, say=quiet)
+
+
+def test_a_damaged_checkpoint_that_stays_is_an_error(workdir, data, monkeypatch):
+    def load(path):
+        raise UserError("flipped bits")
+
+    monkeypatch.setattr(evaluate, "load", load)
+    monkeypatch.setattr(following, "REMOVAL_SECONDS", 0.2)
+    with pytest.raises(UserError, match="flipped bits"):
+        run(workdir, Settings(data), follow=True, say=quiet)
+
+
+def test_an_old_result_does_not_vouch_for_new_tables(workdir, data, monkeypatch):
+    run(workdir, Settings(data), ["zero_shot"], say=quiet)
+    write_file = results.write_file
+
+    def dies(path: Path, content: bytes) -> None:
+        if path.name == "zero_shot_images.csv":
+            raise Killed
+        write_file(path, content)
+
+    monkeypatch.setattr(results, "write_file", dies)
+    with pytest.raises(Killed):
+        run(workdir, Settings(data, labels="all"), ["zero_shot"], say=quiet)
+    assert not (workdir / "eval" / "20" / "zero_shot.json").exists()
+
+
 # ---- Curves
+
+
+def test_results_of_other_models_in_the_same_folder_are_not_drawn(workdir, data):
+    evaluate.run_once(
+        Settings(data), ["zero_shot"], workdir / "eval" / "7" / "x", model_path="m", say=quiet
+    )
+    run(workdir, Settings(data), ["zero_shot"], say=quiet)
+    assert {step for _, step, _ in curves(workdir / "tensorboard" / "eval")} == {20}
 
 
 def test_figures_appear_in_tensorboard_at_the_step_of_the_checkpoint(workdir, data):

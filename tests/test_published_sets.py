@@ -152,6 +152,8 @@ def test_nabirds_has_a_class_for_each_plumage_in_the_order_of_the_list(sets):
     assert len(train.files) == len(test.files) == 12 and not set(train.files) & set(test.files)
     with pytest.raises(UsageError, match="no split 'val'; it has train, test"):
         read(one, "asis", Choice(split="val"))
+    with pytest.raises(UsageError, match="--text-kind sci.* has only the names of its classes"):
+        read(one, "sci")
 
 
 def test_broken_nabirds_files_are_named(tmp_path):
@@ -216,12 +218,15 @@ def test_a_column_a_split_and_conditions_choose_rows_and_classes(tmp_path):
     told = read(one, "asis", Choice(class_column="disease", where=("species = tuberosum",)))
     assert told.files == ["0.png", "1.png", "3.png"] and told.names == ["blight", "scab"]
     assert told.labels.tolist() == [0, -1, 1]
-    assert read(one, "sci", Choice(split="train")).files == ["1.png", "2.png", "3.png"]
+    for name in ("train", "Training"):
+        assert read(one, "sci", Choice(split=name)).files == ["1.png", "2.png", "3.png"]
     for choice, said in (
         (Choice(class_column="diseas"), "has no such column.*did you mean disease"),
         (Choice(where=("species",)), "write COLUMN=VALUE"),
         (Choice(where=("species=rosa",)), "no row has species 'rosa'; there are domestica, tub"),
         (Choice(split="val"), "no row has split 'val'; there are Training, test"),
+        (Choice(split="val", where=("species=tuberosum",)), "no row has split 'val'; there are"),
+        (Choice(split="test", where=("disease=scab",)), "disease 'scab' and split 'test' at once"),
     ):
         with pytest.raises(UsageError, match=said):
             read(one, "sci", choice)

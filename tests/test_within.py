@@ -51,6 +51,43 @@ def test_random_variants_have_no_difference_and_no_small_share():
     assert np.mean([one.fisher_p <= 0.05 for one in found.species]) <= 0.25
 
 
+def test_p_of_one_species_is_no_smaller_than_chance():
+    """However often its pictures are halved anew, they are no further evidence."""
+    found = []
+    for seed in range(60):
+        features, species, variants = planted(0.0, seed, species=8, dim=16, length=0, noise=0.2)
+        variants = np.where(species == 3, variants, -1)
+        one = within(features, species, variants, permutations=99, seed=seed)
+        found.append(one.species[0].rho_p)
+        assert one.p == one.species[0].rho_p
+    assert np.mean(np.asarray(found) <= 0.05) <= 0.15  # 3 expected of 60, 9 allowed
+    assert np.mean(np.asarray(found) <= 0.5) == pytest.approx(0.5, abs=0.2)
+
+
+def test_divisions_that_are_the_same_count_as_such():
+    """Of 2 + 2 pictures there are six divisions, two of which are the true one."""
+    features, species, variants = planted(0.0, species=6, images=(2, 2))
+    found = within(features, species, variants, permutations=999)
+    assert all(one.fisher_p > 0.28 for one in found.species)
+
+
+@pytest.mark.parametrize("images", [(4, 4), (5, 4)])
+def test_few_pictures_do_not_tilt_the_share(images):
+    found = [
+        within(*planted(0.5, seed, species=40, images=images, noise=0.05), permutations=1).rho
+        for seed in range(6)
+    ]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.03)
+
+
+def test_fewer_than_four_pictures_of_a_variant_give_no_share():
+    features, species, variants = planted(0.5, species=6, images=(3, 8))
+    found = within(features, species, variants, permutations=9)
+    assert found.rho is None and found.rho_interval is None
+    assert all(one.rho is None and one.inside is None for one in found.species)
+    assert all(one.fisher > 0 and one.rho_raw > 0 for one in found.species)
+
+
 def test_uncorrected_share_and_fisher_ratio_are_as_the_paper_defines_them():
     features, species, variants = planted(0.3, species=6, dim=20, images=(5, 7), noise=0.2)
     found = within(features, species, variants, dimensions=3, permutations=9)
@@ -117,7 +154,7 @@ def test_results_are_a_function_of_the_seed():
 
 def test_what_cannot_be_measured_is_said():
     features, species, variants = planted(0.0, species=4, dim=8, images=(3, 3))
-    with pytest.raises(UserError, match="no species has 2 pictures of either variant"):
+    with pytest.raises(UserError, match="no species has 2 pictures of each variant"):
         within(features, species, np.zeros_like(variants))
     with pytest.raises(UserError, match="only one species"):
         within(features[species == 0], species[species == 0], variants[species == 0])

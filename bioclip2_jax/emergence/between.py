@@ -12,6 +12,7 @@ at differences inside clades, so its null leaves every difference between clades
 ancestry does inside a clade it does not see.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,7 @@ def continuous_trait(
     values: np.ndarray,
     clades: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     permutations: int = 999,
     seed: int = 0,
 ) -> ContinuousTrait:
@@ -117,6 +119,7 @@ def continuous_trait(
       prototypes: [s, d] float.
       values: [s] float, finite.
       clades: [s] int, such as the number of the family; at least three.
+      groups: [s] int; the ridge looks only at differences inside them, see `nested_ridge`.
       permutations: of the trait.
       seed: of the permutations.
 
@@ -136,7 +139,7 @@ def continuous_trait(
     inside = [_permute_within(standard, clades, rng) for _ in range(permutations)]
     targets = np.stack(dealt + inside, axis=1)
     folds = assign_folds(clades)
-    held_out = nested_ridge(features, folds, targets[:, None])
+    held_out = nested_ridge(features, folds, targets[:, None], groups, group_targets=True)
     found = held_out.predictions[:, 0]
     free, bound = slice(0, permutations + 1), np.r_[0, permutations + 1 : 2 * permutations + 1]
     # Departures from what a fold is predicted without features: that guess alone would correlate
@@ -172,6 +175,7 @@ def discrete_trait(
     labels: np.ndarray,
     clades: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     permutations: int = 999,
     seed: int = 0,
 ) -> DiscreteTrait:
@@ -185,6 +189,7 @@ def discrete_trait(
       prototypes: [s, d] float.
       labels: [s] int or str.
       clades: [s] int; at least three.
+      groups: [s] int; the probe looks only at differences inside them, see `nested_ridge`.
       permutations: of the labels.
       seed: of the permutations.
 
@@ -215,7 +220,9 @@ def discrete_trait(
     num_classes = int(some.max()) + 1
     dealt = np.stack([some, *_deal_spread(some, folds, permutations, rng)], axis=1)
     targets = (dealt[:, None] == np.arange(num_classes)[:, None]).astype(np.float64)
-    held_out = nested_ridge(features[kept], folds, targets)
+    held_out = nested_ridge(
+        features[kept], folds, targets, None if groups is None else groups[kept]
+    )
     distances = np.full((num_classes, *dealt.shape), np.inf)
     for number in range(num_classes):
         gaps = held_out.predictions - held_out.class_means[folds, number]
@@ -274,7 +281,8 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
       labels: [s, p] int below `num_classes`, a labelling a column.
 
     Returns:
-      [p] float64; a class of one member counts 0, as scikit-learn has it.
+      [p] float64; a class of one member counts 0, as scikit-learn has it, and so does a labelling
+      with one class.
     """
     normal = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     distances = 1 - normal @ normal.T
@@ -290,8 +298,10 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
         own = own_sum / np.maximum(own_count - 1, 1)
         means = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
         other = np.where(members > 0, np.inf, means).min(axis=1)
-        values = (other - own) / np.maximum(np.maximum(other, own), 1e-300)
-        found.append(np.where(own_count > 1, values, 0.0).mean(axis=0))
+        with np.errstate(invalid="ignore"):
+            values = (other - own) / np.maximum(np.maximum(other, own), 1e-300)
+        alone = (own_count <= 1) | ~np.isfinite(other)
+        found.append(np.where(alone, 0.0, values).mean(axis=0))
     return np.concatenate(found)
 
 
@@ -348,13 +358,19 @@ def _deal_spread(
 ) -> list[np.ndarray]:
     """Permutations in which, as in the labels themselves, each class occurs in several folds."""
     found = []
-    while len(found) < permutations:
+    for tries in itertools.count():
+        if len(found) == permutations:
+            return found
+        if tries >= 100 * (permutations + 10):
+            raise UserError(
+                "a label is so rare that chance hardly ever deals it to species of several clades:"
+                " leave out a finer rank, or rows with rare labels"
+            )
         dealt = rng.permutation(labels)
         table = np.zeros((labels.max() + 1, folds.max() + 1), bool)
         table[dealt, folds] = True
         if (table.sum(axis=1) > 1).all():
             found.append(dealt)
-    return found
 
 
 def _centre_within(values: np.ndarray, clades: np.ndarray) -> np.ndarray:

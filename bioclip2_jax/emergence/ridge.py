@@ -45,7 +45,13 @@ def assign_folds(clades: np.ndarray) -> np.ndarray:
     return fold_of[numbers]
 
 
-def nested_ridge(features: np.ndarray, folds: np.ndarray, targets: np.ndarray) -> HeldOut:
+def nested_ridge(
+    features: np.ndarray,
+    folds: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray | None = None,
+    group_targets: bool = False,
+) -> HeldOut:
     """Predicts every fold from the others; strength chosen by the folds within those.
 
     Every column gets, in every fold, the strength with the least squared error over its scores.
@@ -54,19 +60,33 @@ def nested_ridge(features: np.ndarray, folds: np.ndarray, targets: np.ndarray) -
       features: [s, d] float64.
       folds: [s] int, 0 ... f-1; at least three.
       targets: [s, c, p] float64.
+      groups: [s] int, 0 ... g-1; features count from the mean of the group's training species, so
+        that differences between groups teach nothing, and say nothing of a group that has none.
+        None: all are one group.
+      group_targets: so do targets.
     """
+    groups = np.zeros(len(features), np.int64) if groups is None else groups
+    target_groups = groups if group_targets else np.zeros_like(groups)
     # Its matrices are small: threads would wait for each other longer than they work.
     with threadpool_limits(1):
         block = max(1, _BLOCK // (targets.shape[0] * targets.shape[1] * len(STRENGTHS)))
         parts = [
-            _nested_ridge(features, folds, targets[..., start : start + block])
+            _nested_ridge(
+                features, folds, targets[..., start : start + block], groups, target_groups
+            )
             for start in range(0, targets.shape[2], block)
         ]
     fields = ("predictions", "baselines", "class_means")
     return HeldOut(*(np.concatenate([getattr(p, f) for p in parts], axis=-1) for f in fields))
 
 
-def _nested_ridge(features: np.ndarray, folds: np.ndarray, targets: np.ndarray) -> HeldOut:
+def _nested_ridge(
+    features: np.ndarray,
+    folds: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray,
+    target_groups: np.ndarray,
+) -> HeldOut:
     num_folds = folds.max() + 1
     _, num_scores, num_columns = targets.shape
     errors = np.zeros((num_folds, len(STRENGTHS), num_columns))
@@ -74,9 +94,9 @@ def _nested_ridge(features: np.ndarray, folds: np.ndarray, targets: np.ndarray) 
     # A fit without two folds predicts each of them on behalf of the other.
     for one in range(num_folds):
         for two in range(one):
-            fit = _Fit(features, targets, (folds != one) & (folds != two))
+            fit = _Fit(features, targets, (folds != one) & (folds != two), groups, target_groups)
             for outer, inner in ((one, two), (two, one)):
-                truth, found = targets[folds == inner], fit.predict(features[folds == inner])
+                truth, found = targets[folds == inner], fit.predict(folds == inner)
                 errors[outer] += ((found - truth) ** 2).sum(axis=(1, 2))
                 for score in range(num_scores):
                     weighted = truth[:, score, None] * found
@@ -87,9 +107,9 @@ def _nested_ridge(features: np.ndarray, folds: np.ndarray, targets: np.ndarray) 
     columns = np.arange(num_columns)
     for fold in range(num_folds):
         train, test = folds != fold, folds == fold
-        found = _Fit(features, targets, train).predict(features[test])
-        predictions[test] = np.moveaxis(found[best[fold], :, :, columns], 0, 2)
-        baselines[test] = targets[train].mean(axis=0)
+        fit = _Fit(features, targets, train, groups, target_groups)
+        predictions[test] = np.moveaxis(fit.predict(test)[best[fold], :, :, columns], 0, 2)
+        baselines[test] = fit.baseline(test)
         weights = targets[train].sum(axis=0)[:, None]
         picked = np.moveaxis(sums[fold, best[fold], :, :, columns], 0, 2)
         means[fold] = np.where(weights != 0, picked / np.where(weights, weights, 1), np.nan)
@@ -107,34 +127,63 @@ def gradient_axis(features: np.ndarray, folds: np.ndarray, values: np.ndarray) -
     Returns:
       [d] float64 of length 1.
     """
-    targets = values[:, None, None]
+    targets, one_group = values[:, None, None], np.zeros(len(values), np.int64)
     errors = np.zeros(len(STRENGTHS))
     for fold in range(folds.max() + 1):
-        fit = _Fit(features, targets, folds != fold)
-        found = fit.predict(features[folds == fold])
+        fit = _Fit(features, targets, folds != fold, one_group, one_group)
+        found = fit.predict(folds == fold)
         errors += ((found - targets[folds == fold]) ** 2).sum(axis=(1, 2, 3))
-    axis = _Fit(features, targets, np.full(len(values), True)).weights(errors.argmin())[:, 0]
+    everyone = np.full(len(values), True)
+    fit = _Fit(features, targets, everyone, one_group, one_group)
+    axis = fit.weights(errors.argmin())[:, 0]
     return axis / max(np.linalg.norm(axis), 1e-300)
 
 
 class _Fit:
-    """Ridge regression on some rows, with an intercept, for all strengths."""
+    """Ridge regression on some rows, with an intercept for every group, for all strengths."""
 
-    def __init__(self, features: np.ndarray, targets: np.ndarray, rows: np.ndarray):
-        self.mean, self.centre = features[rows].mean(axis=0), targets[rows].mean(axis=0)
-        left, sizes, right = np.linalg.svd(features[rows] - self.mean, full_matrices=False)
+    def __init__(
+        self,
+        features: np.ndarray,
+        targets: np.ndarray,
+        rows: np.ndarray,
+        groups: np.ndarray,
+        target_groups: np.ndarray,
+    ):
+        known = np.bincount(groups[rows], minlength=groups.max() + 1)[groups] > 0
+        self.centred = (features - _group_means(features, rows, groups)[groups]) * known[:, None]
+        self.target_groups = target_groups
+        self.centre = _group_means(targets, rows, target_groups)
+        left, sizes, right = np.linalg.svd(self.centred[rows], full_matrices=False)
         kept = sizes > 1e-10 * max(sizes[0], 1e-150)
         self.right, sizes = right[kept], sizes[kept]
-        self.answers = left[:, kept].T @ (targets[rows] - self.centre).reshape(rows.sum(), -1)
+        answers = (targets - self.baseline(slice(None)))[rows].reshape(rows.sum(), -1)
+        self.answers = left[:, kept].T @ answers
         unit = (sizes**2).mean() if len(sizes) else 1.0
         self.shrink = sizes / (sizes**2 + STRENGTHS[:, None] * unit)  # [strengths, rank]
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """[m, d] → [strengths, m, c, p]."""
-        places = (features - self.mean) @ self.right.T
-        found = (places * self.shrink[:, None]).reshape(-1, len(self.right)) @ self.answers
-        return found.reshape(len(STRENGTHS), len(features), *self.centre.shape) + self.centre
+    def baseline(self, rows: np.ndarray) -> np.ndarray:
+        """[m, c, p], what is predicted without features."""
+        return self.centre[self.target_groups[rows]]
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """[strengths, m, c, p]."""
+        places = self.centred[rows] @ self.right.T
+        shrunk = (places * self.shrink[:, None]).reshape(
+            len(STRENGTHS) * len(places), len(self.right)
+        )
+        base = self.baseline(rows)
+        return (shrunk @ self.answers).reshape(len(STRENGTHS), *base.shape) + base
 
     def weights(self, strength: int) -> np.ndarray:
         """[d, c * p]."""
         return self.right.T @ (self.shrink[strength][:, None] * self.answers)
+
+
+def _group_means(values: np.ndarray, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """[g, ...] over the group's rows; over all rows for a group that has none."""
+    means = [
+        values[part if part.any() else rows].mean(axis=0)
+        for part in (rows & (groups == group) for group in range(groups.max() + 1))
+    ]
+    return np.stack(means)

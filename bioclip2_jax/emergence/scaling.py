@@ -34,7 +34,10 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
     """All quantities of one model.
 
     Traits are compared among species of one body plan, since a long beak and a long fin have
-    nothing in common but the number; results are means over body plans weighted by their species.
+    nothing in common but the number. Correlations of distances and rho are means over body plans
+    weighted by their species; predictions for other families are one fit to all body plans with
+    several families, each counted from its own mean over the species that are learned from. There
+    chance is somewhat below zero, as what is learned from opposes what is left out.
 
     Args:
       features: [n, dim] float32, L2-normalised.
@@ -47,11 +50,11 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
         features. `ridge_r_TRAIT`: correlation of a trait with its prediction from species of other
         families; `ridge_r`: mean over the traits.
       `habitat_accuracy`, `diet_accuracy`: balanced accuracy of a probe on other families, minus
-        chance; `habitat_separation`: silhouette.
+        chance.
       `rho_VARIANT`, `rho_VARIANT_chance`, `fisher_VARIANT`, `fisher_removed_VARIANT` for `sex` and
         `life_stage`: see `within`; rho is the share inside the space between the species of a
         body plan, None where the variants' difference is no larger than its noise, chance that of a
-        random direction. `rho_raw_VARIANT` and `rho_null_VARIANT`: without the correction for
+        random direction. `rho_halves_VARIANT` and `rho_null_VARIANT`: without the correction for
         noise, of the variants and of random divisions of the same pictures.
     """
     labels = truth.of_picture
@@ -70,32 +73,27 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
 
     aligned = [_distance_correlation(traits[rows], prototypes[rows]) for rows in groups]
     found["trait_alignment"] = _mean(aligned, groups)
-    # Body plans differ in everything; what is left after their means is within them.
-    inside = np.concatenate(groups)
-    own = prototypes.astype(np.float64).copy()
-    wanted = traits.copy()
-    for rows in groups:
-        own[rows] -= own[rows].mean(axis=0)
-        wanted[rows] -= wanted[rows].mean(axis=0)
+    several = [rows for rows in groups if len(np.unique(families[rows])) > 1]
+    inside = np.concatenate(several)
+    vectors, clades = prototypes[inside], families[inside]
+    plans = np.unique(body_of[inside], return_inverse=True)[1]
     for place, trait in enumerate(TRAITS):
         one = between.continuous_trait(
-            own[inside], wanted[inside, place], families[inside], permutations=0
+            vectors, traits[inside, place], clades, groups=plans, permutations=0
         )
         found[f"ridge_r_{trait}"] = one.ridge_r
     found["ridge_r"] = float(np.mean([found[f"ridge_r_{trait}"] for trait in TRAITS]))
     for name in ("habitat", "diet"):
         values = np.asarray([getattr(species, name) for species in truth.species])
-        one = between.discrete_trait(own[inside], values[inside], families[inside], permutations=0)
+        one = between.discrete_trait(vectors, values[inside], clades, groups=plans, permutations=0)
         found[f"{name}_accuracy"] = one.accuracy - one.chance
-        if name == "habitat":
-            found["habitat_separation"] = one.separation
     for name, variants in (("sex", truth.male), ("life_stage", truth.juvenile)):
         each = [_within_group(features, labels, variants, rows) for rows in groups]
         species = [one for group in each for one in group.species]
         found |= {
             f"rho_{name}": _share_inside(species),
             f"rho_{name}_chance": _mean([one.random_direction for one in each], groups),
-            f"rho_raw_{name}": _mean([one.rho_raw for one in each], groups),
+            f"rho_halves_{name}": _mean([one.halves for one in each], groups),
             f"rho_null_{name}": _mean([one.null_mean for one in each], groups),
             f"fisher_{name}": float(np.mean([one.fisher for one in species])),
             f"fisher_removed_{name}": float(np.mean([one.fisher_removed for one in species])),

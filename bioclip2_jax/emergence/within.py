@@ -11,8 +11,9 @@ an orthonormal basis of the centred species means. Means of few pictures are noi
 v lies inside U as any other noise does, whatever the true difference; `rho` therefore subtracts
 what the noise adds to numerator and denominator, estimated from the scatter inside variants. For
 that, U must not have seen the pictures that v comes from: the pictures of a species are halved,
-U takes its mean from one half and v comes from the other, then the halves change
-places. Where there are few species this is repeated.
+U takes its mean from one half, v and its noise come from the other, then the halves change
+places. Where there are few species this is repeated. It takes two pictures of each variant in each
+half.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from threadpoolctl import threadpool_limits
 from bioclip2_jax.errors import UsageError, UserError
 
 BOOTSTRAPS = 2000
-MIN_IMAGES = 2  # of either variant
+MIN_IMAGES = 2  # of each variant
+MIN_FOR_RHO = 4  # of each variant, for the scatter inside a half
 HALVINGS = 24  # in all, but at least one a species: many species average on their own
 
 
@@ -35,15 +37,17 @@ class SpeciesWithin:
     Attributes:
       species: its number.
       counts: pictures of variants 0 and 1.
-      rho: corrected for noise; None where the difference does not exceed its noise. Not clipped:
-        an orthogonal difference is as often below 0 as above.
+      rho: corrected for noise; None where the difference does not exceed its noise, or with fewer
+        than four pictures of a variant. Not clipped: an orthogonal difference is as often below 0
+        as above.
       rho_raw: with U from all pictures, not corrected.
       rho_p: share of random divisions of the same pictures whose difference lies inside U at most
         as much; small means more orthogonal than the variation between individuals.
       fisher: ||m1 - m2||^2 / (tr S1 + tr S2), S the covariance inside a variant.
       fisher_removed: the same after U is projected out.
       fisher_p: share of random divisions whose means differ at least as much.
-      signal, inside: unbiased estimates of ||v||^2 and ||U'v||^2.
+      signal, inside: unbiased estimates of ||v||^2 and ||U'v||^2; None where rho needs more
+        pictures.
     """
 
     species: int
@@ -55,7 +59,7 @@ class SpeciesWithin:
     fisher_removed: float
     fisher_p: float
     signal: float
-    inside: float
+    inside: float | None
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,12 @@ class Within:
       dimensions: of the between-species subspace.
       species: one entry each.
       rho: sum of `inside` / sum of `signal`, so that species whose variants hardly differ weigh
-        little; None where the sum of `signal` is not positive.
+        little; None where the sum of `signal` is not positive, or no species has enough pictures.
       rho_interval: 95 %, bootstrap over species; None for fewer than three species.
       rho_raw: mean over species.
-      null_mean: mean uncorrected rho of random divisions of each species' pictures.
-      p: share of random divisions, of all species at once, whose mean rho is at most the observed.
+      halves: mean uncorrected rho with v from one half of a species' pictures and U from the other.
+      null_mean: the same for random divisions of each half.
+      p: share of random divisions, of all species at once, for which it is at most `halves`.
       random_direction: dimensions / d, the share of a random direction.
       fisher, fisher_removed: means over species.
       fisher_interval, fisher_removed_interval: 95 %, bootstrap over species.
@@ -81,6 +86,7 @@ class Within:
     rho: float | None
     rho_interval: tuple[float, float] | None
     rho_raw: float
+    halves: float
     null_mean: float
     p: float
     random_direction: float
@@ -167,15 +173,17 @@ def within(
         nulls.append(null)
     if not entries:
         raise UserError(
-            f"no species has {MIN_IMAGES} pictures of either variant: there is nothing to compare"
+            f"no species has {MIN_IMAGES} pictures of each variant: there is nothing to compare"
         )
     null = np.mean(nulls, axis=0)
-    pairs = np.asarray([(e.inside, e.signal) for e in entries])
+    pairs = np.asarray([(e.inside, e.signal) for e in entries if e.inside is not None])
+    pairs = pairs.reshape(-1, 2)
     rng = np.random.default_rng((seed, len(names)))
     draws = rng.integers(len(entries), size=(BOOTSTRAPS, len(entries)))
+    pair_draws = rng.integers(max(len(pairs), 1), size=(BOOTSTRAPS, len(pairs)))
 
-    def interval(values: np.ndarray) -> tuple[float, float] | None:
-        if len(entries) < 3:
+    def interval(values: np.ndarray, count: int = len(entries)) -> tuple[float, float] | None:
+        if count < 3:
             return None
         low, high = np.quantile(values, (0.025, 0.975))
         return float(low), float(high)
@@ -184,7 +192,7 @@ def within(
         values = np.asarray([getattr(entry, name) for entry in entries])
         return float(values.mean()), interval(values[draws].mean(axis=1))
 
-    sums = pairs[draws].sum(axis=1)
+    sums = pairs[pair_draws].sum(axis=1)
     inside, signal = pairs.sum(axis=0)
     ratios = sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
     known = signal > 0 and not np.isnan(ratios).any()
@@ -192,10 +200,11 @@ def within(
         dimensions,
         entries,
         float(inside / signal) if signal > 0 else None,
-        interval(ratios) if known else None,
+        interval(ratios, len(pairs)) if known else None,
         mean("rho_raw")[0],
+        float(np.mean(shares)),
         float(null.mean()),
-        _share(null <= np.mean(shares)),
+        _share(null <= np.mean(shares) + _TIE),
         dimensions / features.shape[1],
         *mean("fisher"),
         *mean("fisher_removed"),
@@ -265,6 +274,9 @@ def panel(
     )
 
 
+_TIE = 1e-12  # divisions that are the same differ by rounding
+
+
 def _share(hits: np.ndarray) -> float:
     """Permutation p-value; the observed case counts itself."""
     return float((1 + hits.sum()) / (1 + len(hits)))
@@ -316,19 +328,21 @@ def _one_species(
 
     inside = observed = 0.0
     null = np.zeros(permutations)
-    for half in (half for _ in range(halvings) for half in _halves(variants, rng)):
+    enough = counts.min() >= MIN_FOR_RHO
+    halves = [half for _ in range(halvings) for half in _halves(variants, rng)]
+    for place, half in enumerate(halves):
         own = _species_mean(features[~half], variants[~half])
         plane = _basis(np.vstack([others, own]), basis.shape[1])
+        if enough:
+            inside += _inside(features[half], variants[half], plane) / len(halves)
+        if place > 1:
+            continue  # other halvings of the same pictures are no further evidence
         weights = _difference_weights(variants[half], permutations, rng)
         deltas = weights @ features[half]
-        flat = (deltas @ plane) ** 2
-        shares = flat.sum(axis=1) / np.maximum((deltas**2).sum(axis=1), 1e-300)
-        # The noise of a mean of k pictures adds tr(S) / k to the squared difference.
-        scale = 1 / (spare * np.bincount(variants[half])[variants])
-        noise = ((residuals @ plane) ** 2).sum(axis=1) @ scale
-        inside += (flat[0].sum() - noise) / (2 * halvings)
-        observed += shares[0] / (2 * halvings)
-        null += shares[1:] / (2 * halvings)
+        flat = ((deltas @ plane) ** 2).sum(axis=1)
+        shares = flat / np.maximum((deltas**2).sum(axis=1), 1e-300)
+        observed += shares[0] / 2
+        null += shares[1:] / 2
 
     whole = _difference_weights(variants, permutations, rng)[1:]
     permuted = ((whole @ features) ** 2).sum(axis=1)
@@ -339,13 +353,21 @@ def _one_species(
     spread = float(squares @ (1 / spare))
     flat_spread = float(((residuals @ basis) ** 2).sum(axis=1) @ (1 / spare))
     entry = (
-        inside / signal if signal > 0 else None,
+        inside / signal if enough and signal > 0 else None,
         flat_length / max(length, 1e-300),
-        _share(null <= observed),
+        _share(null <= observed + _TIE),
         length / max(spread, 1e-300),
         (length - flat_length) / max(spread - flat_spread, 1e-300),
-        _share(permuted >= length),
+        _share(permuted >= length * (1 - _TIE)),
         float(signal),
-        float(inside),
+        float(inside) if enough else None,
     )
     return entry, observed, null
+
+
+def _inside(features: np.ndarray, variants: np.ndarray, plane: np.ndarray) -> float:
+    """||U'v||^2 without what the noise of the means adds: tr(U'SU) / k for k pictures."""
+    places = features @ plane
+    parts = [places[variants == variant] for variant in (0, 1)]
+    noise = sum(part.var(axis=0, ddof=1).sum() / len(part) for part in parts)
+    return float(((parts[1].mean(axis=0) - parts[0].mean(axis=0)) ** 2).sum() - noise)

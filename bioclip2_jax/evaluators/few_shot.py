@@ -24,14 +24,16 @@ class FewShot:
     Attributes:
       outcomes: trials are the folds in which an image was a query.
       fold_top1: [folds] float, accuracy over the queries of each fold.
-      classes: labels that took part, in order of first appearance.
-      left_out: labels with fewer than k + 1 images.
+      classes: labels with k images or more, in order of first appearance.
+      queried: those with more, whose other images were queries.
+      left_out: labels with fewer than k images.
       support: the support images of every fold, as rows of the features.
     """
 
     outcomes: Outcomes
     fold_top1: np.ndarray
     classes: list[int]
+    queried: list[int]
     left_out: list[int]
     support: list[list[int]]
 
@@ -100,17 +102,18 @@ def few_shot(
     images_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels.tolist()):
         images_of.setdefault(label, []).append(row)
-    left_out = [label for label, rows in images_of.items() if len(rows) < k + 1]
-    images_of = {label: rows for label, rows in images_of.items() if len(rows) > k}
+    left_out = [label for label, rows in images_of.items() if len(rows) < k]
+    images_of = {label: rows for label, rows in images_of.items() if len(rows) >= k}
+    # With a single class there is nothing to tell apart.
+    queried = [label for label, rows in images_of.items() if len(rows) > k and len(images_of) > 1]
     classes = np.fromiter(images_of, np.int64)
 
     trials = np.zeros(len(labels), np.int64)
     top = {size: np.zeros(len(labels), np.int64) for size in TOP}
     ranks = {rank: np.zeros(len(labels), np.int64) for rank in rank_groups}
     fold_top1, drawn = [], []
-    # With a single class there is nothing to tell apart.
     folds = FOLDS if supports is None else len(supports)
-    for fold in range(folds if len(classes) > 1 else 0):
+    for fold in range(folds if queried else 0):
         if supports is None:
             support, queries = split_support(images_of, k, fold)
         else:
@@ -118,7 +121,7 @@ def few_shot(
         drawn.append([row for rows in support for row in rows])
         mean = features[np.concatenate(support)].mean(axis=0)
         centroids = np.stack([_normalize(features[rows] - mean).mean(axis=0) for rows in support])
-        rows = np.concatenate(queries)
+        rows = np.concatenate(queries).astype(np.int64)  # of no queries, float
         truth = labels[rows]
         answers = classes[_nearest(features, rows, mean, centroids)]
         trials[rows] += 1
@@ -128,7 +131,12 @@ def few_shot(
             ranks[rank][rows] += groups[answers[:, 0]] == groups[truth]
         fold_top1.append((answers[:, 0] == truth).mean())
     return FewShot(
-        Outcomes(trials, top, ranks), np.asarray(fold_top1), classes.tolist(), left_out, drawn
+        Outcomes(trials, top, ranks),
+        np.asarray(fold_top1),
+        classes.tolist(),
+        queried,
+        left_out,
+        drawn,
     )
 
 

@@ -29,15 +29,15 @@ class Herbarium:
     Attributes:
       accuracy: over all of them.
       macro: averaged over their classes.
-      old, new: over those of the old and of the new classes.
+      old, new: over those of the old and of the new classes; None where there are none.
       clusters: [n] int, the cluster of every picture.
       inertia: sum of squared distances to the centres.
     """
 
     accuracy: float
     macro: float
-    old: float
-    new: float
+    old: float | None
+    new: float | None
     clusters: np.ndarray
     inertia: float
 
@@ -92,8 +92,8 @@ def herbarium19(
     else:
         right = _matched(found, truth)
 
-    def share(part: np.ndarray) -> float:
-        return float(right[part].mean()) if part.any() else float("nan")
+    def share(part: np.ndarray) -> float | None:
+        return float(right[part].mean()) if part.any() else None
 
     macro = class_average(right, np.ones(len(right)), truth)
     return Herbarium(float(right.mean()), macro, share(old), share(~old), clusters, inertia)
