@@ -277,6 +277,13 @@ def test_a_layer_norm_has_the_gradients_that_jax_derives_in_double_precision(off
         np.testing.assert_allclose(one, other, atol=2e-5 if offset == 0 else 1e-3)
 
 
+def test_gradients_have_the_type_of_what_they_change():
+    scale = jnp.ones(8, jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (4, 8), jnp.bfloat16)
+    found = slopes(layers._layer_norm, 1.0, x, scale, scale)
+    assert {one.dtype for one in found} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_gelu_has_the_gradient_that_jax_derives():
     x, weights = jax.random.normal(jax.random.key(0), (2, 500)) * 3
     expected = slopes(functools.partial(jax.nn.gelu, approximate=False), weights, x)

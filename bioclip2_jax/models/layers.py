@@ -116,7 +116,8 @@ def _layer_norm_backward(kept: tuple, cotangent: jax.Array) -> tuple:
     along = (scaled * normal).mean(-1, keepdims=True)
     found = (scaled - scaled.mean(-1, keepdims=True) - normal * along) * inverse[..., None]
     rows = tuple(range(x.ndim - 1))
-    return found.astype(x.dtype), (slope * normal).sum(rows), slope.sum(rows)
+    sums = [part.sum(rows).astype(scale.dtype) for part in (slope * normal, slope)]
+    return found.astype(x.dtype), *sums
 
 
 # Kept for the backward pass: the input alone.
