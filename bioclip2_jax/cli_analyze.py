@@ -173,7 +173,7 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
 
     One small model is trained on nested parts of a simulated tree of life, whose traits are known:
     with lineages or with names without order as captions, with and without replay, all from one
-    model of general captions. Under an hour on two CPU cores; started again, it goes on.
+    model of general captions. Half an hour on two CPU cores; started again, it goes on.
     Writes scaling.json, scaling.csv and scaling.svg to OUT.
 
     \b
