@@ -64,7 +64,7 @@ WITHIN = {
     "dimensions": 1,
     "label": "sex",
     "rho": {"mean": 0.21, "interval": [0.1, 0.3], "null_mean": 0.4, "p": 0.002, "raw_mean": 0.3,
-            "random_direction": 0.25},
+            "halves_mean": 0.31, "random_direction": 0.25},
     "fisher": {"mean": 1.5, "interval": [1.0, 2.0]},
     "fisher_removed": {"mean": 1.25, "interval": [0.9, 1.6]},
     "species": [

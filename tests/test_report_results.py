@@ -231,8 +231,8 @@ def test_variation_within_species_is_reported_beside_the_published_share(tmp_pat
     put(tmp_path / "out" / "within.json", WITHIN)
     page = page_of(tmp_path / "out")
     assert (
-        "<dt>ρ</dt><dd>0.21 <small>95 % interval 0.10 to 0.30; random divisions 0.40, p 0.0020"
-        in page
+        "<dt>ρ</dt><dd>0.21 <small>95 % interval 0.10 to 0.30; uncorrected in halves 0.31, random"
+        " divisions 0.40, p 0.0020" in page
     )
     assert "CLIP 0.33, 1M 0.28, 10M 0.26, 50M 0.17, 214M 0.14 (figure" in page
     table = page.split("<h2>Within species")[1]
