@@ -103,6 +103,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        folders.sort()  # a folder that two ways lead to always gets the same name
         yield from (Path(place, name) for name in names)
 
 

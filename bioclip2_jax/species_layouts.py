@@ -280,7 +280,7 @@ def _filter(table: tables.Table, choice: Choice):
         if not equals:
             raise UsageError(f"--where {text}: write COLUMN=VALUE")
         wanted.append((_column(table, name.strip(), "--where"), value.strip()))
-    split, wanted_split = table.column(tables.SPLIT_COLUMNS), tables.split_name(choice.split or "")
+    split = table.column(tables.SPLIT_COLUMNS)
     if choice.split and split is None:
         raise UsageError(
             f"--split {choice.split}: {table.path} has no column 'split'; leave --split out to take"
@@ -288,10 +288,12 @@ def _filter(table: tables.Table, choice: Choice):
         )
 
     if choice.split:
-        wanted.append((split, wanted_split))
+        wanted.append((split, choice.split))
 
     def holds(row: dict[str, str], name: str, value: str) -> bool:
-        return (tables.split_name(row[name]) if name == split else row[name]) == value
+        if name == split:
+            return tables.split_name(row[name]) == tables.split_name(value)
+        return row[name] == value
 
     def keep(row: dict[str, str]) -> bool:
         return all(holds(row, *pair) for pair in wanted)

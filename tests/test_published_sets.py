@@ -218,6 +218,7 @@ def test_a_column_a_split_and_conditions_choose_rows_and_classes(tmp_path):
     told = read(one, "asis", Choice(class_column="disease", where=("species = tuberosum",)))
     assert told.files == ["0.png", "1.png", "3.png"] and told.names == ["blight", "scab"]
     assert told.labels.tolist() == [0, -1, 1]
+    assert read(one, "sci", Choice(where=("split=train",))).files == ["1.png", "2.png", "3.png"]
     for name in ("train", "Training"):
         assert read(one, "sci", Choice(split=name)).files == ["1.png", "2.png", "3.png"]
     for choice, said in (
