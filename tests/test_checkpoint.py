@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 
 import jax
 import jax.numpy as jnp
@@ -258,6 +259,11 @@ def test_a_small_disk_that_fills_up_is_named_too(small_disk):
         writer.close()
     assert checkpoint.steps(small_disk) == [1]
     assert seal.damage(checkpoint.step_dir(small_disk, 1)) is None
+    # A write that failed leaves others under way, which a new process would find ended.
+    before, now = None, sorted(small_disk.rglob("*"))
+    while now != before:
+        time.sleep(1)
+        before, now = now, sorted(small_disk.rglob("*"))
     writer = checkpoint.Writer(small_disk, 9)  # makes room by removing the half-written one
     writer.save(2, {"kernel": noise[:2]}, {"step": jnp.int32(2)})
     writer.close()
