@@ -118,9 +118,7 @@ def store_split(store: Store, split: str, place: str) -> SplitFeatures:
             )
         )
         raise UsageError(f"{place}: no features of split {split!r}; {has}")
-    found = _split_features(rows, store)
-    # An unreadable record has no columns; its key says where it was.
-    return replace(found, bad=[pair for pair in found.bad if pair[0].endswith(f"split {split}")])
+    return _split_features(rows, store)
 
 
 def _split_features(rows: Store, store: Store) -> SplitFeatures:
