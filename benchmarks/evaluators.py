@@ -40,7 +40,7 @@ def world(images: int, classes: int, dim: int, noise: float) -> tuple:
     """Features around one direction a class, all of length 1: images, labels, classes; a tree."""
     import numpy as np
 
-    from bioclip2_jax.taxonomy import RANKS
+    from bioclip2_jax.text.taxonomy import RANKS
 
     rng = np.random.default_rng(0)
 

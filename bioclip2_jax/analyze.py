@@ -16,7 +16,7 @@ from bioclip2_jax import store as stores
 from bioclip2_jax.emergence import between as between_species
 from bioclip2_jax.emergence import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.taxonomy import RANKS
+from bioclip2_jax.text.taxonomy import RANKS
 
 PANELS = 2
 PANEL_POINTS = 50  # pictures of a variant of a species

@@ -15,7 +15,7 @@ from bioclip2_jax import images
 from bioclip2_jax.data.records import Record, taxon_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.loading import Model
-from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import ZERO_SHOT_TEMPLATES
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 

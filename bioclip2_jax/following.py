@@ -119,7 +119,7 @@ class Curves:
 
     def __init__(self, home: Path, board: Path):
         """`home`: of the results, a folder a step; `board`: TensorBoard's folder to write in."""
-        from bioclip2_jax import metrics  # takes seconds, and PyTorch along where that is installed
+        from bioclip2_jax import metrics
 
         self._home = home
         self._board = metrics.Board(board, 0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bioclip2_jax.data import sources
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.taxonomy import RANKS
+from bioclip2_jax.text.taxonomy import RANKS
 
 _SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp"}
 

@@ -17,7 +17,7 @@ import numpy as np
 from bioclip2_jax.embedding import embed_classes
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.loading import Model
-from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 
 FEATURES_FILE = "txt_emb_species.npy"

@@ -11,7 +11,7 @@ import numpy as np
 from bioclip2_jax.embedding import SplitFeatures
 from bioclip2_jax.evaluators import metrics
 from bioclip2_jax.evaluators.zero_shot import ZeroShot
-from bioclip2_jax.taxonomy import RANKS, TaxonEntry
+from bioclip2_jax.text.taxonomy import RANKS, TaxonEntry
 
 FOLDER = "eval"  # of a training run
 

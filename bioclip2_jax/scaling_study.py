@@ -21,7 +21,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bioclip2_jax import results, train
-from bioclip2_jax.captions import caption
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.embedding import embed_images, embed_texts
 from bioclip2_jax.emergence.scaling import Truth, measure
@@ -31,7 +30,8 @@ from bioclip2_jax.prepare import simulate
 from bioclip2_jax.prepare.builder import write_dataset
 from bioclip2_jax.prepare.names import LatinNames, description
 from bioclip2_jax.report.scaling_figures import scaling_curves
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.captions import caption
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 CAPTIONS = ("hierarchical", "flat")
 PER_CELL = 10  # pictures of each species, sex and life stage to measure with

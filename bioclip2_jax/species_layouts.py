@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import captions
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.layouts import read_lines
 from bioclip2_jax.prepare import tables
 from bioclip2_jax.prepare.tables import normal, open_table
-from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+from bioclip2_jax.text import captions
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 
 _NABIRDS = ("images.txt", "image_class_labels.txt", "classes.txt", "hierarchy.txt")
 _TABLE = "metadata.csv"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import captions, results
+from bioclip2_jax import results
 from bioclip2_jax.data import sources
 from bioclip2_jax.embedding import SplitFeatures, embed_classes
 from bioclip2_jax.errors import UsageError, UserError
@@ -23,7 +23,8 @@ from bioclip2_jax.evaluators.zero_shot import nearest, zero_shot
 from bioclip2_jax.loading import Model
 from bioclip2_jax.species_layouts import Species
 from bioclip2_jax.store import Store, align
-from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+from bioclip2_jax.text import captions
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 from bioclip2_jax.text.templates import TEMPLATES
 
 

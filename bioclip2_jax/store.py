@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bioclip2_jax import results
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 ABOUT = "embedding.json"
 TEXTS = (*RANKS, "scientificName", "vernacularName", "datasetName", "split")

@@ -21,15 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bioclip2_jax import (
-    checkpoint,
-    distributed,
-    metrics,
-    resume,
-    sharding,
-    train_step,
-    xla_flags,
-)
+from bioclip2_jax import checkpoint, distributed, metrics, resume, sharding, train_step, xla_flags
 from bioclip2_jax import config as config_lib
 from bioclip2_jax.convert.description import Preprocess, read_description, write_description
 from bioclip2_jax.convert.sources import MODEL_FILE, open_source

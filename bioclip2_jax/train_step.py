@@ -17,7 +17,7 @@ from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.layers import ATTENTION, REMAT, Execution
 from bioclip2_jax.models.presets import ClipConfig
-from bioclip2_jax.taxonomy import RANKS
+from bioclip2_jax.text.taxonomy import RANKS
 
 MAX_LOGIT_SCALE = math.log(100)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.store import Store
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 SPECIES_COLUMNS = ("scientificName", "scientific_name", "species", "binomial", "Species1")
 _MISSING = ("", "na", "n/a", "nan", "null")

@@ -15,7 +15,7 @@ from PIL import Image
 from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
-from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.tokenizer import tokenize
 
 COLOURS = {

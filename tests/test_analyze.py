@@ -12,7 +12,7 @@ from bioclip2_jax.cli_analyze import analyze
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare.simulate import TRAITS, grow_tree
 from bioclip2_jax.report import emergence_figures
-from bioclip2_jax.taxonomy import RANKS
+from bioclip2_jax.text.taxonomy import RANKS
 
 SPECIES, DIM, IMAGES = 40, 64, 8
 FEW = ("--permutations", "49")

@@ -15,7 +15,7 @@ from bioclip2_jax.data.records import make_record, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import builder
 from bioclip2_jax.prepare.builder import Rejected, write_dataset
-from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.taxonomy import Taxon
 
 LION = Taxon("Animalia", "Chordata", "Mammalia", "Carnivora", "Felidae", "Panthera", "leo")
 

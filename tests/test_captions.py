@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioclip2_jax.captions import TEXT_KINDS, caption, class_name, lineage_text, text_kind
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.captions import TEXT_KINDS, caption, class_name, lineage_text, text_kind
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 GRASS = Taxon("Plantae", "Tracheophyta", "Liliopsida", "Poales", "Poaceae", "Poa", "angustifolia")
 ANT = Taxon("Animalia", "Arthropoda", "Insecta", "Hymenoptera", "Formicidae")

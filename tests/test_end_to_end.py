@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import bioclip2_jax
 from bioclip2_jax import cli
-from bioclip2_jax.taxonomy import RANKS
+from bioclip2_jax.text.taxonomy import RANKS
 
 ROOT = Path(__file__).parent.parent
 

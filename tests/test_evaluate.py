@@ -17,7 +17,7 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluate import run, run_once
 from bioclip2_jax.following import new_checkpoints
 from bioclip2_jax.jobs import Settings
-from bioclip2_jax.taxonomy import RANKS
+from bioclip2_jax.text.taxonomy import RANKS
 
 VAL = {"red": 4, "orange": 3, "blue": 6, "green": 2}
 

@@ -3,7 +3,7 @@ import pytest
 
 from bioclip2_jax.evaluators import metrics
 from bioclip2_jax.evaluators.metrics import Outcomes
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 
 def outcomes_of(right: list[int], trials: list[int] | None = None) -> Outcomes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bioclip2_jax.evaluators import hierarchy, metrics
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 
 def tree(rng) -> list[Taxon]:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bioclip2_jax.data.records import TEXT_FIELDS, make_record, taxon_of
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 BEAR = Taxon("Animalia", "Chordata", "Mammalia", "Carnivora", "Ursidae", "Ursus", "arctos")
 

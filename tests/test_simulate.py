@@ -9,7 +9,7 @@ from bioclip2_jax import images
 from bioclip2_jax.data import sources
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.prepare import simulate
-from bioclip2_jax.taxonomy import RANKS
+from bioclip2_jax.text.taxonomy import RANKS
 
 
 @pytest.fixture(scope="module")

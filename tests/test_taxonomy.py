@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry, clean, taxon_ids
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry, clean, taxon_ids
 
 TENCH = Taxon("Animalia", "Chordata", "", "Cypriniformes", "Tincidae", "Tinca", "tinca")
 

@@ -14,10 +14,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from bioclip2_jax import captions, images
+from bioclip2_jax import images
 from bioclip2_jax.data import records, sources
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.taxonomy import taxon_ids
+from bioclip2_jax.text import captions
+from bioclip2_jax.text.taxonomy import taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 
 

@@ -8,8 +8,8 @@ a measured trait). Empty text means unknown.
 from collections.abc import Mapping
 from typing import Any
 
-from bioclip2_jax import captions
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text import captions
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 TEXT_FIELDS = (
     "key",

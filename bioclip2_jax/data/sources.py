@@ -10,7 +10,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from bioclip2_jax.data.records import TEXT_FIELDS, Record
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.taxonomy import RANKS, Taxon, TaxonEntry
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 
 TAXA_FILE = "taxa.csv"
 CAPTIONS_FILE = "captions.json"  # how long captions are

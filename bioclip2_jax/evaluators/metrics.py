@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bioclip2_jax.taxonomy import RANKS, Taxon
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 TOP = (1, 3, 5)
 RESAMPLES = 1000

@@ -15,7 +15,7 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import tables
 from bioclip2_jax.prepare.builder import Rejected, Summary, write_dataset
 from bioclip2_jax.prepare.tables import Table, normal, open_table
-from bioclip2_jax.taxonomy import RANKS, Taxon, clean
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, clean
 
 # Column names as `tables.normal` writes them, the best first.
 _KEY = ("key", "uuid", "imageid", "treeoflifeid", "occurrenceid", "gbifid", "catalognumber")

@@ -17,7 +17,7 @@ from bioclip2_jax.prepare.bodies import Appearance
 from bioclip2_jax.prepare.builder import Summary, write_dataset
 from bioclip2_jax.prepare.names import LatinNames, common_name
 from bioclip2_jax.prepare.render import render
-from bioclip2_jax.taxonomy import Taxon
+from bioclip2_jax.text.taxonomy import Taxon
 
 TRAITS = (
     "hue",

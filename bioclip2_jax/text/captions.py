@@ -3,7 +3,7 @@
 import random
 
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.taxonomy import Taxon, clean
+from bioclip2_jax.text.taxonomy import Taxon, clean
 
 TEXT_KINDS = ("sci", "com", "taxon", "sci_com", "taxon_com")
 
