@@ -8,9 +8,10 @@ from pathlib import Path
 
 import jax
 
-from bioclip2_jax import checkpoint, distributed, seal
+from bioclip2_jax import checkpoint, seal
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.train_step import TrainState
+from bioclip2_jax.workers import processes
 
 
 def newest_sound_step(workdir: Path, before: int | None = None) -> int | None:
@@ -24,7 +25,7 @@ def newest_sound_step(workdir: Path, before: int | None = None) -> int | None:
       UserError: there are checkpoints, and all are damaged.
     """
     found = -1
-    if distributed.is_main():
+    if processes.is_main():
         damaged = {}
         steps = [step for step in checkpoint.steps(workdir) if before is None or step < before]
         while steps and (what := seal.damage(checkpoint.step_dir(workdir, steps[-1]))):
@@ -38,7 +39,7 @@ def newest_sound_step(workdir: Path, before: int | None = None) -> int | None:
                 f"{checkpoint.step_dir(workdir, newest)}: damaged checkpoint ({what}), and no older"
                 " one is sound; bring back a copy, or start in another --workdir"
             )
-    found = distributed.agree(found)
+    found = processes.agree(found)
     return None if found < 0 else found
 
 
@@ -63,8 +64,8 @@ def restore_newest(
             state = _restore(workdir, step, abstract, shardings)
         except UserError as error:
             failed[step] = error
-        if distributed.all_true(state is not None):
-            if distributed.is_main():
+        if processes.all_true(state is not None):
+            if processes.is_main():
                 _leave_out(workdir, {bad: str(error) for bad, error in failed.items()}, step)
             return state, step
         failed.setdefault(step, UserError("another process cannot read it"))
@@ -87,6 +88,6 @@ def _leave_out(workdir: Path, damaged: dict[int, str], used: int) -> None:
     for step, what in damaged.items():
         folder = checkpoint.step_dir(workdir, step)
         place = checkpoint.set_aside(workdir, step)
-        distributed.say(
+        processes.say(
             f"{folder}: damaged checkpoint ({what}), moved to {place}; step {used} is used"
         )
