@@ -18,7 +18,7 @@ import numpy as np
 import bioclip2_jax
 from bioclip2_jax import store
 from bioclip2_jax.convert import layout
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import TEXT_FIELDS
 from bioclip2_jax.embedding import ImageBatch, embed_images
 from bioclip2_jax.errors import UsageError, UserError
@@ -69,11 +69,11 @@ def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
 
 
 def _of_dataset(path: Path, split: str | None) -> Pictures:
-    known = sources.splits(path)
+    known = dataset.splits(path)
     if split and split not in known:
         raise UsageError(f"{path}: no split {split!r}; it has {', '.join(sorted(known))}")
     names = [split] if split else sorted(known)
-    opened = {name: sources.open_split(path, name) for name in names if known[name]}
+    opened = {name: dataset.open_split(path, name) for name in names if known[name]}
     starts = [0, *itertools.accumulate(len(source) for source in opened.values())]
 
     def find(number: int) -> tuple[str, int]:
@@ -91,7 +91,7 @@ def _of_dataset(path: Path, split: str | None) -> Pictures:
         return "record {1} of split {0}".format(*find(number))
 
     about = {"dataset": str(path.absolute()), "splits": {name: known[name] for name in names}}
-    return Pictures(about, sources.label_names(path), starts[-1], key, read)
+    return Pictures(about, dataset.label_names(path), starts[-1], key, read)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bioclip2_jax import images
+from bioclip2_jax.data import images
 from bioclip2_jax.data.records import Record, taxon_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.loading import Model

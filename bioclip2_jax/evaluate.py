@@ -17,7 +17,7 @@ from pathlib import Path
 
 import bioclip2_jax
 from bioclip2_jax import beyond_tasks, checkpoint, embed, following, results, species_tasks, store
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset
 from bioclip2_jax.embedding import SplitFeatures, embed_split, spread
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.jobs import SPECIES_TASKS, Job, Settings, plan
@@ -216,7 +216,7 @@ def _split_and_classes(
 ) -> tuple[SplitFeatures, list[TaxonEntry]]:
     if subject.features is None:
         classes = species_tasks.dataset_classes(settings.data, settings.split, settings.labels)
-        source = sources.open_split(settings.data, settings.split)
+        source = dataset.open_split(settings.data, settings.split)
         return embed_split(subject.model, source, batch_size), classes
     found = species_tasks.store_split(subject.features, settings.split, "--features")
     if settings.data:

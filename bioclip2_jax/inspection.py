@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.text.taxonomy import RANKS
 
@@ -17,9 +17,9 @@ def describe_data(data_dir: str) -> str:
     """Splits with their image counts, taxa per rank, and the most and least pictured taxa."""
     lines = [f"{data_dir}"]
     lines += [
-        f"  {name:<10} {count:>9,} images" for name, count in sources.splits(data_dir).items()
+        f"  {name:<10} {count:>9,} images" for name, count in dataset.splits(data_dir).items()
     ]
-    taxa = sources.read_taxa(data_dir)
+    taxa = dataset.read_taxa(data_dir)
     for rank in RANKS:
         names = {e.taxon.lineage(rank) for e in taxa if e.taxon.lineage(rank)[-1]}
         lines.append(f"  {rank:<10} {len(names):>9,} taxa")
@@ -55,7 +55,7 @@ def extract_pictures(data_dir: str, split: str, count: int, out: Path) -> list[P
     Raises:
       UserError: the split holds no image.
     """
-    source = sources.open_split(data_dir, split)
+    source = dataset.open_split(data_dir, split)
     if not len(source):
         raise UserError(f"{data_dir}: split {split!r} is empty")
     out.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax.data.tables import open_table
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.prepare.tables import open_table
 
 FISHNET_LABELS = (
     *("FeedingPath", "Tropical", "Temperate", "Subtropical", "Boreal", "Polar"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import results
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset
 from bioclip2_jax.embedding import SplitFeatures, embed_classes
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluators import calibration, hierarchy, metrics, open_set
@@ -81,10 +81,10 @@ def dataset_classes(data: str, split: str, labels: str) -> list[TaxonEntry]:
       UsageError: the dataset has no such split.
       UserError: the list is empty.
     """
-    known = sources.splits(data)
+    known = dataset.splits(data)
     if split not in known:
         raise UsageError(f"{data}: no split {split!r}; it has {', '.join(sorted(known))}")
-    return candidate_classes(sources.read_taxa(data), labels, split, data)
+    return candidate_classes(dataset.read_taxa(data), labels, split, data)
 
 
 def store_classes(store: Store, split: str, labels: str, place: str) -> list[TaxonEntry]:

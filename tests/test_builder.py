@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import make_record, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import builder
@@ -43,7 +43,7 @@ def rows(path):
 def test_records_come_back_as_they_went_in(tmp_path):
     examples = [record(n, labels={"sex": "female"}) for n in range(5)]
     write(tmp_path / "d", {"train": examples}, label_names=["sex", "lifeStage"])
-    source = sources.open_split(tmp_path / "d", "train")
+    source = dataset.open_split(tmp_path / "d", "train")
     found = {source[i]["key"]: source[i] for i in range(len(source))}
     for example in examples:
         example["labels"]["lifeStage"] = ""
@@ -79,7 +79,7 @@ def test_the_same_records_in_another_order_give_the_same_bytes(tmp_path, monkeyp
         for name in "ab"
     ]
     assert shards[0] == shards[1] and len(shards[0]) > 3
-    source = sources.open_split(tmp_path / "a", "train")
+    source = dataset.open_split(tmp_path / "a", "train")
     keys = [source[i]["key"] for i in range(40)]
     assert sorted(keys) == sorted(e["key"] for e in examples) and keys != sorted(keys)
 
@@ -89,7 +89,7 @@ def test_a_set_larger_than_memory_goes_through_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "Spool", small)
     examples = [record(n) for n in range(40)]
     write(tmp_path / "d", {"train": examples})
-    source = sources.open_split(tmp_path / "d", "train")
+    source = dataset.open_split(tmp_path / "d", "train")
     assert {r["key"]: r["image"] for r in source} == {e["key"]: e["image"] for e in examples}
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
@@ -109,13 +109,13 @@ def test_bad_pictures_are_set_aside_and_named(tmp_path):
 
 def test_a_split_whose_pictures_are_all_bad_disappears(tmp_path):
     write(tmp_path / "d", {"train": [record(1)], "val": [record(2, b"junk")]})
-    assert sources.splits(tmp_path / "d") == {"train": 1}
+    assert dataset.splits(tmp_path / "d") == {"train": 1}
 
 
 def test_taxa_are_counted_by_split_with_their_commonest_name(tmp_path):
     examples = [record(0), record(1, vernacular_name="king"), record(2, vernacular_name="")]
     write(tmp_path / "d", {"train": examples, "val": [record(3)]})
-    (entry,) = sources.read_taxa(tmp_path / "d")
+    (entry,) = dataset.read_taxa(tmp_path / "d")
     assert entry.taxon == LION and entry.scientific_name == "Panthera leo"
     assert entry.counts == {"train": 3, "val": 1} and entry.vernacular_name == "lion"
 
@@ -181,7 +181,7 @@ def test_a_failed_replacement_leaves_the_earlier_dataset(tmp_path):
     write(tmp_path / "d", {"train": [record(1)]})
     with pytest.raises(UserError):
         write(tmp_path / "d", {"train": [record(2, b"junk")]}, overwrite=True)
-    assert sources.open_split(tmp_path / "d", "train")[0]["key"] == "k1"
+    assert dataset.open_split(tmp_path / "d", "train")[0]["key"] == "k1"
 
 
 def test_a_dataset_with_notes_beside_it_is_not_replaced(tmp_path):
@@ -196,7 +196,7 @@ def test_a_dataset_is_replaced_only_on_request(tmp_path):
     with pytest.raises(UsageError, match="add --overwrite"):
         write(tmp_path / "d", {"train": [record(2)]})
     write(tmp_path / "d", {"train": [record(2)]}, overwrite=True)
-    assert sources.open_split(tmp_path / "d", "train")[0]["key"] == "k2"
+    assert dataset.open_split(tmp_path / "d", "train")[0]["key"] == "k2"
 
 
 def test_a_folder_with_other_files_is_never_touched(tmp_path):
@@ -214,6 +214,6 @@ def test_pictures_are_stored_byte_for_byte(tmp_path, form):
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, form.removeprefix("16-bit "))
     write(tmp_path / "d", {"train": [record(0, encoded.getvalue())]})
-    assert sources.open_split(tmp_path / "d", "train")[0]["image"] == encoded.getvalue()
+    assert dataset.open_split(tmp_path / "d", "train")[0]["image"] == encoded.getvalue()
     data = tfds.builder_from_directory(str(tmp_path / "d")).as_data_source("train")
     assert data[0]["image"] == encoded.getvalue()

@@ -9,7 +9,7 @@ from colour_world import COLOURS, TAXA, ColourModel, square, write_world
 
 from bioclip2_jax import embed, store
 from bioclip2_jax.cli_embed import embed as command
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError
 
 VAL = {"red": 4, "orange": 3, "blue": 6, "green": 2}
@@ -44,11 +44,11 @@ def make(source, out, *, split=None, model=None, part_rows=3, said=None, **optio
 def test_all_splits_of_a_dataset_with_their_lineages_and_labels(data, tmp_path):
     about = make(data, tmp_path / "out")
     found = store.read(tmp_path / "out")
-    counts = sources.splits(data)
+    counts = dataset.splits(data)
     assert about["num_rows"] == len(found.keys) == sum(counts.values())
     assert {s: int((found.texts["split"] == s).sum()) for s in counts} == counts
     rows = found.select(found.texts["split"] == "val")
-    source = sources.open_split(data, "val")
+    source = dataset.open_split(data, "val")
     assert rows.keys == [source[i]["key"] for i in range(len(source))]
     assert rows.index.tolist() == list(range(len(source)))
     assert set(rows.taxa) == set(TAXA.values())

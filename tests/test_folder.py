@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import folder
@@ -37,8 +37,8 @@ def prepare(pictures, text, *, encoding="utf-8", images=None, **settings):
     settings = {"name": "test", "overwrite": True} | settings
     summary = folder.prepare_folder([(images, table)], out, **settings)
     records = {}
-    for split in sources.splits(out):
-        source = sources.open_split(out, split)
+    for split in dataset.splits(out):
+        source = dataset.open_split(out, split)
         records |= {source[i]["key"]: source[i] | {"split": split} for i in range(len(source))}
     return summary, records
 
@@ -180,7 +180,7 @@ def test_sets_are_merged_under_their_folders_names(pictures, tmp_path):
         table.write_text(HEADER + row(0), encoding="utf-8")
         tables.append((None, table))
     summary = folder.prepare_folder(tables, tmp_path / "out", name="both")
-    source = sources.open_split(tmp_path / "out", "train")
+    source = dataset.open_split(tmp_path / "out", "train")
     assert {source[i]["key"] for i in range(2)} == {"set/images/0.jpg", "other/images/0.jpg"}
     assert {source[i]["datasetName"] for i in range(2)} == {"set", "other"}
     assert summary.rejected == []
@@ -243,7 +243,7 @@ def test_the_command_ends_with_both_counts_and_fails_only_if_nothing_is_left(pic
     table.write_text(HEADER + row(77), encoding="utf-8")
     done = bioclip2(*arguments, "--overwrite")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "no usable" in done.stderr
-    assert sources.splits(tmp_path / "out") == {"train": 1}  # the earlier dataset is untouched
+    assert dataset.splits(tmp_path / "out") == {"train": 1}  # the earlier dataset is untouched
 
 
 def test_every_shared_set_is_found_whole(shared_photos):

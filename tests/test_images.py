@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioclip2_jax import images
+from bioclip2_jax.data import images
 
 
 def encode(image: Image.Image, format_: str, **options) -> bytes:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bioclip2_jax.data.images import CLIP_MEAN, CLIP_STD
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.images import CLIP_MEAN, CLIP_STD
 from bioclip2_jax.models import clip, layers
 from bioclip2_jax.models.layers import Execution
 from bioclip2_jax.models.presets import (

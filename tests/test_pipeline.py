@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bioclip2_jax.data import pipeline, records, sources
+from bioclip2_jax.data import dataset, pipeline, records
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare.builder import write_dataset
@@ -140,7 +140,7 @@ LONG_NAME = "Very Long Common Name That Only One Picture Of Its Taxon Was Given 
 
 @pytest.mark.parametrize("labels", [{}, {"caption": f"two dogs on a sofa beside a {LONG_NAME}"}])
 def test_a_caption_longer_than_those_of_its_taxon_keeps_its_end(tiny_data, tmp_path, labels):
-    plain = [dict(record) for record in sources.open_split(tiny_data, "train")][:4]
+    plain = [dict(record) for record in dataset.open_split(tiny_data, "train")][:4]
     odd = plain[0] | {"key": "odd", "vernacularName": LONG_NAME, "labels": labels}
     data = tmp_path / "odd"
     write_dataset(

@@ -5,8 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from bioclip2_jax import images
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset, images
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.prepare import simulate
 from bioclip2_jax.text.taxonomy import RANKS
@@ -165,7 +164,7 @@ def test_ground_truth_is_written_beside_the_pictures(tmp_path):
         tmp_path / "d", seed=0, num_species=12, num_images=60, image_size=32
     )
     assert sum(summary.images.values()) == 60 and not summary.rejected
-    record = sources.open_split(tmp_path / "d", "train")[0]
+    record = dataset.open_split(tmp_path / "d", "train")[0]
     assert set(record["labels"]) == set(simulate.LABELS)
     assert images.decode(record["image"]).size == (32, 32)
     float(record["labels"]["trait_hue"])

@@ -7,7 +7,7 @@ import grain
 import numpy as np
 import pytest
 
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset as sources
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
 

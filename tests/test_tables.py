@@ -2,8 +2,8 @@
 
 import pytest
 
+from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.prepare.tables import normal, open_table
 
 PLAIN = "filename,genus,note\n1.jpg,Panthera,big\n2.jpg,Lynx,small\n"
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bioclip2_jax import images
+from bioclip2_jax.data import images
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models.presets import ClipConfig, from_open_clip, to_open_clip
 

@@ -14,8 +14,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from bioclip2_jax import images
-from bioclip2_jax.data import records, sources
+from bioclip2_jax.data import dataset as sources
+from bioclip2_jax.data import images, records
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import taxon_ids

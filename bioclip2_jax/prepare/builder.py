@@ -24,9 +24,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from bioclip2_jax import images
+from bioclip2_jax.data import images
+from bioclip2_jax.data.dataset import CAPTIONS_FILE, TAXA_FILE
 from bioclip2_jax.data.records import TEXT_FIELDS, Record, caption_of, taxon_of
-from bioclip2_jax.data.sources import CAPTIONS_FILE, TAXA_FILE
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare.spool import Spool, digest
 from bioclip2_jax.text.captions import TEXT_KINDS

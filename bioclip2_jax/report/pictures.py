@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import images
-from bioclip2_jax.data import sources
+from bioclip2_jax.data import dataset, images
 from bioclip2_jax.errors import UserError
 
 PICTURES = 6  # right ones, and as many wrong ones
@@ -95,7 +94,7 @@ def open_pictures(data: str | None, split: str, is_folder: bool) -> Opener:
         if not root.is_dir():
             raise UserError(f"{data}: no such folder any more")
         return lambda row: (_read_below(root, row["key"]), "")
-    source = sources.open_split(data, split)
+    source = dataset.open_split(data, split)
 
     def find(row: dict[str, str]) -> tuple[bytes, str]:
         index = int(row["index"])

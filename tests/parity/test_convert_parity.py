@@ -98,7 +98,7 @@ def test_transformers_processor_sees_pictures_and_words_as_we_do(tmp_path, rando
     from PIL import Image
 
     import bioclip2_jax
-    from bioclip2_jax import images
+    from bioclip2_jax.data import images
 
     export_open_clip(random_params(TINY), TINY, Preprocess(64), tmp_path / "theirs")
     succeed(tmp_path / "theirs", tmp_path / "hf", "--to", "transformers")

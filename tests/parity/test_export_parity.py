@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import bioclip2_jax
-from bioclip2_jax import images
 from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.convert.sources import CONFIG_FILE, WEIGHTS_FILE
+from bioclip2_jax.data import images
 from bioclip2_jax.models.presets import PRESETS, to_open_clip
 from bioclip2_jax.prepare import simulate
 

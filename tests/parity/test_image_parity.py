@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioclip2_jax import images
+from bioclip2_jax.data import images
 
 pytest.importorskip("torch")
 pytest.importorskip("open_clip")

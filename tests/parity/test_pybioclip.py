@@ -11,8 +11,9 @@ from kept_models import export_open_clip
 from PIL import Image
 
 import bioclip2_jax
-from bioclip2_jax import cli_labels, cli_predict, images
+from bioclip2_jax import cli_labels, cli_predict
 from bioclip2_jax.convert.description import Preprocess
+from bioclip2_jax.data import images
 from bioclip2_jax.models.presets import PRESETS
 
 torch = pytest.importorskip("torch")
