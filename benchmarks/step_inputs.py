@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from bioclip2_jax.convert import layout
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.prepare import simulate
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.tokenizer import tokenize
+from bioclip2_jax.weights import layout
 
 _SPECIES, _PICTURES = 512, 64
 

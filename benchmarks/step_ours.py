@@ -21,10 +21,10 @@ import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 
 from bioclip2_jax import metrics, sharding, train_step  # noqa: E402
-from bioclip2_jax.convert import layout  # noqa: E402
-from bioclip2_jax.convert.tensors import open_safetensors  # noqa: E402
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
+from bioclip2_jax.weights import layout  # noqa: E402
+from bioclip2_jax.weights.tensors import open_safetensors  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402
 
 

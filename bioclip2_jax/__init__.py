@@ -9,15 +9,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bioclip2_jax.loading import load
     from bioclip2_jax.text.tokenizer import tokenize
+    from bioclip2_jax.weights.load import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "tokenize"]
 
 STARTED = time.perf_counter()  # of the process, as nearly as we know
 
-_LAZY = {"load": "bioclip2_jax.loading", "tokenize": "bioclip2_jax.text.tokenizer"}
+_LAZY = {"load": "bioclip2_jax.weights.load", "tokenize": "bioclip2_jax.text.tokenizer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -61,8 +61,9 @@ def convert(
       bioclip2 convert runs/first models/first --to transformers --dtype bfloat16
       bioclip2 convert runs/first first.pt
     """
-    from bioclip2_jax.convert import sources, writers
-    from bioclip2_jax.convert.verify import verify as compare
+    from bioclip2_jax.weights import open as sources
+    from bioclip2_jax.weights import write as writers
+    from bioclip2_jax.weights.verify import verify as compare
 
     found = sources.open_source(
         source, revision=revision, model_config=model_config, image_size=image_size

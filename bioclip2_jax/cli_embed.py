@@ -43,7 +43,7 @@ def embed(
     """
     from bioclip2_jax import embed as program
     from bioclip2_jax.embedding import spread
-    from bioclip2_jax.loading import load
+    from bioclip2_jax.weights.load import load
 
     pictures = program.open_pictures(source, split)
     about = program.embed(

@@ -30,8 +30,9 @@ def export(workdir: str, out: Path, step: int | None, dtype: str, overwrite: boo
     Example:
       bioclip2 export --workdir runs/quickstart --out runs/quickstart/export
     """
-    from bioclip2_jax import checkpoint
-    from bioclip2_jax.convert import sources, writers
+    from bioclip2_jax.weights import checkpoint
+    from bioclip2_jax.weights import open as sources
+    from bioclip2_jax.weights import write as writers
 
     where = workdir if step is None else checkpoint.step_dir(workdir, step)
     source = sources.open_source(where)

@@ -30,8 +30,8 @@ def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
 
     from bioclip2_jax import labels as program
     from bioclip2_jax.embedding import spread
-    from bioclip2_jax.loading import load
     from bioclip2_jax.predict import taxa_of
+    from bioclip2_jax.weights.load import load
 
     rows = taxa_of(taxa)
     with tqdm(total=len(rows), unit="taxa", disable=None) as bar:

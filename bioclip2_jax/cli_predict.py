@@ -58,7 +58,7 @@ def predict(
     from bioclip2_jax import predict as program
     from bioclip2_jax.embedding import spread
     from bioclip2_jax.errors import UsageError
-    from bioclip2_jax.loading import load
+    from bioclip2_jax.weights.load import load
 
     if (labels is None) == (taxa is None):
         raise UsageError("give either --labels FILE or --taxa CSV")

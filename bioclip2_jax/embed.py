@@ -17,13 +17,13 @@ import numpy as np
 
 import bioclip2_jax
 from bioclip2_jax import store
-from bioclip2_jax.convert import layout
 from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import TEXT_FIELDS
 from bioclip2_jax.embedding import ImageBatch, embed_images
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.loading import Model
 from bioclip2_jax.predict import SUFFIXES
+from bioclip2_jax.weights import layout
+from bioclip2_jax.weights.load import Model
 
 PART_ROWS = 4096
 

@@ -14,10 +14,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bioclip2_jax.data import images
 from bioclip2_jax.data.records import Record, taxon_of
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.loading import Model
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import ZERO_SHOT_TEMPLATES
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
+from bioclip2_jax.weights.load import Model
 
 TEXTS_AT_A_TIME = 8192  # tokenised and sorted by length together
 

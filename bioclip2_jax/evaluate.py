@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bioclip2_jax
-from bioclip2_jax import beyond_tasks, checkpoint, embed, following, results, species_tasks, store
+from bioclip2_jax import beyond_tasks, embed, following, results, species_tasks, store
 from bioclip2_jax.data import dataset
 from bioclip2_jax.embedding import SplitFeatures, embed_split, spread
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.jobs import SPECIES_TASKS, Job, Settings, plan
-from bioclip2_jax.loading import Model, load
 from bioclip2_jax.text.taxonomy import TaxonEntry
+from bioclip2_jax.weights import checkpoint
+from bioclip2_jax.weights.load import Model, load
 
 
 @dataclass(frozen=True)

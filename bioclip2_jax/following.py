@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bioclip2_jax import checkpoint
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.weights import checkpoint
 
 POLL_SECONDS = 2.0
 REMOVAL_SECONDS = 10.0

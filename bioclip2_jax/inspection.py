@@ -35,7 +35,7 @@ def _named(entries: list) -> str:
 
 def describe_model(path: str) -> str:
     """Step, sizes, preprocessing and every tensor with its shape and root mean square."""
-    from bioclip2_jax.loading import load
+    from bioclip2_jax.weights.load import load
 
     model = load(path)
     leaves = jax.tree_util.tree_leaves_with_path(model.params)

@@ -16,9 +16,9 @@ import numpy as np
 
 from bioclip2_jax.embedding import embed_classes
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.loading import Model
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
+from bioclip2_jax.weights.load import Model
 
 FEATURES_FILE = "txt_emb_species.npy"
 NAMES_FILE = "txt_emb_species.json"

@@ -22,10 +22,10 @@ from bioclip2_jax.embedding import embed_classes, embed_images
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluators.metrics import number, top_k
 from bioclip2_jax.evaluators.zero_shot import probabilities, sum_groups
-from bioclip2_jax.loading import Model
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
+from bioclip2_jax.weights.load import Model
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 COMMON_NAME_COLUMNS = ("vernacularName", "common_name", "vernacular_name", "common")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jax
 
-from bioclip2_jax import checkpoint, seal
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.train_step import TrainState
+from bioclip2_jax.weights import checkpoint, seal
 from bioclip2_jax.workers import processes
 
 

@@ -20,12 +20,12 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluators import calibration, hierarchy, metrics, open_set
 from bioclip2_jax.evaluators.few_shot import few_shot
 from bioclip2_jax.evaluators.zero_shot import nearest, zero_shot
-from bioclip2_jax.loading import Model
 from bioclip2_jax.species_layouts import Species
 from bioclip2_jax.store import Store, align
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 from bioclip2_jax.text.templates import TEMPLATES
+from bioclip2_jax.weights.load import Model
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bioclip2_jax import checkpoint, metrics, resume, sharding, train_step, xla_flags
 from bioclip2_jax import config as config_lib
-from bioclip2_jax.convert.description import Preprocess, read_description, write_description
-from bioclip2_jax.convert.sources import MODEL_FILE, open_source
+from bioclip2_jax import metrics, resume, sharding, train_step, xla_flags
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
-from bioclip2_jax.loading import read_params
 from bioclip2_jax.models.presets import PRESETS, ClipConfig
+from bioclip2_jax.weights import checkpoint
+from bioclip2_jax.weights.description import Preprocess, read_description, write_description
+from bioclip2_jax.weights.load import read_params
+from bioclip2_jax.weights.open import MODEL_FILE, open_source
 from bioclip2_jax.workers import processes as distributed
 
 

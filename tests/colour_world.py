@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.tokenizer import tokenize
+from bioclip2_jax.weights.description import Preprocess
 
 COLOURS = {
     "red": (255, 0, 0),

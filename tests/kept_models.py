@@ -6,12 +6,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from bioclip2_jax import checkpoint
-from bioclip2_jax.convert import layout, sources, writers
-from bioclip2_jax.convert.description import Preprocess, write_description
-from bioclip2_jax.convert.sources import Source
-from bioclip2_jax.convert.tensors import Tensors
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.weights import checkpoint, layout
+from bioclip2_jax.weights import open as sources
+from bioclip2_jax.weights import write as writers
+from bioclip2_jax.weights.description import Preprocess, write_description
+from bioclip2_jax.weights.open import Source
+from bioclip2_jax.weights.tensors import Tensors
 
 
 def tensors_of(params: dict, config: ClipConfig, replay_projection: bool = False) -> Tensors:

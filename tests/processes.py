@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bioclip2_jax import checkpoint
 from bioclip2_jax.data.records import make_record
 from bioclip2_jax.prepare.builder import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
+from bioclip2_jax.weights import checkpoint
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"

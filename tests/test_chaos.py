@@ -22,8 +22,8 @@ from processes import (
     wait_until,
 )
 
-from bioclip2_jax import checkpoint
 from bioclip2_jax.data import pipeline
+from bioclip2_jax.weights import checkpoint
 
 KILLS = int(os.environ.get("BIOCLIP2_CHAOS_KILLS", 2))
 STEPS = 9 + 6 * KILLS  # 16 of 48 pictures a step: every picture is seen as often as any other

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bioclip2_jax import checkpoint, resume, seal
+from bioclip2_jax import resume
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.train_step import TrainState
+from bioclip2_jax.weights import checkpoint, seal
 
 
 def small_params(value: float = 1.0) -> dict:

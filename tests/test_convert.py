@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from bioclip2_jax.cli_export import export
-from bioclip2_jax.convert import writers
-from bioclip2_jax.convert.description import Preprocess
-from bioclip2_jax.convert.sources import CONFIG_FILE, WEIGHTS_FILE
-from bioclip2_jax.convert.writers import CARD_FILE
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.weights import write as writers
+from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
+from bioclip2_jax.weights.write import CARD_FILE
 
 CONFIG = ClipConfig(
     embed_dim=24,

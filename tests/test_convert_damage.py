@@ -11,8 +11,8 @@ from kept_models import export_open_clip, state_dict
 from safetensors.numpy import save_file
 from test_convert_forms import CONFIG, PREPROCESS, call, names_in, random_params
 
-from bioclip2_jax.convert.sources import CONFIG_FILE, WEIGHTS_FILE
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
 
 
 @pytest.fixture(scope="module")

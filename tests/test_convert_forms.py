@@ -16,16 +16,18 @@ from kept_models import export_open_clip, params_of, read, save_run, source_of, 
 from safetensors.numpy import load_file, save_file
 
 import bioclip2_jax
-from bioclip2_jax import checkpoint, train
+from bioclip2_jax import train
 from bioclip2_jax.cli_convert import convert
-from bioclip2_jax.convert import layout, sources, transformers, writers
-from bioclip2_jax.convert.description import Preprocess, write_description
-from bioclip2_jax.convert.sources import CONFIG_FILE, WEIGHTS_FILE
-from bioclip2_jax.convert.tensors import Tensors
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
+from bioclip2_jax.weights import checkpoint, layout, transformers
+from bioclip2_jax.weights import open as sources
+from bioclip2_jax.weights import write as writers
+from bioclip2_jax.weights.description import Preprocess, write_description
+from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
+from bioclip2_jax.weights.tensors import Tensors
 
 CONFIG = ClipConfig(
     embed_dim=20,

@@ -20,8 +20,9 @@ from processes import (
     wait_until,
 )
 
-from bioclip2_jax import checkpoint, sharding
+from bioclip2_jax import sharding
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.workers import processes as distributed
 
 # Long enough that a signal, which JAX looks for once a second, comes before the end; learning

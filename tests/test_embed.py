@@ -210,7 +210,7 @@ def test_wrong_calls_are_named(data, folder, tmp_path):
 
 
 def test_the_command_makes_a_store(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("bioclip2_jax.loading.load", lambda path: ColourModel())
+    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
     arguments = [str(folder), "--model", "m", "--out", str(tmp_path / "out"), "--dtype", "float16"]
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output

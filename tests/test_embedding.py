@@ -6,13 +6,13 @@ import pytest
 from colour_world import COLOURS, ColourModel, record, square
 
 from bioclip2_jax import embedding
-from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.data.images import BadImage
 from bioclip2_jax.embedding import embed_classes, embed_images, embed_split, embed_texts, spread
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.loading import Model
 from bioclip2_jax.models.clip import init_params
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.load import Model
 
 NAMES = list(COLOURS)
 

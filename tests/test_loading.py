@@ -10,11 +10,11 @@ import pytest
 from kept_models import export_open_clip, save_run
 
 import bioclip2_jax
-from bioclip2_jax.convert.description import Preprocess
-from bioclip2_jax.convert.sources import CONFIG_FILE
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.open import CONFIG_FILE
 
 CONFIG = ClipConfig(
     embed_dim=24,

@@ -30,7 +30,7 @@ def sets(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """A model that knows colours, and less of what the protocols repeat."""
-    monkeypatch.setattr("bioclip2_jax.loading.load", lambda path: ColourModel())
+    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
     monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
     monkeypatch.setattr(beyond_tasks, "SEEDS", (0, 1))
     searched = functools.partial(newt.newt, iterations=3, jobs=1)

@@ -9,12 +9,12 @@ import pytest
 from kept_models import save_run
 
 from bioclip2_jax import scaling_study
-from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.emergence.scaling import Truth, measure
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.prepare.simulate import TRAITS, grow_tree
+from bioclip2_jax.weights.description import Preprocess
 from configs import scaling
 
 STUDY = scaling_study.Study(sizes=(40, 60), num_species=40, seeds=(0,))

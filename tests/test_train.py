@@ -19,10 +19,11 @@ from processes import (
     start,
 )
 
-from bioclip2_jax import checkpoint, load, tokenize, train
-from bioclip2_jax.convert.sources import open_source
-from bioclip2_jax.convert.writers import write
+from bioclip2_jax import load, tokenize, train
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.weights import checkpoint
+from bioclip2_jax.weights.open import open_source
+from bioclip2_jax.weights.write import write
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file  # noqa: F401
 
 from bioclip2_jax.data import images
 from bioclip2_jax import sharding, train_step
-from bioclip2_jax.convert import layout
-from bioclip2_jax.convert.sources import open_source
+from bioclip2_jax.weights import layout
+from bioclip2_jax.weights.open import open_source
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import (
     PRESETS,

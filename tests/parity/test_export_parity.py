@@ -9,11 +9,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import bioclip2_jax
-from bioclip2_jax.convert.description import Preprocess
-from bioclip2_jax.convert.sources import CONFIG_FILE, WEIGHTS_FILE
 from bioclip2_jax.data import images
 from bioclip2_jax.models.presets import PRESETS, to_open_clip
 from bioclip2_jax.prepare import simulate
+from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")

@@ -12,9 +12,9 @@ from PIL import Image
 
 import bioclip2_jax
 from bioclip2_jax import cli_labels, cli_predict
-from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.data import images
 from bioclip2_jax.models.presets import PRESETS
+from bioclip2_jax.weights.description import Preprocess
 
 torch = pytest.importorskip("torch")
 bioclip = pytest.importorskip("bioclip")

@@ -11,12 +11,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from bioclip2_jax import checkpoint, model_card
-from bioclip2_jax.convert import layout, transformers
-from bioclip2_jax.convert.description import write_description
-from bioclip2_jax.convert.sources import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, Source
-from bioclip2_jax.convert.tensors import Tensors
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.weights import card as model_card
+from bioclip2_jax.weights import checkpoint, layout, transformers
+from bioclip2_jax.weights.description import write_description
+from bioclip2_jax.weights.open import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, Source
+from bioclip2_jax.weights.tensors import Tensors
 
 LAYOUTS = ("orbax", "open_clip", "pt", "transformers")
 HOW_TO_OPEN = {

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bioclip2_jax import checkpoint
-from bioclip2_jax.convert import layout
-from bioclip2_jax.convert.description import Preprocess
-from bioclip2_jax.convert.sources import Source, open_source
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.weights import checkpoint, layout
+from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.open import Source, open_source
 
 
 @dataclass(frozen=True)

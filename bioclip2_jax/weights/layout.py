@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from bioclip2_jax.convert.tensors import Tensors
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.weights.tensors import Tensors
 
 POSITION = "visual.positional_embedding"
 REPLAY = "visual.continual_proj"

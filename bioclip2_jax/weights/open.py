@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import checkpoint
-from bioclip2_jax.convert import description, hub, layout, tensors, transformers
-from bioclip2_jax.convert.description import Preprocess
-from bioclip2_jax.convert.tensors import Tensors
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.weights import checkpoint, description, hub, layout, tensors, transformers
+from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.tensors import Tensors
 
 CONFIG_FILE = "open_clip_config.json"
 MODEL_FILE = "model.json"  # the same in a training run

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bioclip2_jax.convert.description import read_json
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.weights.description import read_json
 
 PREFIX = "hf-hub:"
 

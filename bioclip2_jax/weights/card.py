@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 
-from bioclip2_jax.convert.description import Preprocess
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.text.taxonomy import RANKS
+from bioclip2_jax.weights.description import Preprocess
 
 _TRAINED = """\
 A CLIP model of organisms, trained with bioclip2_jax: pictures against captions that hold their

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.convert.description import Preprocess, read_json
-from bioclip2_jax.convert.tensors import Tensors
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
+from bioclip2_jax.weights.description import Preprocess, read_json
+from bioclip2_jax.weights.tensors import Tensors
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"

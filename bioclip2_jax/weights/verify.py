@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from bioclip2_jax import loading
-from bioclip2_jax.convert import layout
-from bioclip2_jax.convert.sources import Source, open_files, open_source
-from bioclip2_jax.convert.writers import DTYPES
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models.presets import ClipConfig, to_open_clip
+from bioclip2_jax.weights import layout
+from bioclip2_jax.weights import load as loading
+from bioclip2_jax.weights.open import Source, open_files, open_source
+from bioclip2_jax.weights.write import DTYPES
 
 # Largest allowed difference of L2-normalised features; of logits, which are up to 100 times them.
 _TOLERANCES = {"float32": 2e-5, "float16": 5e-3, "bfloat16": 5e-2}

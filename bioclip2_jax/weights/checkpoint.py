@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from bioclip2_jax import seal
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.weights import seal
 
 FOLDER = "checkpoints"
 _TRAINED = "params"  # Orbax item of the parameters in a run's checkpoints
