@@ -66,8 +66,8 @@ def zero_shot(toy: bool) -> dict:
     images, classes, dim = (200, 500, 32) if toy else (10_000, 100_000, 768)
     import numpy as np
 
-    from bioclip2_jax.evaluators import calibration, open_set
-    from bioclip2_jax.evaluators.zero_shot import zero_shot
+    from bioclip2_jax.measures import calibration, open_set
+    from bioclip2_jax.measures.scores import zero_shot
 
     features, labels, names, groups = world(images, classes, dim, 0.25)
     prompted = {r: names[: of.max() + 1].copy() for r, of in groups.items() if r != "species"}
@@ -99,7 +99,7 @@ def few_shot(toy: bool) -> dict:
     images, classes, dim, slice_ = (1000, 20, 32, 16) if toy else (50_000, 555, 768, 48)
     import numpy as np
 
-    from bioclip2_jax.evaluators.few_shot import FOLDS, few_shot
+    from bioclip2_jax.measures.simple_shot import FOLDS, few_shot
 
     features, labels, _, groups = world(images, classes, dim, 0.12)
     found, row = measured(lambda: [few_shot(features, labels, k, groups) for k in (1, 5)])
@@ -151,7 +151,7 @@ def herbarium19(toy: bool) -> dict:
     images, classes, dim = (1200, 20, 32) if toy else (30_000, 683, 768)
     import numpy as np
 
-    from bioclip2_jax.evaluators.herbarium19 import herbarium19, split_labelled
+    from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
 
     features, labels, _, _ = world(images, classes, dim, 0.1)
     is_old = np.arange(classes) < classes // 2

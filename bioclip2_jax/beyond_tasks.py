@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import layouts
-from bioclip2_jax.evaluators.awa2 import awa2
-from bioclip2_jax.evaluators.fishnet import fishnet
-from bioclip2_jax.evaluators.herbarium19 import herbarium19, split_labelled
-from bioclip2_jax.evaluators.newt import newt
-from bioclip2_jax.evaluators.plantdoc import plantdoc
+from bioclip2_jax.evaluation.protocols.awa2 import awa2
+from bioclip2_jax.evaluation.protocols.fishnet import fishnet
+from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
+from bioclip2_jax.evaluation.protocols.newt import newt
+from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
 from bioclip2_jax.species_tasks import missing, rows_of
 from bioclip2_jax.store import Store
 

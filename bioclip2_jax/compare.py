@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluators import metrics
-from bioclip2_jax.evaluators.paired import paired
+from bioclip2_jax.measures import metrics
+from bioclip2_jax.measures.paired import paired
 
 SUFFIX = "_images.csv"
 

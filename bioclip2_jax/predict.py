@@ -20,8 +20,8 @@ import numpy as np
 
 from bioclip2_jax.embedding import embed_classes, embed_images
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluators.metrics import number, top_k
-from bioclip2_jax.evaluators.zero_shot import probabilities, sum_groups
+from bioclip2_jax.measures.metrics import number, top_k
+from bioclip2_jax.measures.scores import probabilities, sum_groups
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES

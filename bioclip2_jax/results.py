@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax.embedding import SplitFeatures
-from bioclip2_jax.evaluators import metrics
-from bioclip2_jax.evaluators.zero_shot import ZeroShot
+from bioclip2_jax.measures import metrics
+from bioclip2_jax.measures.scores import ZeroShot
 from bioclip2_jax.text.taxonomy import RANKS, TaxonEntry
 
 FOLDER = "eval"  # of a training run

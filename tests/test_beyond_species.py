@@ -12,12 +12,12 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluators import heads
-from bioclip2_jax.evaluators.awa2 import awa2
-from bioclip2_jax.evaluators.fishnet import fishnet
-from bioclip2_jax.evaluators.herbarium19 import herbarium19, split_labelled
-from bioclip2_jax.evaluators.newt import newt
-from bioclip2_jax.evaluators.plantdoc import plantdoc
+from bioclip2_jax.evaluation.protocols.awa2 import awa2
+from bioclip2_jax.evaluation.protocols.fishnet import fishnet
+from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
+from bioclip2_jax.evaluation.protocols.newt import newt
+from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
+from bioclip2_jax.measures import heads
 
 
 def clusters(rng, classes: int, each: int, dim: int, spread: float = 1.0):

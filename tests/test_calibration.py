@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from bioclip2_jax.evaluators import calibration, zero_shot
+from bioclip2_jax.measures import calibration
+from bioclip2_jax.measures import scores as zero_shot
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

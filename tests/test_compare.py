@@ -17,8 +17,8 @@ from bioclip2_jax.cli_compare import compare as command
 from bioclip2_jax.compare import compare
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluate import run_once
-from bioclip2_jax.evaluators.paired import paired
 from bioclip2_jax.jobs import Settings, parse_tasks
+from bioclip2_jax.measures.paired import paired
 
 
 def sign_test(one: int, other: int) -> float:
@@ -49,7 +49,7 @@ def test_the_p_value_is_mcnemars_exact_one():
 
 
 def test_p_is_uniform_enough_where_there_is_no_difference(monkeypatch):
-    monkeypatch.setattr("bioclip2_jax.evaluators.paired.RESAMPLES", 10)
+    monkeypatch.setattr("bioclip2_jax.measures.paired.RESAMPLES", 10)
     rng = np.random.default_rng(1)
     values = [
         paired(rng.random(60) < 0.5, rng.random(60) < 0.5, np.zeros(60, int), seed=i).p

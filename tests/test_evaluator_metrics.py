@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from bioclip2_jax.evaluators import metrics
-from bioclip2_jax.evaluators.metrics import Outcomes
+from bioclip2_jax.measures import metrics
+from bioclip2_jax.measures.metrics import Outcomes
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 

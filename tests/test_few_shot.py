@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 
-from bioclip2_jax.evaluators import few_shot as module
-from bioclip2_jax.evaluators.few_shot import FOLDS, few_shot, split_support
+from bioclip2_jax.measures import simple_shot as module
+from bioclip2_jax.measures.simple_shot import FOLDS, few_shot, split_support
 
 
 def groups_of(num_classes: int) -> dict[str, np.ndarray]:

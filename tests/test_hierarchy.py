@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bioclip2_jax.evaluators import hierarchy, metrics
+from bioclip2_jax.measures import hierarchy, metrics
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 

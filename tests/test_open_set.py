@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bioclip2_jax.evaluators.open_set import hidden_classes, open_set
+from bioclip2_jax.measures.open_set import hidden_classes, open_set
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

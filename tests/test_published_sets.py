@@ -13,7 +13,8 @@ from colour_world import TAXA, ColourModel
 
 from bioclip2_jax import beyond_tasks, cli, evaluate, species_layouts, store
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluators import heads, newt
+from bioclip2_jax.evaluation.protocols import newt
+from bioclip2_jax.measures import heads
 from bioclip2_jax.species_layouts import Choice, find, read
 
 TASKS = "zero_shot,few_shot"

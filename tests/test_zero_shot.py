@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from bioclip2_jax.evaluators import zero_shot as module
-from bioclip2_jax.evaluators.zero_shot import probabilities, sum_groups, zero_shot
+from bioclip2_jax.measures import scores as module
+from bioclip2_jax.measures.scores import probabilities, sum_groups, zero_shot
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:

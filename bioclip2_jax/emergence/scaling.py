@@ -7,8 +7,8 @@ from scipy.stats import spearmanr
 
 from bioclip2_jax.emergence import between
 from bioclip2_jax.emergence.within import SpeciesWithin, Within, within
-from bioclip2_jax.evaluators.few_shot import few_shot
-from bioclip2_jax.evaluators.metrics import number
+from bioclip2_jax.measures.metrics import number
+from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.prepare.simulate import TRAITS, Species
 
 GROUP_SPECIES = 6  # a body plan with fewer is too small for a space between its species

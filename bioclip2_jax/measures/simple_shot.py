@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluators.metrics import TOP, Outcomes, top_k
+from bioclip2_jax.measures.metrics import TOP, Outcomes, top_k
 
 FOLDS = 5
 CHUNK_ELEMENTS = 1 << 22  # query x dimension, or x class, numbers held at a time

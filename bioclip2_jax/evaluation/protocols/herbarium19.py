@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluators.metrics import class_average
+from bioclip2_jax.measures.metrics import class_average
 
 ITERATIONS = 10
 TOLERANCE = 1e-4

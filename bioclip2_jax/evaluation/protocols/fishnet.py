@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bioclip2_jax.evaluators import heads
+from bioclip2_jax.measures import heads
 
 LEARNING_RATE = 1e-4
 

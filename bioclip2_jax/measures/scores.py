@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bioclip2_jax.evaluators.metrics import TOP, Outcomes, top_k
+from bioclip2_jax.measures.metrics import TOP, Outcomes, top_k
 
 CHUNK_ELEMENTS = 1 << 24  # image x class scores held at a time, a few arrays of them
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from bioclip2_jax.evaluators.zero_shot import cosine_chunks
+from bioclip2_jax.measures.scores import cosine_chunks
 
 BINS = 15
 FIT_SCORES = 1 << 25  # image x class scores that a temperature is fitted on

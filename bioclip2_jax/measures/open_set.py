@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from bioclip2_jax.evaluators.zero_shot import cosine_chunks
+from bioclip2_jax.measures.scores import cosine_chunks
 
 
 @dataclass(frozen=True)

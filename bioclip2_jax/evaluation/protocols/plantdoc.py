@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluators.metrics import class_average
+from bioclip2_jax.measures.metrics import class_average
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bioclip2_jax.evaluators.metrics import class_average
+from bioclip2_jax.measures.metrics import class_average
 
 
 def mistakes(

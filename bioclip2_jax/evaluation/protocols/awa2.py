@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import f1_score
 
-from bioclip2_jax.evaluators import heads
+from bioclip2_jax.measures import heads
 
 LEARNING_RATE = 1e-5
 

@@ -1,0 +1,1 @@
+"""What a model is worth: questions, protocols, results, comparisons."""

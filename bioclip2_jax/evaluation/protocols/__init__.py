@@ -1,0 +1,1 @@
+"""The published protocols beyond species, one a module."""

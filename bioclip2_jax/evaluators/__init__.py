@@ -1,1 +1,0 @@
-"""Evaluation protocols as pure functions: arrays of features and labels in, results out."""

@@ -1,0 +1,1 @@
+"""Pure functions of features and labels: arrays in, numbers out."""
