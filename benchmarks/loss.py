@@ -48,8 +48,9 @@ def main() -> None:
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from bioclip2_jax import plan, sharding
     from bioclip2_jax.losses import contrastive_loss
+    from bioclip2_jax.training import sharding
+    from bioclip2_jax.training.plan import search
 
     def dense(image: jax.Array, text: jax.Array, scale: jax.Array) -> jax.Array:
         logits = scale * jnp.matmul(image, text.T, preferred_element_type=jnp.float32)
@@ -59,7 +60,7 @@ def main() -> None:
         return (by_row.mean() + by_column.mean()) / 2
 
     if options.topology:
-        devices, _ = plan.target_devices(options.topology, 1)
+        devices, _ = search.target_devices(options.topology, 1)
     else:
         devices = jax.devices()[: options.devices]
     mesh = sharding.make_mesh(-1, 1, devices=devices)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bioclip2_jax.xla_flags import set_flags
+from bioclip2_jax.training.xla_flags import set_flags
 
 JOB = json.loads(sys.argv[1])
 set_flags(JOB["setting"].get("attention", "xla"))
@@ -20,9 +20,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 
-from bioclip2_jax import metrics, sharding, train_step  # noqa: E402
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
+from bioclip2_jax.training import progress, sharding  # noqa: E402
+from bioclip2_jax.training import step as train_step
 from bioclip2_jax.weights import layout  # noqa: E402
 from bioclip2_jax.weights.tensors import open_safetensors  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402
@@ -104,7 +105,7 @@ def main(job: dict) -> dict:
         "text_length": batch["tokens"].shape[1],
         "model_flops": train_step.train_flops_per_step(config, model, 77),
         "product_rate": product_rate(job["toy"]),
-        "peak_rate": metrics.peak_flops() and metrics.peak_flops() / jax.device_count(),
+        "peak_rate": progress.peak_flops() and progress.peak_flops() / jax.device_count(),
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__},
     }

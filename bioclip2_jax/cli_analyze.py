@@ -185,8 +185,8 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
       bioclip2 analyze scaling --config=configs/scaling.py --out runs/scaling
     """
     from bioclip2_jax import scaling_study as program
-    from bioclip2_jax.config import parse_recipe
     from bioclip2_jax.errors import UsageError
+    from bioclip2_jax.training.recipe import parse_recipe
 
     try:
         numbers = tuple(int(part) for part in sizes.split(","))

@@ -35,11 +35,11 @@ def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, .
         os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # only its compiler is used
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-    from bioclip2_jax import plan as planning
-    from bioclip2_jax.config import parse_recipe
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.train import model_sizes
-    from bioclip2_jax.xla_flags import set_flags
+    from bioclip2_jax.training.plan import search as planning
+    from bioclip2_jax.training.recipe import parse_recipe
+    from bioclip2_jax.training.xla_flags import set_flags
 
     if not 1 <= text_length <= 77:
         raise UsageError(f"--text-length {text_length}: captions have 1 to 77 tokens")

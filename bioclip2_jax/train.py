@@ -21,11 +21,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bioclip2_jax import config as config_lib
-from bioclip2_jax import metrics, resume, sharding, train_step, xla_flags
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
 from bioclip2_jax.models.presets import PRESETS, ClipConfig
+from bioclip2_jax.training import progress, resume, sharding, xla_flags
+from bioclip2_jax.training import recipe as config_lib
+from bioclip2_jax.training import step as train_step
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.weights.description import Preprocess, read_description, write_description
 from bioclip2_jax.weights.load import read_params
@@ -114,12 +115,12 @@ def loop(
     """
     train = config.train
     saver = checkpoint.Writer(workdir, train.keep_checkpoints)
-    clock = metrics.Clock(train.batch_size + train.replay_batch_size)
+    clock = progress.Clock(train.batch_size + train.replay_batch_size)
     step_function = CompiledStep(step_function)
     pending = None
     with (
         distributed.stop_on_signal() as asked_to_stop,
-        metrics.open_writer(workdir, start, train.steps) as writer,
+        progress.open_writer(workdir, start, train.steps) as writer,
         contextlib.closing(saver),
     ):
         for done in range(start + 1, train.steps + 1):
@@ -168,8 +169,8 @@ class CompiledStep:
 def finish_step(
     config: ConfigDict,
     workdir: Path,
-    writer: metrics.MetricsWriter | None,
-    clock: metrics.Clock,
+    writer: progress.MetricsWriter | None,
+    clock: progress.Clock,
     step: int,
     values: dict[str, jax.Array],
     flops: float,

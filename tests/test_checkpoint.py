@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bioclip2_jax import resume
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.train_step import TrainState
+from bioclip2_jax.training import resume
+from bioclip2_jax.training.step import TrainState
 from bioclip2_jax.weights import checkpoint, seal
 
 

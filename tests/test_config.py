@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bioclip2_jax import config as config_lib
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
+from bioclip2_jax.training import recipe as config_lib
 
 RECIPES = Path(__file__).parent.parent / "configs"
 QUICKSTART = f"--config={RECIPES / 'quickstart.py'}"

@@ -20,8 +20,8 @@ from processes import (
     wait_until,
 )
 
-from bioclip2_jax import sharding
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.training import sharding
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.workers import processes as distributed
 

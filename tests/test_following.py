@@ -11,10 +11,11 @@ import pytest
 from colour_world import ColourModel, write_world
 from tensorboardX.proto.event_pb2 import Event
 
-from bioclip2_jax import beyond_tasks, evaluate, following, metrics, results
+from bioclip2_jax import beyond_tasks, evaluate, following, results
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluate import run
 from bioclip2_jax.jobs import Settings
+from bioclip2_jax.training import progress
 
 
 @pytest.fixture
@@ -261,7 +262,7 @@ def test_a_restart_draws_every_result_once_and_hides_what_was_drawn_before(workd
 
 
 def test_the_curves_of_the_training_are_left_alone(workdir, data):
-    board = metrics.Board(workdir / "tensorboard", 1)
+    board = progress.Board(workdir / "tensorboard", 1)
     board.write(5, {"loss": 2.0})
     board.close()
     run(workdir, Settings(data), ["zero_shot"], say=quiet)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioclip2_jax import sharding
 from bioclip2_jax.losses import contrastive_loss, contrastive_loss_and_accuracy, taxon_targets
+from bioclip2_jax.training import sharding
 
 
 def unit_rows(seed: int, rows: int, dim: int = 16) -> np.ndarray:

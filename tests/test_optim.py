@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import optax
 
-from bioclip2_jax import optim
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
+from bioclip2_jax.training import optim
 from configs import common
 
 

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bioclip2_jax import hlo, plan, sharding
 from bioclip2_jax.cli import cli
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
+from bioclip2_jax.training import sharding
+from bioclip2_jax.training.plan import hlo, search
 from configs import quickstart
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +37,7 @@ def recipe(**train):
 def test_a_plan_counts_memory_and_what_devices_exchange():
     config = recipe()
     config.mesh.fsdp = 4
-    found = plan.compile_step(config, PRESETS["tiny"], jax.devices())
+    found = search.compile_step(config, PRESETS["tiny"], jax.devices())
     assert found.fits and found.temporary_gib > 0 and found.settings["mesh.data"] == 2
     # Every device needs all block kernels at least twice, and their gradients are summed once.
     kernels = sum(12 * tower.layers * tower.width**2 * 4 for tower in towers())
@@ -115,17 +116,17 @@ def test_when_nothing_fits_more_micro_batches_are_tried(monkeypatch):
         fits = len(tried) == 4
         settings = {"train.micro_batches": config.train.micro_batches, "mesh.fsdp": 1}
         settings |= {"model.remat": config.model.remat}
-        return plan.Plan(fits, 1.0, 2.0, None if fits else 20.0, {}, settings)
+        return search.Plan(fits, 1.0, 2.0, None if fits else 20.0, {}, settings)
 
-    monkeypatch.setattr(plan, "compile_step", compile_step)
-    config, chip = recipe(), plan.CHIPS["v5e"]
-    first, best = plan.search(config, PRESETS["tiny"], jax.devices(), chip, lambda line: None)
+    monkeypatch.setattr(search, "compile_step", compile_step)
+    config, chip = recipe(), search.CHIPS["v5e"]
+    first, best = search.search(config, PRESETS["tiny"], jax.devices(), chip, lambda line: None)
     assert tried == [1, 1, 2, 4] and not first.fits and best.fits
     assert config.train.micro_batches == 1
-    found = plan.report(config, PRESETS["tiny"], "v5e:2x4", 8, chip, first, best)
+    found = search.report(config, PRESETS["tiny"], "v5e:2x4", 8, chip, first, best)
     assert "--config.train.micro_batches=4" in found["recommendation"] and not found["fits"]
-    assert json.loads(plan.to_json(found))["samples_per_second_at_best"] > 0
-    assert "needs 20.0 of 16 GiB" in plan.as_text(found)
+    assert json.loads(search.to_json(found))["samples_per_second_at_best"] > 0
+    assert "needs 20.0 of 16 GiB" in search.as_text(found)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from bioclip2_jax import sharding
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
+from bioclip2_jax.training import sharding
 
 
 def test_data_axis_takes_what_fsdp_leaves():

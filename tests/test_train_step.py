@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bioclip2_jax import sharding, train_step
 from bioclip2_jax.losses import contrastive_loss
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text.tokenizer import tokenize
+from bioclip2_jax.training import sharding
+from bioclip2_jax.training import step as train_step
 from configs import quickstart
 
 MODEL = ClipConfig(

@@ -24,8 +24,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import multihost
 
-from bioclip2_jax import sharding
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.training import sharding
 
 _FLAGS = ("coordinator", "num-processes", "process-id")
 _START_SECONDS = 600  # machines of one job come up minutes apart

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file  # noqa: F401
 
 from bioclip2_jax.data import images
-from bioclip2_jax import sharding, train_step
+from bioclip2_jax.training import sharding, step as train_step
 from bioclip2_jax.weights import layout
 from bioclip2_jax.weights.open import open_source
 from bioclip2_jax.models import clip

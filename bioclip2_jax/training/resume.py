@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.train_step import TrainState
+from bioclip2_jax.training.step import TrainState
 from bioclip2_jax.weights import checkpoint, seal
 from bioclip2_jax.workers import processes
 

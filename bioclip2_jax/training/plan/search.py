@@ -19,9 +19,11 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from bioclip2_jax import hlo, sharding, train_step
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.training import sharding
+from bioclip2_jax.training import step as train_step
+from bioclip2_jax.training.plan import hlo
 
 GIB = 2**30
 

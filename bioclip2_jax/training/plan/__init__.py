@@ -1,0 +1,1 @@
+"""The true train step, compiled for accelerators that need not be here."""
