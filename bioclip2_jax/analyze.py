@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import results, traits
-from bioclip2_jax import store as stores
 from bioclip2_jax.emergence import between as between_species
 from bioclip2_jax.emergence import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.features import store as stores
 from bioclip2_jax.text.taxonomy import RANKS
 
 PANELS = 2

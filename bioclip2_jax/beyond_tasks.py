@@ -15,8 +15,8 @@ from bioclip2_jax.evaluation.protocols.fishnet import fishnet
 from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
 from bioclip2_jax.evaluation.protocols.newt import newt
 from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
+from bioclip2_jax.features.store import Store
 from bioclip2_jax.species_tasks import missing, rows_of
-from bioclip2_jax.store import Store
 
 SEEDS = (0, 1, 2)
 

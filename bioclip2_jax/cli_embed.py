@@ -41,8 +41,8 @@ def embed(
       bioclip2 embed data/birds --model runs/birds --out features/birds
       bioclip2 embed photos/ --model hf-hub:imageomics/bioclip-2 --out features/photos
     """
-    from bioclip2_jax import embed as program
-    from bioclip2_jax.embedding import spread
+    from bioclip2_jax.features import embed as program
+    from bioclip2_jax.features.encode import spread
     from bioclip2_jax.weights.load import load
 
     pictures = program.open_pictures(source, split)

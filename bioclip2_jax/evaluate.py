@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bioclip2_jax
-from bioclip2_jax import beyond_tasks, embed, following, results, species_tasks, store
+from bioclip2_jax import beyond_tasks, following, results, species_tasks
 from bioclip2_jax.data import dataset
-from bioclip2_jax.embedding import SplitFeatures, embed_split, spread
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.features import embed, store
+from bioclip2_jax.features.encode import SplitFeatures, embed_split, spread
 from bioclip2_jax.jobs import SPECIES_TASKS, Job, Settings, plan
 from bioclip2_jax.text.taxonomy import TaxonEntry
 from bioclip2_jax.weights import checkpoint

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bioclip2_jax import beyond_tasks, layouts, species_layouts, species_tasks, store
+from bioclip2_jax import beyond_tasks, layouts, species_layouts, species_tasks
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.features import store
 
 SPECIES_TASKS = ("zero_shot", "few_shot_1", "few_shot_5")
 TASKS = (*SPECIES_TASKS, *beyond_tasks.TASKS)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.embedding import embed_classes
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.features.encode import embed_classes
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 from bioclip2_jax.weights.load import Model

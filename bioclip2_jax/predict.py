@@ -18,8 +18,8 @@ from typing import TextIO
 
 import numpy as np
 
-from bioclip2_jax.embedding import embed_classes, embed_images
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.features.encode import embed_classes, embed_images
 from bioclip2_jax.measures.metrics import number, top_k
 from bioclip2_jax.measures.scores import probabilities, sum_groups
 from bioclip2_jax.text import captions

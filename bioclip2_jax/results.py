@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.embedding import SplitFeatures
+from bioclip2_jax.features.encode import SplitFeatures
 from bioclip2_jax.measures import metrics
 from bioclip2_jax.measures.scores import ZeroShot
 from bioclip2_jax.text.taxonomy import RANKS, TaxonEntry

@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 
 from bioclip2_jax import results, train
 from bioclip2_jax.data.records import Record
-from bioclip2_jax.embedding import embed_images, embed_texts
 from bioclip2_jax.emergence.scaling import Truth, measure
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.features.encode import embed_images, embed_texts
 from bioclip2_jax.prepare import simulate
 from bioclip2_jax.prepare.builder import write_dataset
 from bioclip2_jax.prepare.names import LatinNames, description

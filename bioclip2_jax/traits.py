@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.store import Store
+from bioclip2_jax.features.store import Store
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 SPECIES_COLUMNS = ("scientificName", "scientific_name", "species", "binomial", "Species1")

@@ -5,10 +5,16 @@ import numpy as np
 import pytest
 from colour_world import COLOURS, ColourModel, record, square
 
-from bioclip2_jax import embedding
 from bioclip2_jax.data.images import BadImage
-from bioclip2_jax.embedding import embed_classes, embed_images, embed_split, embed_texts, spread
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.features import encode
+from bioclip2_jax.features.encode import (
+    embed_classes,
+    embed_images,
+    embed_split,
+    embed_texts,
+    spread,
+)
 from bioclip2_jax.models.clip import init_params
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.weights.description import Preprocess
@@ -153,7 +159,7 @@ def test_a_class_is_the_normalised_mean_over_its_templates():
 def test_classes_in_several_portions_equal_one_portion(monkeypatch):
     names = [f"{colour} {number}" for number in range(9) for colour in NAMES]
     whole = embed_classes(ColourModel(), names, 32)
-    monkeypatch.setattr(embedding, "TEXTS_AT_A_TIME", 200)
+    monkeypatch.setattr(encode, "TEXTS_AT_A_TIME", 200)
     assert np.array_equal(embed_classes(ColourModel(), names, 32), whole)
 
 
@@ -177,7 +183,7 @@ def test_several_devices_give_the_features_of_one(monkeypatch):
 
     assert jax.device_count() == 8
     many = features()
-    monkeypatch.setattr(embedding.jax, "device_count", lambda: 1)
+    monkeypatch.setattr(encode.jax, "device_count", lambda: 1)
     one = features()
     for name, left, right in zip(("image", "text"), many, one, strict=True):
         assert left == pytest.approx(right, abs=1e-6), name

@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 from colour_world import ColourModel, square, write_world
 
-from bioclip2_jax import embed, evaluate, following, jobs, species_tasks
+from bioclip2_jax import evaluate, following, jobs, species_tasks
 from bioclip2_jax.cli_evaluate import evaluate as command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluate import run, run_once
+from bioclip2_jax.features import embed
 from bioclip2_jax.following import new_checkpoints
 from bioclip2_jax.jobs import Settings
 from bioclip2_jax.text.taxonomy import RANKS

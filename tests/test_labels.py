@@ -10,8 +10,8 @@ from test_convert_forms import random_params
 
 import bioclip2_jax
 from bioclip2_jax.cli_labels import labels
-from bioclip2_jax.embedding import embed_texts
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.features.encode import embed_texts
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 from bioclip2_jax.weights.description import Preprocess

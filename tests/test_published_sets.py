@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 from colour_world import TAXA, ColourModel
 
-from bioclip2_jax import beyond_tasks, cli, evaluate, species_layouts, store
+from bioclip2_jax import beyond_tasks, cli, evaluate, species_layouts
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.protocols import newt
+from bioclip2_jax.features import store
 from bioclip2_jax.measures import heads
 from bioclip2_jax.species_layouts import Choice, find, read
 
