@@ -28,9 +28,9 @@ def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
     """
     from tqdm import tqdm
 
-    from bioclip2_jax import labels as program
     from bioclip2_jax.features.encode import spread
-    from bioclip2_jax.predict import taxa_of
+    from bioclip2_jax.identify import pybioclip as program
+    from bioclip2_jax.identify.predict import taxa_of
     from bioclip2_jax.weights.load import load
 
     rows = taxa_of(taxa)

@@ -55,9 +55,9 @@ def predict(
     """
     import csv
 
-    from bioclip2_jax import predict as program
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.features.encode import spread
+    from bioclip2_jax.identify import predict as program
     from bioclip2_jax.weights.load import load
 
     if (labels is None) == (taxa is None):
