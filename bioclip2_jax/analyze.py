@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import results, traits
+from bioclip2_jax import traits
 from bioclip2_jax.emergence import between as between_species
 from bioclip2_jax.emergence import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.features import store as stores
 from bioclip2_jax.text.taxonomy import RANKS
 

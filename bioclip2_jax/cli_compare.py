@@ -21,8 +21,8 @@ def compare(first: str, second: str, out: str | None) -> None:
     import json
     from pathlib import Path
 
-    from bioclip2_jax import compare as program
-    from bioclip2_jax import results
+    from bioclip2_jax.evaluation import compare as program
+    from bioclip2_jax.evaluation import tables as results
 
     found = program.compare(first, second)
     if out:

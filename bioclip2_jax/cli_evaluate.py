@@ -120,9 +120,9 @@ def evaluate(
         --class-column disease --where species=tuberosum --tasks few_shot_1 --out results/potato
       bioclip2 evaluate --features features/newt --data newt --tasks newt --out results/newt
     """
-    from bioclip2_jax import evaluate as program
     from bioclip2_jax.errors import UsageError
-    from bioclip2_jax.jobs import Settings, parse_tasks
+    from bioclip2_jax.evaluation import run as program
+    from bioclip2_jax.evaluation.tasks import Settings, parse_tasks
 
     given = [x for x in (workdir, model_path or features) if x]
     if len(given) != 1:

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from bioclip2_jax import results, train
+from bioclip2_jax import train
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.emergence.scaling import Truth, measure
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.features.encode import embed_images, embed_texts
 from bioclip2_jax.prepare import simulate
 from bioclip2_jax.prepare.builder import write_dataset

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from colour_world import COLOURS, COMMON, TAXA, square
 
-from bioclip2_jax.layouts import FISHNET_LABELS
+from bioclip2_jax.evaluation.published.beyond import FISHNET_LABELS
 from bioclip2_jax.text.taxonomy import RANKS
 
 EACH = 6  # pictures a class

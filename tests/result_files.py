@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from colour_world import square
 
-from bioclip2_jax.results import write_file
+from bioclip2_jax.evaluation.tables import write_file
 
 NAMES = ["Ignis red", "Ignis orange", "Mare blue"]
 

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from colour_world import ColourModel, write_world
 
-from bioclip2_jax import evaluate
 from bioclip2_jax.cli_compare import compare as command
-from bioclip2_jax.compare import compare
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluate import run_once
-from bioclip2_jax.jobs import Settings, parse_tasks
+from bioclip2_jax.evaluation import run as evaluate
+from bioclip2_jax.evaluation.compare import compare
+from bioclip2_jax.evaluation.run import run_once
+from bioclip2_jax.evaluation.tasks import Settings, parse_tasks
 from bioclip2_jax.measures.paired import paired
 
 

@@ -11,13 +11,16 @@ import pytest
 from click.testing import CliRunner
 from colour_world import ColourModel, square, write_world
 
-from bioclip2_jax import evaluate, following, jobs, species_tasks
 from bioclip2_jax.cli_evaluate import evaluate as command
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluate import run, run_once
+from bioclip2_jax.evaluation import follow
+from bioclip2_jax.evaluation import run as evaluate
+from bioclip2_jax.evaluation import species as species_tasks
+from bioclip2_jax.evaluation import tasks as jobs
+from bioclip2_jax.evaluation.follow import new_checkpoints
+from bioclip2_jax.evaluation.run import run, run_once
+from bioclip2_jax.evaluation.tasks import Settings
 from bioclip2_jax.features import embed
-from bioclip2_jax.following import new_checkpoints
-from bioclip2_jax.jobs import Settings
 from bioclip2_jax.text.taxonomy import RANKS
 
 VAL = {"red": 4, "orange": 3, "blue": 6, "green": 2}
@@ -197,20 +200,20 @@ def test_an_unknown_split_names_those_there_are(workdir, data):
 
 
 def test_latest_all_and_numbers_choose_checkpoints(workdir):
-    assert following.chosen_steps(workdir, "latest") == [20]
-    assert following.chosen_steps(workdir, "all") == [10, 20]
-    assert following.chosen_steps(workdir, "10") == [10]
+    assert follow.chosen_steps(workdir, "latest") == [20]
+    assert follow.chosen_steps(workdir, "all") == [10, 20]
+    assert follow.chosen_steps(workdir, "10") == [10]
     with pytest.raises(UsageError, match="15: not one of latest, all, 10, 20"):
-        following.chosen_steps(workdir, "15")
+        follow.chosen_steps(workdir, "15")
 
 
 def test_a_folder_without_checkpoints_is_a_clear_error(tmp_path):
     with pytest.raises(UsageError, match="no checkpoint here"):
-        following.chosen_steps(tmp_path, "latest")
+        follow.chosen_steps(tmp_path, "latest")
 
 
 def test_following_ends_with_the_training_and_misses_no_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(following, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     workdir = add_checkpoints(tmp_path, 1)
 
     def train():

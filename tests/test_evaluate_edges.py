@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 from colour_world import COLOURS, ColourModel, square, write_world
 
-from bioclip2_jax import cli, evaluate
+from bioclip2_jax import cli
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.features import embed, store
 from bioclip2_jax.weights import load as loading
 

@@ -11,17 +11,19 @@ import pytest
 from colour_world import ColourModel, write_world
 from tensorboardX.proto.event_pb2 import Event
 
-from bioclip2_jax import beyond_tasks, evaluate, following, results
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluate import run
-from bioclip2_jax.jobs import Settings
+from bioclip2_jax.evaluation import beyond, follow
+from bioclip2_jax.evaluation import run as evaluate
+from bioclip2_jax.evaluation import tables as results
+from bioclip2_jax.evaluation.run import run
+from bioclip2_jax.evaluation.tasks import Settings
 from bioclip2_jax.training import progress
 
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
-    monkeypatch.setattr(following, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     add_checkpoints(tmp_path / "run", 10, 20)
     return tmp_path / "run"
 
@@ -206,7 +208,7 @@ def test_a_damaged_checkpoint_that_stays_is_an_error(workdir, data, monkeypatch)
         raise UserError("flipped bits")
 
     monkeypatch.setattr(evaluate, "load", load)
-    monkeypatch.setattr(following, "REMOVAL_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "REMOVAL_SECONDS", 0.2)
     with pytest.raises(UserError, match="flipped bits"):
         run(workdir, Settings(data), follow=True, say=quiet)
 
@@ -272,7 +274,7 @@ def test_the_curves_of_the_training_are_left_alone(workdir, data):
 
 def test_results_that_go_elsewhere_are_drawn_there(workdir, tmp_path, monkeypatch):
     published_sets.plantdoc(tmp_path / "plantdoc")
-    monkeypatch.setattr(beyond_tasks, "SEEDS", (0,))
+    monkeypatch.setattr(beyond, "SEEDS", (0,))
     settings = Settings(str(tmp_path / "plantdoc"))
     run(workdir, settings, ["plantdoc"], out=tmp_path / "else", say=quiet)
     found = curves(tmp_path / "else" / "tensorboard" / "eval")

@@ -11,12 +11,15 @@ import pytest
 from click.testing import CliRunner
 from colour_world import TAXA, ColourModel
 
-from bioclip2_jax import beyond_tasks, cli, evaluate, species_layouts
+from bioclip2_jax import cli
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import beyond
+from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.evaluation.protocols import newt
+from bioclip2_jax.evaluation.published import species as species_layouts
+from bioclip2_jax.evaluation.published.species import Choice, find, read
 from bioclip2_jax.features import store
 from bioclip2_jax.measures import heads
-from bioclip2_jax.species_layouts import Choice, find, read
 
 TASKS = "zero_shot,few_shot"
 
@@ -34,9 +37,9 @@ def short(monkeypatch):
     """A model that knows colours, and less of what the protocols repeat."""
     monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
     monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
-    monkeypatch.setattr(beyond_tasks, "SEEDS", (0, 1))
+    monkeypatch.setattr(beyond, "SEEDS", (0, 1))
     searched = functools.partial(newt.newt, iterations=3, jobs=1)
-    monkeypatch.setattr(beyond_tasks, "newt", searched)
+    monkeypatch.setattr(beyond, "newt", searched)
     trained = functools.partial(heads.train_head, epochs=3)
     monkeypatch.setattr(heads, "train_head", trained)
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from colour_world import ColourModel, write_world
 
-from bioclip2_jax import evaluate
 from bioclip2_jax.cli_report import report as command
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.report import figures, pictures, read
 from bioclip2_jax.report.build import build, percent
 from bioclip2_jax.report.pictures import choose_pictures, worst_classes

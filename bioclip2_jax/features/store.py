@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioclip2_jax import results
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 ABOUT = "embedding.json"

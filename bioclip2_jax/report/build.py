@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 import bioclip2_jax
-from bioclip2_jax import results as files
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation import tables as files
 from bioclip2_jax.report import emergence, figures, pictures, published, read, tables
 from bioclip2_jax.report.read import Result
 

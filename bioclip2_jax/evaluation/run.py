@@ -16,12 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bioclip2_jax
-from bioclip2_jax import beyond_tasks, following, results, species_tasks
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import beyond
+from bioclip2_jax.evaluation import follow as following
+from bioclip2_jax.evaluation import species as species_tasks
+from bioclip2_jax.evaluation import tables as results
+from bioclip2_jax.evaluation.tasks import SPECIES_TASKS, Job, Settings, plan
 from bioclip2_jax.features import embed, store
 from bioclip2_jax.features.encode import SplitFeatures, embed_split, spread
-from bioclip2_jax.jobs import SPECIES_TASKS, Job, Settings, plan
 from bioclip2_jax.text.taxonomy import TaxonEntry
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.weights.load import Model, load
@@ -193,7 +196,7 @@ def evaluate_subject(
         folder = subject.folder / job.folder
         folder.mkdir(parents=True, exist_ok=True)
         if job.task not in SPECIES_TASKS:
-            result = beyond_tasks.run(job.task, job.root, kept(job.root), job.settings.protocol)
+            result = beyond.run(job.task, job.root, kept(job.root), job.settings.protocol)
         else:
             if job.told:
                 place = job.settings.annotations or job.settings.data
@@ -265,7 +268,7 @@ def _one_line(result: dict, folder: str) -> str:
     step = "" if result["step"] is None else f"step {result['step']} "
     head = f"{step}{folder + ' ' if folder else ''}{result['task']}"
     if result["task"] not in SPECIES_TASKS:
-        return f"{head}: {beyond_tasks.one_line(result)}"
+        return f"{head}: {beyond.one_line(result)}"
     if result["top1"] is None:
         return f"{head}: too few images a taxon"
     low, high = result["intervals"]["top1"]

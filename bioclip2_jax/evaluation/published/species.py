@@ -25,7 +25,7 @@ import numpy as np
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.layouts import read_lines
+from bioclip2_jax.evaluation.published.beyond import read_lines
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import results
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import tables as results
+from bioclip2_jax.evaluation.published.species import Species
 from bioclip2_jax.features.encode import SplitFeatures, embed_classes
 from bioclip2_jax.features.store import Store, align
 from bioclip2_jax.measures import calibration, hierarchy, metrics, open_set
 from bioclip2_jax.measures.scores import nearest, zero_shot
 from bioclip2_jax.measures.simple_shot import few_shot
-from bioclip2_jax.species_layouts import Species
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 from bioclip2_jax.text.templates import TEMPLATES

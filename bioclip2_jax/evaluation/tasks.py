@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bioclip2_jax import beyond_tasks, layouts, species_layouts, species_tasks
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.evaluation import beyond
+from bioclip2_jax.evaluation import species as species_tasks
+from bioclip2_jax.evaluation.published import beyond as layouts
+from bioclip2_jax.evaluation.published import species as species_layouts
 from bioclip2_jax.features import store
 
 SPECIES_TASKS = ("zero_shot", "few_shot_1", "few_shot_5")
-TASKS = (*SPECIES_TASKS, *beyond_tasks.TASKS)
+TASKS = (*SPECIES_TASKS, *beyond.TASKS)
 
 
 @dataclass(frozen=True)

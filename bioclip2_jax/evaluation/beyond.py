@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import layouts
 from bioclip2_jax.evaluation.protocols.awa2 import awa2
 from bioclip2_jax.evaluation.protocols.fishnet import fishnet
 from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
 from bioclip2_jax.evaluation.protocols.newt import newt
 from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
+from bioclip2_jax.evaluation.published import beyond as layouts
+from bioclip2_jax.evaluation.species import missing, rows_of
 from bioclip2_jax.features.store import Store
-from bioclip2_jax.species_tasks import missing, rows_of
 
 SEEDS = (0, 1, 2)
 

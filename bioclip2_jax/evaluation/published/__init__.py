@@ -1,0 +1,1 @@
+"""The published sets as they are laid out on disk."""
