@@ -107,7 +107,7 @@ def between(
         },
     }
     columns |= {"tsne_x": maps.tsne[:, 0].tolist(), "tsne_y": maps.tsne[:, 1].tolist()}
-    from bioclip2_jax.report import emergence_figures
+    from bioclip2_jax.figures import traits as emergence_figures
 
     figures = {"species_map.svg": emergence_figures.species_map(result)}
     if continuous:
@@ -193,7 +193,7 @@ def within(
         "species": entries,
         "panels": _panels(found, places, numbers, kinds, species.names),
     }
-    from bioclip2_jax.report import emergence_figures
+    from bioclip2_jax.figures import traits as emergence_figures
 
     figures = {"rho_by_species.svg": emergence_figures.rho_by_species(result)}
     for number, panel in enumerate(result["panels"], start=1):
@@ -217,7 +217,7 @@ def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -
       What is written to `theory.json`.
     """
     from bioclip2_jax.emergence import theory as experiments
-    from bioclip2_jax.report.theory_figures import theory_curves
+    from bioclip2_jax.figures.theory import theory_curves
 
     found = experiments.run(seed, say=say)
     out = Path(out)

@@ -12,7 +12,8 @@ from colour_world import ColourModel, write_world
 from bioclip2_jax.cli_report import report as command
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import run as evaluate
-from bioclip2_jax.report import figures, pictures, read
+from bioclip2_jax.figures import species as figures
+from bioclip2_jax.report import gather, pictures
 from bioclip2_jax.report.build import build, percent
 from bioclip2_jax.report.pictures import choose_pictures, worst_classes
 
@@ -150,13 +151,13 @@ def test_the_page_is_the_same_every_time(run, tmp_path):
 
 
 def test_names_cannot_inject_markup(run, tmp_path, monkeypatch):
-    read_csv = read.read_csv
+    read_csv = gather.read_csv
 
     def hostile(path, columns):
         rows = read_csv(path, columns)
         return [{**row, "scientificName": "<script>alert(1)</script>"} for row in rows]
 
-    monkeypatch.setattr(read, "read_csv", hostile)
+    monkeypatch.setattr(gather, "read_csv", hostile)
     text = build(*run, tmp_path / "report.html").read_text("utf-8")
     assert "<script" not in text and "&lt;script&gt;" in text
 

@@ -14,7 +14,7 @@ from test_report import Tags
 
 from bioclip2_jax.cli_report import report as command
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.report import published, read, tables
+from bioclip2_jax.report import gather, published, tables
 from bioclip2_jax.report.build import build_results
 
 
@@ -74,10 +74,10 @@ def test_no_two_sets_share_a_name():
 # ---- Our rows
 
 
-def results_of(tmp_path: Path, values: list[dict]) -> list[read.Result]:
+def results_of(tmp_path: Path, values: list[dict]) -> list[gather.Result]:
     for number, one in enumerate(values):
         put(tmp_path / str(number) / f"{one['task']}.json", one)
-    return read.newest(read.gather([tmp_path]))
+    return gather.newest(gather.gather([tmp_path]))
 
 
 def test_a_set_that_was_not_measured_is_a_dash_and_leaves_no_mean(tmp_path):
@@ -155,7 +155,7 @@ def plain_name(model: str) -> str:
 def test_models_of_the_same_name_are_told_apart(tmp_path):
     for number, model in enumerate(("a/export", "b/export")):
         put(tmp_path / str(number) / "zero_shot.json", zero_shot() | {"model": model})
-    assert {result.model for result in read.gather([tmp_path])} == {"a/export", "b/export"}
+    assert {result.model for result in gather.gather([tmp_path])} == {"a/export", "b/export"}
 
 
 def test_of_several_steps_the_last_one_is_shown(tmp_path):

@@ -11,8 +11,9 @@ from markupsafe import Markup
 import bioclip2_jax
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import tables as files
-from bioclip2_jax.report import emergence, figures, pictures, published, read, tables
-from bioclip2_jax.report.read import Result
+from bioclip2_jax.figures import species as figures
+from bioclip2_jax.report import emergence, gather, pictures, published, tables
+from bioclip2_jax.report.gather import Result
 
 _CLASS_COLUMNS = ("order", "scientificName", "vernacularName", "num_images", "top1")
 _IMAGE_COLUMNS = ("index", "key", "scientificName", "correct", "answer_1", "score_1")
@@ -33,7 +34,7 @@ def build(workdir: str | Path, data_dir: str | Path, out: str | Path) -> Path:
       UserError: not evaluated yet, or evaluated on another dataset.
     """
     folder = Path(workdir) / files.FOLDER
-    found = read.gather([folder]) if folder.is_dir() else []
+    found = gather.gather([folder]) if folder.is_dir() else []
     if not any(result.kind == "zero_shot" for result in found):
         raise UserError(
             f"{workdir}: no results to report; run `bioclip2 evaluate --workdir {workdir}"
@@ -57,7 +58,7 @@ def build_results(folders: Sequence[str | Path], out: str | Path) -> Path:
     Raises:
       UserError: a folder holds no results, or damaged ones.
     """
-    return _write(read.gather(folders), out)
+    return _write(gather.gather(folders), out)
 
 
 def _write(
@@ -71,7 +72,7 @@ def _write(
     def draw(svg: str) -> Markup:
         return Markup(figures.inline(svg, f"f{next(numbers)}"))
 
-    latest = read.newest(found)
+    latest = gather.newest(found)
     answered = [result for result in latest if result.kind == "zero_shot"]
     answered.sort(key=lambda result: (result.subject, result.set_name, result.path))
     beyond = [result for result in latest if result.kind in published.TASK_TITLES]
@@ -97,7 +98,7 @@ def _write(
         "emergence": [
             _checked(emergence.part, result, draw)
             for result in sorted(latest, key=lambda result: (result.subject, result.path))
-            if result.kind in read.ANALYSES
+            if result.kind in gather.ANALYSES
         ],
         "runs": training_parts(latest, draw, workdir),
         "left_out": [(r, tables.left_out(r)) for r in latest if any(tables.left_out(r).values())],
@@ -116,7 +117,7 @@ def _checked(function: Callable[..., dict], result: Result, *arguments) -> dict:
     try:
         return function(result, *arguments)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise read.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
+        raise gather.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
 
 
 def _environment() -> jinja2.Environment:
@@ -152,8 +153,8 @@ def evaluation_part(
       UserError: a table beside the result is damaged, or the dataset is another one.
     """
     folder, values = result.path.parent, result.values
-    classes = read.read_csv(folder / "zero_shot_classes.csv", _CLASS_COLUMNS)
-    answers = read.read_csv(folder / "zero_shot_images.csv", _IMAGE_COLUMNS)
+    classes = gather.read_csv(folder / "zero_shot_classes.csv", _CLASS_COLUMNS)
+    answers = gather.read_csv(folder / "zero_shot_images.csv", _IMAGE_COLUMNS)
     alike = [r for r in found if r.model == result.model and r.asked == result.asked]
     steps = sorted((r.values for r in alike if r.step is not None), key=lambda v: v["step"])
     bins = (values.get("calibration") or {}).get("bins")
@@ -170,7 +171,7 @@ def evaluation_part(
         "progress": draw(figures.accuracy_over_steps(steps)) if len(steps) > 1 else "",
         "reliability": draw(figures.reliability(bins)) if bins else "",
         "maps": class_maps(folder, classes, draw),
-        "datasets": read.read_csv(folder / "zero_shot_datasets.csv", ("datasetName", "top1")),
+        "datasets": gather.read_csv(folder / "zero_shot_datasets.csv", ("datasetName", "top1")),
         **picture_parts(result, classes, answers, data_dir),
     }
 
@@ -276,7 +277,9 @@ def _vision(result: Result) -> dict | None:
     folder = _run_folder(result)
     if folder is None:
         return None
-    vision = (read.read_json(folder / "model.json").get("model_cfg") or {}).get("vision_cfg") or {}
+    vision = (gather.read_json(folder / "model.json").get("model_cfg") or {}).get(
+        "vision_cfg"
+    ) or {}
     keys = ("width", "layers", "image_size", "patch_size")
     return vision if all(key in vision for key in keys) else None
 
@@ -292,7 +295,7 @@ def training_parts(
             runs.setdefault(folder.resolve(), result.model)
     parts = []
     for folder, name in runs.items():
-        rows = read.read_jsonl(folder / "metrics.jsonl")
+        rows = gather.read_jsonl(folder / "metrics.jsonl")
         if rows:
             curves = draw(figures.training_curves(rows))
             parts.append({"name": name, "curves": curves, "last": rows[-1]})

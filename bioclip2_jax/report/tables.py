@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bioclip2_jax.report.gather import Result
 from bioclip2_jax.report.published import BenchmarkSet, Column, PublishedTable, find_set
-from bioclip2_jax.report.read import Result
 
 CLOSE = 0.02  # copies of a set differ by a few pictures; by more it is another set
 
