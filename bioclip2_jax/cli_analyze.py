@@ -84,8 +84,8 @@ def between(
       bioclip2 analyze between --features features/birds --traits avonet.csv \\
         --log-trait Mass --trait Hand-Wing.Index --label Habitat --out analysis
     """
-    from bioclip2_jax import analyze as program
-    from bioclip2_jax.traits import Wanted
+    from bioclip2_jax.analysis import run as program
+    from bioclip2_jax.analysis.traits import Wanted
 
     wanted = Wanted(table, species_column, continuous, logarithms, discrete)
     result = program.between(features, out, wanted, leave_out=leave_out, **options)
@@ -130,7 +130,7 @@ def within(features: str, out: str, label: str, values: tuple[str, str] | None, 
       bioclip2 analyze within --features features/leaves --variant disease \\
         --values healthy "late blight" --dimensions 20 --out analysis
     """
-    from bioclip2_jax import analyze as program
+    from bioclip2_jax.analysis import run as program
 
     result = program.within(features, out, label, values or None, **options)
     for line in program.within_lines(result):
@@ -152,7 +152,7 @@ def theory(out: str, seed: int) -> None:
     Example:
       bioclip2 analyze theory --out results/theory
     """
-    from bioclip2_jax import analyze as program
+    from bioclip2_jax.analysis import run as program
 
     program.theory(out, seed, click.echo)
 
@@ -184,7 +184,7 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
     Example:
       bioclip2 analyze scaling --config=configs/scaling.py --out runs/scaling
     """
-    from bioclip2_jax import scaling_study as program
+    from bioclip2_jax.analysis import study as program
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.training.recipe import parse_recipe
 

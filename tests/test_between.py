@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score, silhouette_score
 
-from bioclip2_jax.emergence import between, ridge
+from bioclip2_jax.analysis import between, ridge
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare.simulate import TRAITS, grow_tree
 

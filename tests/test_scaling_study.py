@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from kept_models import save_run
 
-from bioclip2_jax import scaling_study
-from bioclip2_jax.emergence.scaling import Truth, measure
+from bioclip2_jax.analysis import study as scaling_study
+from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bioclip2_jax.emergence import linear_encoder, theory
-from bioclip2_jax.emergence.linear_encoder import project, span_of
+from bioclip2_jax.analysis import linear_encoder, theory
+from bioclip2_jax.analysis.linear_encoder import project, span_of
 
 SPECIES, DIM, SCALE = 8, 24, 3.0  # at higher scales the forces vanish in float32
 

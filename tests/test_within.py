@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bioclip2_jax.emergence.within import check_dimensions, panel, within
+from bioclip2_jax.analysis.within import check_dimensions, panel, within
 from bioclip2_jax.errors import UsageError, UserError
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bioclip2_jax import train
+from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.data.records import Record
-from bioclip2_jax.emergence.scaling import Truth, measure
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.features.encode import embed_images, embed_texts

@@ -35,8 +35,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bioclip2_jax.emergence import linear_encoder
-from bioclip2_jax.emergence.linear_encoder import World
+from bioclip2_jax.analysis import linear_encoder
+from bioclip2_jax.analysis.linear_encoder import World
 
 STEPS = 1024
 REPLICATES = 8

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bioclip2_jax.emergence.ridge import assign_folds, gradient_axis, nested_ridge
+from bioclip2_jax.analysis.ridge import assign_folds, gradient_axis, nested_ridge
 from bioclip2_jax.errors import UserError
 
 MAX_PAIRED = 1500  # species whose pairwise distances are compared; more are thinned at random

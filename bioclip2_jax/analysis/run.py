@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax import traits
-from bioclip2_jax.emergence import between as between_species
-from bioclip2_jax.emergence import within as within_species
+from bioclip2_jax.analysis import between as between_species
+from bioclip2_jax.analysis import traits
+from bioclip2_jax.analysis import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.features import store as stores
@@ -216,7 +216,7 @@ def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -
     Returns:
       What is written to `theory.json`.
     """
-    from bioclip2_jax.emergence import theory as experiments
+    from bioclip2_jax.analysis import theory as experiments
     from bioclip2_jax.figures.theory import theory_curves
 
     found = experiments.run(seed, say=say)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from bioclip2_jax.emergence import between
-from bioclip2_jax.emergence.within import SpeciesWithin, Within, within
+from bioclip2_jax.analysis import between
+from bioclip2_jax.analysis.within import SpeciesWithin, Within, within
 from bioclip2_jax.measures.metrics import number
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.prepare.simulate import TRAITS, Species
