@@ -8,7 +8,7 @@ Prints CPU time, so other work on the machine does not count.
 import argparse
 import time
 
-from bioclip2_jax.prepare import simulate
+from bioclip2_jax.prepare.simulated import tree as simulate
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.prepare import simulate
+from bioclip2_jax.prepare.simulated import tree as simulate
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.tokenizer import tokenize
 from bioclip2_jax.weights import layout

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bioclip2_jax.data.records import make_record
-from bioclip2_jax.prepare.builder import write_dataset
+from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from bioclip2_jax.cli_analyze import analyze
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import store
 from bioclip2_jax.figures import traits as emergence_figures
-from bioclip2_jax.prepare.simulate import TRAITS, grow_tree
+from bioclip2_jax.prepare.simulated.tree import TRAITS, grow_tree
 from bioclip2_jax.text.taxonomy import RANKS
 
 SPECIES, DIM, IMAGES = 40, 64, 8

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, silhouette_score
 
 from bioclip2_jax.analysis import between, ridge
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.prepare.simulate import TRAITS, grow_tree
+from bioclip2_jax.prepare.simulated.tree import TRAITS, grow_tree
 
 
 def normal(features):

@@ -13,8 +13,8 @@ from PIL import Image
 from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import make_record, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare import builder
-from bioclip2_jax.prepare.builder import Rejected, write_dataset
+from bioclip2_jax.prepare import write as builder
+from bioclip2_jax.prepare.write import Rejected, write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 
 LION = Taxon("Animalia", "Chordata", "Mammalia", "Carnivora", "Felidae", "Panthera", "leo")

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from bioclip2_jax.prepare import names, simulate
+from bioclip2_jax.prepare.simulated import names
+from bioclip2_jax.prepare.simulated import tree as simulate
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from bioclip2_jax.data import dataset, pipeline, records
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.prepare.builder import write_dataset
+from bioclip2_jax.prepare.write import write_dataset
 from configs import quickstart
 
 SIZE = 32

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioclip2_jax.prepare.bodies import BODIES, Appearance, Paint, rgb
-from bioclip2_jax.prepare.render import HABITATS, render
+from bioclip2_jax.prepare.simulated.bodies import BODIES, Appearance, Paint, rgb
+from bioclip2_jax.prepare.simulated.photograph import HABITATS, render
 
 
 def _look(**changes) -> Appearance:

@@ -13,7 +13,7 @@ from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.prepare.simulate import TRAITS, grow_tree
+from bioclip2_jax.prepare.simulated.tree import TRAITS, grow_tree
 from bioclip2_jax.weights.description import Preprocess
 from configs import scaling
 

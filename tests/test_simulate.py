@@ -7,7 +7,7 @@ import pytest
 
 from bioclip2_jax.data import dataset, images
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.prepare import simulate
+from bioclip2_jax.prepare.simulated import tree as simulate
 from bioclip2_jax.text.taxonomy import RANKS
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bioclip2_jax.prepare.spool import Spool, digest
+from bioclip2_jax.prepare.shuffle import Spool, digest
 
 
 def record(number: int) -> dict:

@@ -9,7 +9,7 @@ from bioclip2_jax.analysis import between
 from bioclip2_jax.analysis.within import SpeciesWithin, Within, within
 from bioclip2_jax.measures.metrics import number
 from bioclip2_jax.measures.simple_shot import few_shot
-from bioclip2_jax.prepare.simulate import TRAITS, Species
+from bioclip2_jax.prepare.simulated.tree import TRAITS, Species
 
 GROUP_SPECIES = 6  # a body plan with fewer is too small for a space between its species
 

@@ -27,9 +27,9 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.features.encode import embed_images, embed_texts
 from bioclip2_jax.figures.scaling import scaling_curves
-from bioclip2_jax.prepare import simulate
-from bioclip2_jax.prepare.builder import write_dataset
-from bioclip2_jax.prepare.names import LatinNames, description
+from bioclip2_jax.prepare.simulated import tree as simulate
+from bioclip2_jax.prepare.simulated.names import LatinNames, description
+from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.weights.load import load

@@ -1,0 +1,1 @@
+"""Datasets from pictures and tables, and from a simulated tree of life."""

@@ -14,7 +14,7 @@ from bioclip2_jax.data import tables
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.data.tables import Table, normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare.builder import Rejected, Summary, write_dataset
+from bioclip2_jax.prepare.write import Rejected, Summary, write_dataset
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, clean
 
 # Column names as `tables.normal` writes them, the best first.

@@ -9,7 +9,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bioclip2_jax.prepare.bodies import BODIES, Appearance, Paint, Pen, rgb
+from bioclip2_jax.prepare.simulated.bodies import BODIES, Appearance, Paint, Pen, rgb
 
 # Ground and backdrop (hue, saturation, value) of each habitat, and what is scattered over it.
 HABITATS = {

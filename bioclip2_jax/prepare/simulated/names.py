@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from bioclip2_jax.prepare.bodies import Appearance, Paint
+from bioclip2_jax.prepare.simulated.bodies import Appearance, Paint
 
 _NAMELESS = 0.12  # share of species without a common name
 

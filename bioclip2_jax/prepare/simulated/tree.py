@@ -13,10 +13,10 @@ import numpy as np
 
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.prepare.bodies import Appearance
-from bioclip2_jax.prepare.builder import Summary, write_dataset
-from bioclip2_jax.prepare.names import LatinNames, common_name
-from bioclip2_jax.prepare.render import render
+from bioclip2_jax.prepare.simulated.bodies import Appearance
+from bioclip2_jax.prepare.simulated.names import LatinNames, common_name
+from bioclip2_jax.prepare.simulated.photograph import render
+from bioclip2_jax.prepare.write import Summary, write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 
 TRAITS = (

@@ -28,7 +28,7 @@ from bioclip2_jax.data import images
 from bioclip2_jax.data.dataset import CAPTIONS_FILE, TAXA_FILE
 from bioclip2_jax.data.records import TEXT_FIELDS, Record, caption_of, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare.spool import Spool, digest
+from bioclip2_jax.prepare.shuffle import Spool, digest
 from bioclip2_jax.text.captions import TEXT_KINDS
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.text.tokenizer import tokenize

@@ -1,0 +1,1 @@
+"""A tree of life grown from a seed, and photographs of it."""
