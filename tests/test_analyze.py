@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bioclip2_jax.cli_analyze import analyze
+from bioclip2_jax.cli.analyze import analyze
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import store
 from bioclip2_jax.figures import traits as emergence_figures

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from colour_world import ColourModel, write_world
 
-from bioclip2_jax.cli_compare import compare as command
+from bioclip2_jax.cli.compare import compare as command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.evaluation.compare import compare

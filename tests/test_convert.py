@@ -13,7 +13,7 @@ from kept_models import export_open_clip, params_of, read, save_run, state_dict
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from bioclip2_jax.cli_export import export
+from bioclip2_jax.cli.export import export
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import bioclip2_jax
 from bioclip2_jax import train
-from bioclip2_jax.cli_convert import convert
+from bioclip2_jax.cli.convert import convert
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from colour_world import COLOURS, TAXA, ColourModel, square, write_world
 
-from bioclip2_jax.cli_embed import embed as command
+from bioclip2_jax.cli.embed import embed as command
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import embed, store

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from colour_world import ColourModel, square, write_world
 
-from bioclip2_jax.cli_evaluate import evaluate as command
+from bioclip2_jax.cli.evaluate import evaluate as command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import follow
 from bioclip2_jax.evaluation import run as evaluate

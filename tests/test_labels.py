@@ -9,7 +9,7 @@ from kept_models import export_open_clip
 from test_convert_forms import random_params
 
 import bioclip2_jax
-from bioclip2_jax.cli_labels import labels
+from bioclip2_jax.cli.labels import labels
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features.encode import embed_texts
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 from colour_world import COLOURS, ColourModel, square
 
-from bioclip2_jax.cli_predict import predict as command
+from bioclip2_jax.cli.predict import predict as command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.identify.predict import find_images, predict, read_labels, read_taxa
 from bioclip2_jax.weights import load as loading

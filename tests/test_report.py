@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from colour_world import ColourModel, write_world
 
-from bioclip2_jax.cli_report import report as command
+from bioclip2_jax.cli.report import report as command
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.figures import species as figures

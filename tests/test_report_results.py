@@ -12,7 +12,7 @@ from colour_world import square
 from result_files import WITHIN, beyond, put, put_csv, put_evaluation, put_squares, zero_shot
 from test_report import Tags
 
-from bioclip2_jax.cli_report import report as command
+from bioclip2_jax.cli.report import report as command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.report import gather, published, tables
 from bioclip2_jax.report.build import build_results

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from kept_models import export_open_clip, read, state_dict
 
-from bioclip2_jax.cli_convert import convert
+from bioclip2_jax.cli.convert import convert
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models.presets import PRESETS, to_open_clip
 from bioclip2_jax.weights import open as sources

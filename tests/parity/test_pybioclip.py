@@ -11,7 +11,7 @@ from kept_models import export_open_clip
 from PIL import Image
 
 import bioclip2_jax
-from bioclip2_jax import cli_labels, cli_predict
+from bioclip2_jax.cli import labels, predict
 from bioclip2_jax.data import images
 from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.weights.description import Preprocess
@@ -66,7 +66,7 @@ def test_its_predictions_from_our_export_are_ours(place, monkeypatch):
     )
     (place / "names.txt").write_text("\n".join(NAMES))
     result = CliRunner().invoke(
-        cli_predict.predict,
+        predict.predict,
         [*pictures, "--model", str(place / "model"), "--labels", str(place / "names.txt")]
         + ["--output", str(place / "ours.csv")],
     )
@@ -95,7 +95,7 @@ def test_its_embeddings_from_our_export_are_ours(place, monkeypatch):
 def test_its_tree_of_life_classifier_takes_our_label_files(place):
     (place / "taxa.csv").write_text(TAXA)
     result = CliRunner().invoke(
-        cli_labels.labels,
+        labels.labels,
         [str(place / "taxa.csv"), "--model", str(place / "model"), "--out", str(place / "labels")],
     )
     assert result.exit_code == 0, result.exception

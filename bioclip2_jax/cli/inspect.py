@@ -26,7 +26,7 @@ def inspect(
       bioclip2 inspect --data runs/quickstart/data --extract 8 --out pictures
       bioclip2 inspect --model runs/quickstart
     """
-    from bioclip2_jax import inspection
+    from bioclip2_jax.cli import inspection
 
     if not data and not model:
         raise UsageError("nothing to inspect: give --data DIR or --model PATH")
