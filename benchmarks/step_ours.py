@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding  # noqa: E402
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
 from bioclip2_jax.training import progress, sharding  # noqa: E402
-from bioclip2_jax.training import step as train_step
+from bioclip2_jax.training import step as train_step  # noqa: E402
 from bioclip2_jax.weights import layout  # noqa: E402
 from bioclip2_jax.weights.tensors import open_safetensors  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402

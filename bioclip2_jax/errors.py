@@ -16,6 +16,11 @@ class UsageError(UserError):
     exit_code = 2
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, at most 200 characters, else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def exit_on_user_error(program: Callable[[], object]) -> None:
     """Runs a program; a `UserError` becomes one line on standard error and its exit code."""
     try:

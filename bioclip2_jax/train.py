@@ -88,7 +88,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         save_model_description(config, model, workdir)
 
     # ---- Data, from that step on; each process reads what its devices hold
-    slices, num_slices = distributed.local_slices(mesh)
+    slices, num_slices = sharding.local_slices(mesh)
     batches = pipeline.batches(config, model.vision.image_size, start, slices, num_slices)
 
     # ---- Loop
@@ -127,7 +127,7 @@ def loop(
             with clock.waiting():
                 batch = next(batches)
             flops = train_step.train_flops_per_step(config, model, batch["tokens"].shape[1])
-            state, values = step_function(state, distributed.global_batch(mesh, batch))
+            state, values = step_function(state, sharding.global_batch(mesh, batch))
             if pending:
                 finish_step(config, workdir, writer, clock, *pending)
             pending = (done, values, flops)

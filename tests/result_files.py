@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from colour_world import square
 
-from bioclip2_jax.evaluation.tables import write_file
+from bioclip2_jax.files import write_bytes
 
 NAMES = ["Ignis red", "Ignis orange", "Mare blue"]
 
@@ -107,7 +107,7 @@ def put_evaluation(folder: Path, pictures: Path | None = None, **changes) -> Pat
     buffer = io.BytesIO()
     vectors = np.random.default_rng(0).normal(size=(2, len(NAMES), 4)).astype(np.float32)
     np.savez(buffer, classes=np.arange(len(NAMES)), image=vectors[0], text=vectors[1])
-    write_file(folder / "zero_shot_embeddings.npz", buffer.getvalue())
+    write_bytes(folder / "zero_shot_embeddings.npz", buffer.getvalue())
     put_csv(
         folder / "zero_shot_images.csv",
         [

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from bioclip2_jax.cli.analyze import analyze
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import store
-from bioclip2_jax.figures import traits as emergence_figures
 from bioclip2_jax.prepare.simulated.tree import TRAITS, grow_tree
+from bioclip2_jax.report.figures import traits as emergence_figures
 from bioclip2_jax.text.taxonomy import RANKS
 
 SPECIES, DIM, IMAGES = 40, 64, 8

@@ -191,6 +191,6 @@ def test_a_batch_is_put_where_its_rows_belong():
     rows_of = np.random.default_rng(0).normal(size=(16, 3))
     devices = np.array(jax.devices())[::-1].reshape([-1] + [1] * (len(sharding.BATCH[0]) - 1))
     mesh = Mesh(devices, sharding.BATCH[0])
-    found = distributed.global_batch(mesh, {"images": rows_of.astype(np.float32)})["images"]
+    found = sharding.global_batch(mesh, {"images": rows_of.astype(np.float32)})["images"]
     np.testing.assert_array_equal(found, rows_of.astype(np.float32))
     assert found.sharding.spec == sharding.BATCH

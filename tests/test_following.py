@@ -11,10 +11,10 @@ import pytest
 from colour_world import ColourModel, write_world
 from tensorboardX.proto.event_pb2 import Event
 
+from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import beyond, follow
 from bioclip2_jax.evaluation import run as evaluate
-from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.evaluation.run import run
 from bioclip2_jax.evaluation.tasks import Settings
 from bioclip2_jax.training import progress
@@ -72,18 +72,18 @@ def test_a_kill_at_any_write_loses_and_repeats_nothing_that_was_done(workdir, da
     run(workdir, Settings(data), follow=True, out=workdir / "whole", say=quiet)
     whole = {path.name for path in (workdir / "whole" / "10").iterdir()}
     evaluated: Counter[str] = Counter()
-    write_file = results.write_file
+    write_bytes = files.write_bytes
 
     def counted(path: Path, content: bytes) -> None:
         nonlocal left
         left -= 1
         if left < 0:
             raise Killed
-        write_file(path, content)
+        write_bytes(path, content)
         if "step" in (json.loads(content) if path.suffix == ".json" else {}):
             evaluated[f"{path.parent.name}/{path.name}"] += 1
 
-    monkeypatch.setattr(results, "write_file", counted)
+    monkeypatch.setattr(files, "write_bytes", counted)
     starts = 0
     while True:
         left, starts = 5 + starts % 3, starts + 1  # a task takes five: dies within and between
@@ -215,14 +215,14 @@ def test_a_damaged_checkpoint_that_stays_is_an_error(workdir, data, monkeypatch)
 
 def test_an_old_result_does_not_vouch_for_new_tables(workdir, data, monkeypatch):
     run(workdir, Settings(data), ["zero_shot"], say=quiet)
-    write_file = results.write_file
+    write_bytes = files.write_bytes
 
     def dies(path: Path, content: bytes) -> None:
         if path.name == "zero_shot_images.csv":
             raise Killed
-        write_file(path, content)
+        write_bytes(path, content)
 
-    monkeypatch.setattr(results, "write_file", dies)
+    monkeypatch.setattr(files, "write_bytes", dies)
     with pytest.raises(Killed):
         run(workdir, Settings(data, labels="all"), ["zero_shot"], say=quiet)
     assert not (workdir / "eval" / "20" / "zero_shot.json").exists()

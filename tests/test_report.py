@@ -12,9 +12,9 @@ from colour_world import ColourModel, write_world
 from bioclip2_jax.cli.report import report as command
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import run as evaluate
-from bioclip2_jax.figures import species as figures
 from bioclip2_jax.report import gather, pictures
 from bioclip2_jax.report.build import build, percent
+from bioclip2_jax.report.figures import species as figures
 from bioclip2_jax.report.pictures import choose_pictures, worst_classes
 
 VAL = {"red": 4, "orange": 3, "blue": 7, "green": 2}

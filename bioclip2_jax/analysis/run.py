@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.analysis import between as between_species
 from bioclip2_jax.analysis import traits
 from bioclip2_jax.analysis import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.features import store as stores
 from bioclip2_jax.text.taxonomy import RANKS
 
@@ -107,7 +107,7 @@ def between(
         },
     }
     columns |= {"tsne_x": maps.tsne[:, 0].tolist(), "tsne_y": maps.tsne[:, 1].tolist()}
-    from bioclip2_jax.figures import traits as emergence_figures
+    from bioclip2_jax.report.figures import traits as emergence_figures
 
     figures = {"species_map.svg": emergence_figures.species_map(result)}
     if continuous:
@@ -193,7 +193,7 @@ def within(
         "species": entries,
         "panels": _panels(found, places, numbers, kinds, species.names),
     }
-    from bioclip2_jax.figures import traits as emergence_figures
+    from bioclip2_jax.report.figures import traits as emergence_figures
 
     figures = {"rho_by_species.svg": emergence_figures.rho_by_species(result)}
     for number, panel in enumerate(result["panels"], start=1):
@@ -217,13 +217,13 @@ def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -
       What is written to `theory.json`.
     """
     from bioclip2_jax.analysis import theory as experiments
-    from bioclip2_jax.figures.theory import theory_curves
+    from bioclip2_jax.report.figures.theory import theory_curves
 
     found = experiments.run(seed, say=say)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    results.write_file(out / "theory.svg", theory_curves(found).encode())
-    results.write_file(out / "theory.json", (json.dumps(found, indent=1) + "\n").encode())
+    files.write_text(out / "theory.svg", theory_curves(found))
+    files.write_json(out / "theory.json", found)
     return found
 
 
@@ -395,8 +395,8 @@ def _write(
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    results.write_csv(out / f"{name}.csv", rows, list(columns))
+    files.write_csv(out / f"{name}.csv", rows, list(columns))
     for file, text in figures.items():
-        results.write_file(out / file, (text + "\n").encode())
+        files.write_text(out / file, (text + "\n"))
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    results.write_file(out / f"{name}.json", (text + "\n").encode())
+    files.write_text(out / f"{name}.json", (text + "\n"))

@@ -20,16 +20,15 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from bioclip2_jax import train
+from bioclip2_jax import files, train
 from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.features.encode import embed_images, embed_texts
-from bioclip2_jax.figures.scaling import scaling_curves
 from bioclip2_jax.prepare.simulated import tree as simulate
 from bioclip2_jax.prepare.simulated.names import LatinNames, description
 from bioclip2_jax.prepare.write import write_dataset
+from bioclip2_jax.report.figures.scaling import scaling_curves
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.weights.load import load
@@ -110,9 +109,9 @@ def run(
                 rows.append(row | measure(stored["pictures"], truth, stored["names"]))
             say(_one_line(rows[-1]))
     found = {"analysis": "scaling", "settings": settings, "runs": rows}
-    results.write_file(out / "scaling.json", (json.dumps(found, indent=1) + "\n").encode())
-    results.write_csv(out / "scaling.csv", rows, list(rows[-1]))
-    results.write_file(out / "scaling.svg", scaling_curves(found).encode())
+    files.write_json(out / "scaling.json", found)
+    files.write_csv(out / "scaling.csv", rows, list(rows[-1]))
+    files.write_text(out / "scaling.svg", scaling_curves(found))
     return found
 
 
@@ -123,7 +122,7 @@ def _claim(out: Path, settings: dict) -> None:
             raise UsageError(f"--out {out} holds a study with other settings; name another folder")
         return
     out.mkdir(parents=True, exist_ok=True)
-    results.write_file(path, (json.dumps(settings, indent=1) + "\n").encode())
+    files.write_json(path, settings)
 
 
 def _one_line(row: dict) -> str:
@@ -238,4 +237,4 @@ def _encode(workdir: Path, world: _World, captions: str, pictures: list[bytes], 
     texts = [caption("taxon", world.taxon(species, kind)) for species in world.species]
     buffer = io.BytesIO()
     np.savez(buffer, pictures=features, names=embed_texts(model, texts, 128))
-    results.write_file(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())

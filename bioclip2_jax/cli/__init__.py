@@ -11,19 +11,19 @@ from bioclip2_jax.errors import exit_on_user_error
 
 # Name → module and one-line help, so that `--help` imports nothing heavy.
 _COMMANDS = {
-    "prepare": ("cli_prepare", "Make a dataset: from pictures with a table, or simulated."),
-    "train": ("cli_train", "Train a model, or go on with a run that was interrupted."),
-    "plan": ("cli_plan", "Tell whether a recipe fits accelerators, without having them."),
-    "evaluate": ("cli_evaluate", "Measure a model: species, and the paper's other tasks."),
-    "compare": ("cli_compare", "Tell whether one of two models is better on the same pictures."),
-    "export": ("cli_export", "Write a model for PyTorch's open_clip."),
-    "convert": ("cli_convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),
-    "labels": ("cli_labels", "Write the label files that pybioclip reads."),
-    "predict": ("cli_predict", "Name the organisms in pictures."),
-    "embed": ("cli_embed", "Keep the features of many pictures, as Parquet."),
-    "analyze": ("cli_analyze", "Look for what a model knows beyond the names of species."),
-    "report": ("cli_report", "Write one HTML page about results."),
-    "inspect": ("cli_inspect", "Describe a dataset or a model."),
+    "prepare": ("prepare", "Make a dataset: from pictures with a table, or simulated."),
+    "train": ("train", "Train a model, or go on with a run that was interrupted."),
+    "plan": ("plan", "Tell whether a recipe fits accelerators, without having them."),
+    "evaluate": ("evaluate", "Measure a model: species, and the paper's other tasks."),
+    "compare": ("compare", "Tell whether one of two models is better on the same pictures."),
+    "export": ("export", "Write a model for PyTorch's open_clip."),
+    "convert": ("convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),
+    "labels": ("labels", "Write the label files that pybioclip reads."),
+    "predict": ("predict", "Name the organisms in pictures."),
+    "embed": ("embed", "Keep the features of many pictures, as Parquet."),
+    "analyze": ("analyze", "Look for what a model knows beyond the names of species."),
+    "report": ("report", "Write one HTML page about results."),
+    "inspect": ("inspect", "Describe a dataset or a model."),
 }
 
 
@@ -34,7 +34,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"bioclip2_jax.{_COMMANDS[name][0]}")
+        module = importlib.import_module(f"bioclip2_jax.cli.{_COMMANDS[name][0]}")
         return getattr(module, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

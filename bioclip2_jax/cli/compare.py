@@ -18,15 +18,14 @@ def compare(first: str, second: str, out: str | None) -> None:
     Example:
       bioclip2 compare runs/birds/eval/1000 runs/birds/eval/9000 --out comparison.json
     """
-    import json
     from pathlib import Path
 
+    from bioclip2_jax import files
     from bioclip2_jax.evaluation import compare as program
-    from bioclip2_jax.evaluation import tables as results
 
     found = program.compare(first, second)
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        results.write_file(Path(out), (json.dumps(found, indent=1) + "\n").encode())
+        files.write_json(Path(out), found)
     for task, result in found["tasks"].items():
         click.echo(program.one_line(task, result))

@@ -10,12 +10,12 @@ data are several species sets, in a folder of its own for each of them.
 import contextlib
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bioclip2_jax
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import beyond
@@ -211,7 +211,7 @@ def evaluate_subject(
         head["version"] = bioclip2_jax.__version__
         result = head | result | {"settings": asdict(job.settings)}
         path = folder / f"{job.task}.json"
-        results.write_file(path, (json.dumps(result, indent=1) + "\n").encode())
+        files.write_json(path, result)
         written(path)
         say(_one_line(result, job.folder))
 

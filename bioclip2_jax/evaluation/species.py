@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import tables as results
@@ -299,7 +300,7 @@ def run_zero_shot(
     pictures = np.stack([features[part].mean(axis=0) for part in members])
     buffer = io.BytesIO()
     np.savez(buffer, classes=present, image=pictures, text=class_features[present])
-    results.write_file(folder / "zero_shot_embeddings.npz", buffer.getvalue())
+    files.write_bytes(folder / "zero_shot_embeddings.npz", buffer.getvalue())
     scale = model.logit_scale
     tree = None
     if known:
@@ -412,7 +413,7 @@ def run_few_shot(question: Question, k: int, folder: Path, support: Path | None 
         folder / f"{task}_images.csv", found, rows[asked], classes, labels, outcomes
     )
     support = [[found.keys[rows[row]] for row in fold] for fold in result.support]
-    results.write_file(folder / f"{task}_support.json", (json.dumps(support) + "\n").encode())
+    files.write_json(folder / f"{task}_support.json", support, indent=None)
     return summary | {
         "k": k,
         "std": result.std,

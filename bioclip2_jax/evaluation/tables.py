@@ -1,35 +1,17 @@
 """Result files of the evaluator: `WORKDIR/eval/<step>/`, written whole or not at all."""
 
-import csv
-import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.features.encode import SplitFeatures
 from bioclip2_jax.measures import metrics
 from bioclip2_jax.measures.scores import ZeroShot
 from bioclip2_jax.text.taxonomy import RANKS, TaxonEntry
 
 FOLDER = "eval"  # of a training run
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes all of a file or nothing: into a temporary one that then takes the name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
-def write_csv(path: Path, rows: list[dict], columns: Sequence[str]) -> None:
-    """Writes rows as UTF-8 CSV; None becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, text.getvalue().encode())
 
 
 def write_classes(
@@ -59,7 +41,7 @@ def write_classes(
             row["confused_with"] = classes[other].scientific_name if count else ""
             row["confused_images"] = count
         rows.append(row)
-    write_csv(path, rows, columns)
+    files.write_csv(path, rows, columns)
 
 
 def write_datasets(
@@ -81,7 +63,7 @@ def write_datasets(
         row |= {"datasetName": name, "top1_low": low, "top1_high": high}
         row |= {"num_images": len(part), "num_classes": len(np.unique(labels[part]))}
         rows.append(row | ({"closed_top1": closed(part)} if closed else {}))
-    write_csv(path, rows, columns)
+    files.write_csv(path, rows, columns)
 
 
 def write_images(
@@ -110,7 +92,7 @@ def write_images(
             line[f"answer_{place + 1}"] = answer.scientific_name
             line[f"score_{place + 1}"] = float(result.scores[number, place])
         table.append(line)
-    write_csv(path, table, columns)
+    files.write_csv(path, table, columns)
 
 
 def write_trials(
@@ -136,4 +118,4 @@ def write_trials(
         )
     ]
     columns = ["index", "key", "datasetName", "scientificName", "trials", "correct"]
-    write_csv(path, table, columns)
+    files.write_csv(path, table, columns)

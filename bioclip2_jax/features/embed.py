@@ -17,11 +17,11 @@ import numpy as np
 
 import bioclip2_jax
 from bioclip2_jax.data import dataset
+from bioclip2_jax.data.images import SUFFIXES
 from bioclip2_jax.data.records import TEXT_FIELDS
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import store
 from bioclip2_jax.features.encode import ImageBatch, embed_images
-from bioclip2_jax.identify.predict import SUFFIXES
 from bioclip2_jax.weights import layout
 from bioclip2_jax.weights.load import Model
 

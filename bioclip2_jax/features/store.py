@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 ABOUT = "embedding.json"
@@ -124,7 +124,7 @@ def write_part(
     table = pa.table(columns).replace_schema_metadata({_METADATA: text.encode()})
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    results.write_file(path, buffer.getvalue().to_pybytes())
+    files.write_bytes(path, buffer.getvalue().to_pybytes())
 
 
 def column_of(label: str) -> str:
@@ -166,7 +166,7 @@ def read_about(folder: str | Path) -> dict:
 
 def write_about(folder: Path, about: dict) -> None:
     """Writes `embedding.json`."""
-    results.write_file(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+    files.write_json(folder / ABOUT, about)
 
 
 def read(folder: str | Path) -> Store:

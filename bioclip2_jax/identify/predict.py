@@ -18,6 +18,7 @@ from typing import TextIO
 
 import numpy as np
 
+from bioclip2_jax.data.images import SUFFIXES
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features.encode import embed_classes, embed_images
 from bioclip2_jax.measures.metrics import number, top_k
@@ -27,7 +28,6 @@ from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 from bioclip2_jax.weights.load import Model
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 COMMON_NAME_COLUMNS = ("vernacularName", "common_name", "vernacular_name", "common")
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from markupsafe import Markup
 
 import bioclip2_jax
+from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluation import tables as files
-from bioclip2_jax.figures import species as figures
 from bioclip2_jax.report import emergence, gather, pictures, published, tables
+from bioclip2_jax.report.figures import species as figures
 from bioclip2_jax.report.gather import Result
 
 _CLASS_COLUMNS = ("order", "scientificName", "vernacularName", "num_images", "top1")
@@ -108,7 +108,7 @@ def _write(
     page = _environment().get_template("report.html.j2").render(context)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_file(out, page.encode())
+    files.write_text(out, page)
     return out
 
 
@@ -122,7 +122,7 @@ def _checked(function: Callable[..., dict], result: Result, *arguments) -> dict:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

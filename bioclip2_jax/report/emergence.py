@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 from markupsafe import Markup
 
-from bioclip2_jax.figures import scaling as scaling_figures
-from bioclip2_jax.figures import theory as theory_figures
-from bioclip2_jax.figures import traits as emergence_figures
 from bioclip2_jax.report import published
+from bioclip2_jax.report.figures import scaling as scaling_figures
+from bioclip2_jax.report.figures import theory as theory_figures
+from bioclip2_jax.report.figures import traits as emergence_figures
 from bioclip2_jax.report.gather import Result
 
 SHOWN_SPECIES = 12  # rows of the table of variants

@@ -1,9 +1,11 @@
 """Which device holds what: one mesh, one table of rules."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -106,3 +108,35 @@ def gather(weight: jax.Array) -> jax.Array:
     Backwards, its gradient is summed and split again in one step (reduce-scatter).
     """
     return jax.lax.all_gather(weight, "fsdp", tiled=True)
+
+
+def local_slices(mesh: Mesh) -> tuple[list[int], int]:
+    """Which of how many equal slices of a batch the devices of this process hold.
+
+    Returns:
+      For one process ([0], 1), else the slices, ascending, and the number of all of them.
+    """
+    if jax.process_count() == 1:
+        return [0], 1
+    count = math.prod(mesh.shape[axis] for axis in BATCH[0])
+    rows = NamedSharding(mesh, BATCH).addressable_devices_indices_map((count,))
+    return sorted({row.start or 0 for (row,) in rows.values()}), count
+
+
+def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """One array of all processes for each part of the batch, from this process's slices of it."""
+    where = NamedSharding(mesh, BATCH)
+    slices, count = local_slices(mesh)
+
+    def together(local: np.ndarray) -> jax.Array:
+        rows = len(local) // len(slices)  # of one slice
+        shape = (rows * count, *local.shape[1:])
+
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            first = slices.index(start // rows) * rows + start % rows
+            return local[first : first + stop - start]
+
+        return jax.make_array_from_callback(shape, where, read)
+
+    return {name: together(local) for name, local in batch.items()}

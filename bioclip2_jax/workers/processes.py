@@ -6,7 +6,6 @@ A run of one process initialises nothing, and every function here is then trivia
 import contextlib
 import importlib.util
 import itertools
-import math
 import os
 import re
 import signal
@@ -21,11 +20,9 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import multihost
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.training import sharding
 
 _FLAGS = ("coordinator", "num-processes", "process-id")
 _START_SECONDS = 600  # machines of one job come up minutes apart
@@ -231,41 +228,6 @@ def all_true(value: bool) -> bool:
     """Whether it holds in every process."""
     barrier("all_true")
     return bool(np.all(multihost_utils.process_allgather(np.bool_(value))))
-
-
-# ---- Batches
-
-
-def local_slices(mesh: Mesh) -> tuple[list[int], int]:
-    """Which of how many equal slices of a batch the devices of this process hold.
-
-    Returns:
-      For one process ([0], 1), else the slices, ascending, and the number of all of them.
-    """
-    if jax.process_count() == 1:
-        return [0], 1
-    count = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
-    rows = NamedSharding(mesh, sharding.BATCH).addressable_devices_indices_map((count,))
-    return sorted({row.start or 0 for (row,) in rows.values()}), count
-
-
-def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """One array of all processes for each part of the batch, from this process's slices of it."""
-    where = NamedSharding(mesh, sharding.BATCH)
-    slices, count = local_slices(mesh)
-
-    def together(local: np.ndarray) -> jax.Array:
-        rows = len(local) // len(slices)  # of one slice
-        shape = (rows * count, *local.shape[1:])
-
-        def read(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(shape[0])
-            first = slices.index(start // rows) * rows + start % rows
-            return local[first : first + stop - start]
-
-        return jax.make_array_from_callback(shape, where, read)
-
-    return {name: together(local) for name, local in batch.items()}
 
 
 # ---- Stopping

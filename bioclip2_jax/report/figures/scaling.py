@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 from matplotlib import pyplot
 
-from bioclip2_jax.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
+from bioclip2_jax.report.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
 
 # Keys of a run's row, what they are called, and the row that says what chance gives.
 PANELS = (

@@ -3,7 +3,7 @@
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from bioclip2_jax.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
+from bioclip2_jax.report.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
 
 _SWEEPS = {
     "species": "number of species",

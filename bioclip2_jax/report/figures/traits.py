@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import pyplot
 
-from bioclip2_jax.figures.species import (
+from bioclip2_jax.report.figures.species import (
     COLORS,
     MARKERS,
     MAX_POINTS,

@@ -1,0 +1,127 @@
+"""Files of ours, written whole or not at all and read with one sentence where that fails.
+
+Paths are local or in a bucket (`gs://…`), by etils.epath. What a user hands in as a table is read
+by `data.tables`; files that grow, such as metrics.jsonl, are written by their owners.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+from etils import epath
+
+from bioclip2_jax.errors import UserError, reason
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[IO[bytes]]:
+    """A file to write bytes into that takes the name `path` at the end, or leaves no trace.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = epath.Path(path)
+    if "://" in os.fspath(path):  # an object appears whole anyway, and there is no rename
+        buffer = io.BytesIO()
+        yield buffer
+        path.write_bytes(buffer.getvalue())
+        return
+    # A name that can be nobody's file, and that no second writer has.
+    partial = os.fspath(path.parent / f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with open(partial, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a crash may leave the name and no content
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with writing(path) as file:
+        file.write(data)
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """The same for text, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: epath.PathLike, value: Any, indent: int | None = 1) -> None:
+    """The same for what JSON can say."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_csv(
+    path: epath.PathLike, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]
+) -> None:
+    """The same for rows of a table; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_text(path: epath.PathLike) -> str:
+    """The text of a UTF-8 file, with or without byte order mark.
+
+    Raises:
+      UserError: missing, unreadable or not UTF-8.
+    """
+    try:
+        return epath.Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: missing, unreadable, or not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({reason(error)})") from error
+
+
+def read_json_object(path: epath.PathLike) -> dict[str, Any]:
+    """The same, of files that hold an object.
+
+    Raises:
+      UserError: as `read_json`, or another kind of JSON.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return value
+
+
+def read_csv(path: epath.PathLike) -> list[dict[str, str]]:
+    """The rows of a table that `write_csv` wrote.
+
+    Raises:
+      UserError: missing, unreadable, or a row that does not fit the header.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise UserError(f"{path}: row {number} does not fit the header; the file is damaged")
+    return rows
