@@ -22,7 +22,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bioclip2_jax.models.presets import PRESETS, to_open_clip
+from bioclip2_jax.models.presets import PRESETS
+from bioclip2_jax.weights.description import to_open_clip
 
 HERE = Path(__file__).parent
 _GPU = [

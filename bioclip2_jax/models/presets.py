@@ -1,9 +1,6 @@
 """Model sizes as data, in the terms of open_clip's model configs."""
 
-import dataclasses
 from dataclasses import dataclass
-
-from bioclip2_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -59,69 +56,3 @@ PRESETS: dict[str, ClipConfig] = {
     "vit_l14": ClipConfig(768, VisionConfig(224, 14, 1024, 24), TextConfig(768, 12, 12)),
     "vit_h14": ClipConfig(1024, VisionConfig(224, 14, 1280, 32, 80), TextConfig(1024, 16, 24)),
 }
-
-
-def to_open_clip(config: ClipConfig) -> dict:
-    """The `model_cfg` object of `open_clip_config.json`."""
-    vision = dataclasses.asdict(config.vision)
-    model = {
-        "embed_dim": config.embed_dim,
-        "vision_cfg": vision,
-        "text_cfg": dataclasses.asdict(config.text),
-    }
-    return model | ({"quick_gelu": True} if config.quick_gelu else {})
-
-
-def from_open_clip(model_cfg: dict) -> ClipConfig:
-    """Reads a `model_cfg` object; absent settings take open_clip's defaults.
-
-    Raises:
-      UserError: a setting that a plain CLIP ViT does not have, or a size that is missing or wrong.
-    """
-    if not isinstance(model_cfg, dict):
-        raise UserError("model_cfg is missing or not an object")
-    towers = {}
-    for name, kind in (("vision_cfg", VisionConfig), ("text_cfg", TextConfig)):
-        given = model_cfg.get(name)
-        if not isinstance(given, dict):
-            raise UserError(f"model_cfg.{name} is missing or not an object")
-        towers[name] = _tower(f"model_cfg.{name}", kind, given)
-    rest = {"embed_dim", "quick_gelu", *towers}
-    _refuse_extra("model_cfg", {key: model_cfg[key] for key in model_cfg.keys() - rest})
-    vision, text = towers["vision_cfg"], towers["text_cfg"]
-    embed_dim = _positive("model_cfg.embed_dim", model_cfg.get("embed_dim"))
-    for what, whole, part in (
-        ("vision_cfg.image_size", vision.image_size, vision.patch_size),
-        ("vision_cfg.width", vision.width, vision.head_width),
-        ("text_cfg.width", text.width, text.heads),
-    ):
-        if whole % part:
-            raise UserError(f"model_cfg.{what} {whole} cannot be divided by {part}")
-    return ClipConfig(embed_dim, vision, text, bool(model_cfg.get("quick_gelu")))
-
-
-def _tower(where: str, kind: type, given: dict) -> VisionConfig | TextConfig:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    _refuse_extra(where, {key: given[key] for key in given.keys() - fields.keys()})
-    values = {}
-    for name, field in fields.items():
-        value = given.get(name, field.default)
-        if name == "image_size" and isinstance(value, list) and len(set(value)) == 1:
-            value = value[0]  # open_clip also takes [height, width]
-        values[name] = _positive(f"{where}.{name}", value, float if name == "mlp_ratio" else int)
-    return kind(**values)
-
-
-def _positive(where: str, value: object, kind: type = int) -> int | float:
-    if value is None or value is dataclasses.MISSING:
-        raise UserError(f"{where} is missing")
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value <= 0:
-        raise UserError(f"{where} is {value!r}, not a positive number")
-    return value
-
-
-def _refuse_extra(where: str, extra: dict) -> None:
-    # What is null, false or zero is switched off, and so the plain model again.
-    names = sorted(name for name, value in extra.items() if value)
-    if names:
-        raise UserError(f"{where} holds {', '.join(names)}: not a plain CLIP ViT, all that is read")

@@ -1,13 +1,17 @@
 """What goes with the weights: sizes and preprocessing, as open_clip writes them down."""
 
-import json
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from bioclip2_jax import files
 from bioclip2_jax.data import images
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.models.presets import ClipConfig, from_open_clip, to_open_clip
+from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
+
+Tower = TypeVar("Tower", VisionConfig, TextConfig)
 
 
 @dataclass(frozen=True)
@@ -21,28 +25,13 @@ class Preprocess:
     interpolation: str = "bicubic"
 
 
-def read_json(path: Path) -> dict:
-    """Reads a JSON object.
-
-    Raises:
-      UserError: unreadable, or another kind of JSON.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return found
-
-
 def read_description(path: Path) -> tuple[ClipConfig, Preprocess]:
     """Reads an `open_clip_config.json` (our `model.json` has the same form).
 
     Raises:
       UserError: unreadable, not a plain CLIP ViT, or a setting that we cannot follow.
     """
-    description = read_json(path)
+    description = files.read_json_object(path)
     try:
         config = from_open_clip(description.get("model_cfg"))
         return config, _preprocess(description.get("preprocess_cfg") or {}, config)
@@ -50,37 +39,9 @@ def read_description(path: Path) -> tuple[ClipConfig, Preprocess]:
         raise UserError(f"{path}: {error}") from error
 
 
-def _preprocess(given: Mapping, config: ClipConfig) -> Preprocess:
-    size = config.vision.image_size
-    if given.get("size", size) not in (size, [size, size]):
-        raise UserError(f"preprocess_cfg.size {given['size']} is not vision_cfg.image_size {size}")
-    for name, known in (
-        ("resize_mode", ("shortest", "squash")),
-        ("interpolation", ("bicubic", "bilinear")),
-    ):
-        if given.get(name, known[0]) not in known:
-            raise UserError(f"preprocess_cfg.{name} {given[name]!r} is not {' or '.join(known)}")
-    return Preprocess(
-        size,
-        _channels("mean", given.get("mean") or images.CLIP_MEAN),
-        _channels("std", given.get("std") or images.CLIP_STD),
-        given.get("resize_mode", "shortest"),
-        given.get("interpolation", "bicubic"),
-    )
-
-
-def _channels(name: str, value: object) -> tuple[float, ...]:
-    values = [value] * 3 if isinstance(value, int | float) else value
-    try:
-        red, green, blue = (float(one) for one in values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"preprocess_cfg.{name} {value!r} is not three numbers") from error
-    return red, green, blue
-
-
 def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
     """The object that `read_description` reads and open_clip's `local-dir:` needs."""
-    given = {
+    settings = {
         "size": preprocess.size,
         "mode": "RGB",
         "mean": list(preprocess.mean),
@@ -89,4 +50,103 @@ def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
         "resize_mode": preprocess.resize_mode,
         "fill_color": 0,
     }
-    return {"model_cfg": to_open_clip(config), "preprocess_cfg": given}
+    return {"model_cfg": to_open_clip(config), "preprocess_cfg": settings}
+
+
+# ---- preprocess_cfg
+
+
+def _preprocess(settings: Mapping[str, Any], config: ClipConfig) -> Preprocess:
+    size = config.vision.image_size
+    if settings.get("size", size) not in (size, [size, size]):
+        raise UserError(
+            f"preprocess_cfg.size {settings['size']} is not vision_cfg.image_size {size}"
+        )
+    return Preprocess(
+        size=size,
+        mean=_channels("mean", settings.get("mean") or images.CLIP_MEAN),
+        std=_channels("std", settings.get("std") or images.CLIP_STD),
+        resize_mode=_choice("resize_mode", settings, ("shortest", "squash")),
+        interpolation=_choice("interpolation", settings, ("bicubic", "bilinear")),
+    )
+
+
+def _choice(name: str, settings: Mapping[str, Any], choices: tuple[str, str]) -> str:
+    value = settings.get(name, choices[0])
+    if value not in choices:
+        raise UserError(f"preprocess_cfg.{name} {value!r} is not {' or '.join(choices)}")
+    return value
+
+
+def _channels(name: str, value: Any) -> tuple[float, ...]:
+    values = [value] * 3 if isinstance(value, int | float) else value
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"preprocess_cfg.{name} {value!r} is not three numbers") from error
+    return red, green, blue
+
+
+# ---- model_cfg
+
+
+def to_open_clip(config: ClipConfig) -> dict:
+    """The `model_cfg` object of `open_clip_config.json`."""
+    model = {
+        "embed_dim": config.embed_dim,
+        "vision_cfg": dataclasses.asdict(config.vision),
+        "text_cfg": dataclasses.asdict(config.text),
+    }
+    return model | ({"quick_gelu": True} if config.quick_gelu else {})
+
+
+def from_open_clip(model_cfg: object) -> ClipConfig:
+    """Reads a `model_cfg` object; absent settings take open_clip's defaults.
+
+    Raises:
+      UserError: a setting that a plain CLIP ViT does not have, or a size that is missing or wrong.
+    """
+    if not isinstance(model_cfg, dict):
+        raise UserError("model_cfg is missing or not an object")
+    vision = _tower("model_cfg.vision_cfg", VisionConfig, model_cfg.get("vision_cfg"))
+    text = _tower("model_cfg.text_cfg", TextConfig, model_cfg.get("text_cfg"))
+    _refuse_extra("model_cfg", model_cfg, {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
+    embed_dim = _positive("model_cfg.embed_dim", model_cfg.get("embed_dim"))
+    for what, whole, part in (
+        ("vision_cfg.image_size", vision.image_size, vision.patch_size),
+        ("vision_cfg.width", vision.width, vision.head_width),
+        ("text_cfg.width", text.width, text.heads),
+    ):
+        if whole % part:
+            raise UserError(f"model_cfg.{what} {whole} cannot be divided by {part}")
+    quick_gelu = bool(model_cfg.get("quick_gelu"))
+    return ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)
+
+
+def _tower(where: str, kind: type[Tower], settings: object) -> Tower:
+    if not isinstance(settings, dict):
+        raise UserError(f"{where} is missing or not an object")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    _refuse_extra(where, settings, fields.keys())
+    values = {}
+    for name, field in fields.items():
+        value = settings.get(name, field.default)
+        if name == "image_size" and isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]  # open_clip also takes [height, width]
+        values[name] = _positive(f"{where}.{name}", value, float if name == "mlp_ratio" else int)
+    return kind(**values)
+
+
+def _positive(where: str, value: Any, kind: type = int) -> Any:
+    if value is None or value is dataclasses.MISSING:
+        raise UserError(f"{where} is missing")
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value <= 0:
+        raise UserError(f"{where} is {value!r}, not a positive number")
+    return value
+
+
+def _refuse_extra(where: str, settings: Mapping[str, Any], known: Container[str]) -> None:
+    # What is null, false or zero is switched off, and so the plain model again.
+    names = sorted(name for name, value in settings.items() if value and name not in known)
+    if names:
+        raise UserError(f"{where} holds {', '.join(names)}: not a plain CLIP ViT, all that is read")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.weights.description import read_json
+from bioclip2_jax.files import read_json_object
 
 PREFIX = "hf-hub:"
 
@@ -44,7 +44,7 @@ def fetch(name: str, revision: str | None, weights: Sequence[str]) -> Path:
             except (EntryNotFoundError, LocalEntryNotFoundError):  # the latter: offline
                 continue
             if file.endswith(".json"):
-                for part in sorted(set(read_json(Path(found)).get("weight_map", {}).values())):
+                for part in sorted(set(read_json_object(found).get("weight_map", {}).values())):
                     hf_hub_download(repository, part, revision=commit)
             return Path(folder)
     except UserError:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.files import read_json_object
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.weights import checkpoint, description, hub, layout, tensors, transformers
 from bioclip2_jax.weights.description import Preprocess
@@ -144,7 +145,7 @@ def open_files(path: Path) -> Tensors:
     if path.suffix in _TORCH_SUFFIXES:
         return tensors.open_torch(path)
     if path.name.endswith(".json"):
-        parts = description.read_json(path).get("weight_map")
+        parts = read_json_object(path).get("weight_map")
         if not isinstance(parts, dict) or not parts:
             raise UserError(f"{path}: holds no weight_map")
         names = sorted(set(map(str, parts.values())))

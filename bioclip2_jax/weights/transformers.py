@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.files import read_json_object
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
-from bioclip2_jax.weights.description import Preprocess, read_json
+from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.tensors import Tensors
 
 CONFIG_FILE = "config.json"
@@ -131,7 +132,7 @@ def read_config(folder: Path) -> tuple[ClipConfig, Preprocess]:
       UserError: unreadable, or not a CLIP with two plain ViT towers.
     """
     path = folder / CONFIG_FILE
-    found = read_json(path)
+    found = read_json_object(path)
     try:
         config = _config(found)
     except (KeyError, TypeError, ValueError) as error:
@@ -197,7 +198,7 @@ def _config(found: dict) -> ClipConfig:
 
 
 def _preprocess(path: Path, size: int) -> Preprocess:
-    found = read_json(path)
+    found = read_json_object(path)
     default = Preprocess(size)
     filters = {number: name for name, number in _RESAMPLE.items()}
     resample = found.get("resample", _RESAMPLE["bicubic"])

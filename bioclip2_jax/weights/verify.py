@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.models.presets import ClipConfig, to_open_clip
+from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights import layout
 from bioclip2_jax.weights import load as loading
+from bioclip2_jax.weights.description import to_open_clip
 from bioclip2_jax.weights.open import Source, open_files, open_source
 from bioclip2_jax.weights.write import DTYPES
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: F401
 from bioclip2_jax.data import images
 from bioclip2_jax.training import sharding, step as train_step
 from bioclip2_jax.weights import layout
+from bioclip2_jax.weights.description import from_open_clip, to_open_clip
 from bioclip2_jax.weights.open import open_source
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import (
@@ -27,8 +28,6 @@ from bioclip2_jax.models.presets import (
     ClipConfig,
     TextConfig,
     VisionConfig,
-    from_open_clip,
-    to_open_clip,
 )
 from bioclip2_jax.text.tokenizer import tokenize
 from configs import quickstart

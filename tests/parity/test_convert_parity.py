@@ -11,10 +11,10 @@ from kept_models import export_open_clip, read, state_dict
 
 from bioclip2_jax.cli.convert import convert
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.models.presets import PRESETS, to_open_clip
+from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.weights import open as sources
 from bioclip2_jax.weights import write as writers
-from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.description import Preprocess, to_open_clip
 from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
 
 torch = pytest.importorskip("torch")

@@ -10,9 +10,9 @@ from safetensors.numpy import load_file
 
 import bioclip2_jax
 from bioclip2_jax.data import images
-from bioclip2_jax.models.presets import PRESETS, to_open_clip
+from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.prepare.simulated import tree as simulate
-from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.description import Preprocess, to_open_clip
 from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
 
 torch = pytest.importorskip("torch")

@@ -10,8 +10,9 @@ from kept_models import params_of, state_dict
 
 from bioclip2_jax.losses import contrastive_loss
 from bioclip2_jax.models import clip
-from bioclip2_jax.models.presets import PRESETS, ClipConfig, to_open_clip
+from bioclip2_jax.models.presets import PRESETS, ClipConfig
 from bioclip2_jax.text.tokenizer import tokenize
+from bioclip2_jax.weights.description import to_open_clip
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
