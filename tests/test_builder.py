@@ -13,6 +13,7 @@ from PIL import Image
 from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import make_record, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.prepare import shards, shuffle
 from bioclip2_jax.prepare import write as builder
 from bioclip2_jax.prepare.write import Rejected, write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
@@ -70,22 +71,22 @@ def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
 
 
 def test_the_same_records_in_another_order_give_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2000)
     examples = [record(n) for n in range(40)]
     write(tmp_path / "a", {"train": examples})
     write(tmp_path / "b", {"train": examples[::-1]})
-    shards = [
+    files = [
         {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.array_record*")}
         for name in "ab"
     ]
-    assert shards[0] == shards[1] and len(shards[0]) > 3
+    assert files[0] == files[1] and len(files[0]) > 3
     source = dataset.open_split(tmp_path / "a", "train")
     keys = [source[i]["key"] for i in range(40)]
     assert sorted(keys) == sorted(e["key"] for e in examples) and keys != sorted(keys)
 
 
 def test_a_set_larger_than_memory_goes_through_the_disk(tmp_path, monkeypatch):
-    small = functools.partial(builder.Spool, memory=1000)
+    small = functools.partial(shuffle.Spool, memory=1000)
     monkeypatch.setattr(builder, "Spool", small)
     examples = [record(n) for n in range(40)]
     write(tmp_path / "d", {"train": examples})

@@ -250,7 +250,7 @@ def test_every_shared_set_is_found_whole(shared_photos):
     tables = sorted(shared_photos.glob("*/metadata.csv"))
     assert tables
     for path in tables:
-        one = folder._open_set(None, path, True)
+        one = folder._open_source(None, path, prefix=True)
         plans = list(folder._plans([one]))
         assert len(plans) == sum(1 for _ in one.table.rows())
         assert all(folder._find(one.images, plan.file).is_file() for plan in plans)

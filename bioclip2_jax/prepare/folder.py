@@ -13,7 +13,7 @@ from pathlib import Path
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.data.tables import Table, normal, open_table
-from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare.write import Rejected, Summary, write_dataset
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, clean
 
@@ -44,7 +44,7 @@ _USUAL_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class _Set:
+class _Source:
     """One folder of pictures, its table, and what the table's columns mean.
 
     Attributes:
@@ -68,9 +68,9 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A row of `one.table` whose picture `file` is still to be read."""
+    """A row of `source.table` whose picture `file` is still to be read."""
 
-    one: _Set
+    source: _Source
     row: dict[str, str]
     file: str
     key: str
@@ -99,16 +99,16 @@ def prepare_folder(
       UsageError: a folder that is not there, or `out_dir` is in use.
       UserError: a table that cannot be used, with its file and row; or no usable picture.
     """
-    sets = [_open_set(images, path, len(sources) > 1) for images, path in sources]
+    opened = [_open_source(images, path, prefix=len(sources) > 1) for images, path in sources]
     total, splits, labels, names = 0, set(), set(), set()
-    for plan in _plans(sets):
+    for plan in _plans(opened):
         total += 1
         splits.add(plan.split)
         if isinstance(plan, _Plan):
-            labels.update(_labels(plan.one, plan.row))
-            names.add(_dataset_name(plan.one, plan.row))
+            labels.update(_labels(plan.source, plan.row))
+            names.add(_dataset_name(plan.source, plan.row))
     return write_dataset(
-        {split: _load(sets, split) for split in sorted(splits, key=_rank_of_split)},
+        {split: _load(opened, split) for split in sorted(splits, key=_rank_of_split)},
         out_dir,
         name=name,
         description=f"Pictures of organisms: {_listed(sorted(names))}.",
@@ -133,7 +133,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:12]) + more
 
 
-def _open_set(images: Path | None, path: Path, prefix: bool) -> _Set:
+def _open_source(images: Path | None, path: Path, *, prefix: bool) -> _Source:
     if images and not images.is_dir():
         raise UsageError(f"--images {images}: there is no such folder")
     table = open_table(path)
@@ -157,81 +157,90 @@ def _open_set(images: Path | None, path: Path, prefix: bool) -> _Set:
         for header in table.header
         if header not in used
     }
-    return _Set(images or path.parent, table, prefix, file, key, split, fields, labels)
+    return _Source(
+        images=images or path.parent,
+        table=table,
+        prefix=prefix,
+        file=file,
+        key=key,
+        split=split,
+        fields=fields,
+        labels=labels,
+    )
 
 
-def _plans(sets: Iterable[_Set]) -> Iterator[_Plan | Rejected]:
+def _plans(sources: Iterable[_Source]) -> Iterator[_Plan | Rejected]:
     """What to do with each picture of each row, in order; the same at every call."""
     first_place: dict[str, str] = {}
     uses: dict[str, int] = {}
-    for one in sets:
-        for line, row in one.table.rows():
-            place = f"{one.table.path}, line {line}"
-            start = f"{_dataset_name(one, row)}/" if one.prefix else ""
-            for file in _files(one, row):
+    for source in sources:
+        for line, row in source.table.rows():
+            place = f"{source.table.path}, line {line}"
+            start = f"{_dataset_name(source, row)}/" if source.prefix else ""
+            for file in _files(source, row):
                 # Pictures of one occurrence share its key, and so their split.
-                key = start + ((clean(row[one.key]) if one.key else "") or file or f"line {line}")
-                split = tables.split_name(row[one.split] if one.split else "") or split_of(key)
-                path = f"{one.images}/{file}"
-                if not file:
-                    reason = f"{place}: the {one.file} cell is empty"
-                    yield Rejected(key, "", split, reason)
-                    continue
+                own_key = clean(row[source.key]) if source.key else ""
+                key = start + (own_key or file or f"line {line}")
+                own_split = row[source.split] if source.split else ""
+                split = tables.split_name(own_split) or split_of(key)
+                path = f"{source.images}/{file}" if file else ""
+                fault = f"{place}: the {source.file} cell is empty" if not file else ""
                 if path in first_place:
-                    reason = f"{place}: the same picture as in {first_place[path]}"
-                    yield Rejected(key, path, split, reason)
+                    fault = f"{place}: the same picture as in {first_place[path]}"
+                if fault:
+                    yield Rejected(key=key, file=path, split=split, reason=fault)
                     continue
                 first_place[path] = place
                 uses[key] = uses.get(key, 0) + 1
                 if uses[key] > 1:
                     key = f"{key}#{uses[key]}"
-                yield _Plan(one, row, file, key, split)
+                yield _Plan(source=source, row=row, file=file, key=key, split=split)
 
 
-def _files(one: _Set, row: dict[str, str]) -> list[str]:
+def _files(source: _Source, row: dict[str, str]) -> list[str]:
     """The pictures of a row; Darwin Core lists several with bars between them."""
-    cell = row[one.file]
-    if normal(one.file) != "associatedmedia":
+    cell = row[source.file]
+    if normal(source.file) != "associatedmedia":
         return [cell]
     return [part for part in (part.strip() for part in cell.split("|")) if part] or [""]
 
 
-def _dataset_name(one: _Set, row: dict[str, str]) -> str:
-    column = one.fields["dataset_name"]
-    return (row[column] if column else "") or one.table.path.absolute().parent.name
+def _dataset_name(source: _Source, row: dict[str, str]) -> str:
+    column = source.fields["dataset_name"]
+    return (row[column] if column else "") or source.table.path.absolute().parent.name
 
 
-def _labels(one: _Set, row: dict[str, str]) -> dict[str, str]:
-    return {label: row[column] for column, label in one.labels.items() if row[column]}
+def _labels(source: _Source, row: dict[str, str]) -> dict[str, str]:
+    return {label: row[column] for column, label in source.labels.items() if row[column]}
 
 
 def _record(plan: _Plan, image: bytes) -> Record:
     row, values = plan.row, {}
-    for field, column in plan.one.fields.items():
+    for field, column in plan.source.fields.items():
         values[field] = row[column] if column else ""
     values["scientific_name"] = clean(values["scientific_name"])
     values["vernacular_name"] = clean(values["vernacular_name"])
-    values["dataset_name"] = _dataset_name(plan.one, row)
-    taxon, labels = Taxon.from_row(row), _labels(plan.one, row)
+    values["dataset_name"] = _dataset_name(plan.source, row)
+    taxon, labels = Taxon.from_row(row), _labels(plan.source, row)
     return make_record(key=plan.key, image=image, taxon=taxon, labels=labels, **values)
 
 
-def _load(sets: Iterable[_Set], split: str) -> Iterator[Record | Rejected]:
-    for plan in _plans(sets):
+def _load(sources: Iterable[_Source], split: str) -> Iterator[Record | Rejected]:
+    for plan in _plans(sources):
         if plan.split != split:
             continue
         if isinstance(plan, Rejected):
             yield plan
             continue
-        path = plan.one.images / plan.file
+        path = plan.source.images / plan.file
         try:
-            path = _find(plan.one.images, plan.file)
+            path = _find(plan.source.images, plan.file)
             image = path.read_bytes()
         except (OSError, ValueError) as error:
-            reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            fault = f"cannot be read ({getattr(error, 'strerror', None) or reason(error)})"
             if re.match("(https?|ftp)://", plan.file):
-                reason = "a web address; download the picture and name its file"
-            yield Rejected(plan.key, str(path), split, reason)
+                fault = "a web address; download the picture and name its file"
+            yield Rejected(key=plan.key, file=str(path), split=split, reason=fault)
         else:
             yield _record(plan, image) | {"file": str(path)}
 
