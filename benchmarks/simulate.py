@@ -8,7 +8,8 @@ Prints CPU time, so other work on the machine does not count.
 import argparse
 import time
 
-from bioclip2_jax.prepare.simulated import tree as simulate
+from bioclip2_jax.prepare.simulated.individuals import draw_individuals, photograph
+from bioclip2_jax.prepare.simulated.tree import grow_tree
 
 
 def main() -> None:
@@ -17,12 +18,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--count", type=int, default=1000)
     options = parser.parse_args()
-    species = simulate.grow_tree(0, 64)
-    individuals = simulate.draw_individuals(0, species, 8 * options.count)["train"]
+    species = grow_tree(0, 64)
+    individuals = draw_individuals(0, species, 8 * options.count)["train"]
     chosen = individuals[:: len(individuals) // options.count][: options.count]
     started = time.process_time()
     for one in chosen:
-        simulate.photograph(0, one, options.size)
+        photograph(0, one, options.size)
     rate = len(chosen) / (time.process_time() - started)
     print(f"{rate:,.0f} images a second and core at {options.size} px")
 

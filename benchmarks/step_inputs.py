@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.prepare.simulated import tree as simulate
+from bioclip2_jax.prepare.simulated.individuals import draw_individuals, photograph
+from bioclip2_jax.prepare.simulated.tree import grow_tree
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.tokenizer import tokenize
 from bioclip2_jax.weights import layout
@@ -32,9 +33,9 @@ def main(folder: str, model: str, pairs: str) -> None:
     save_file(arrays, Path(folder, "weights.safetensors"))
 
     rng, size = np.random.default_rng(0), config.vision.image_size
-    species = simulate.grow_tree(0, _SPECIES)
-    chosen = simulate.draw_individuals(0, species, 4 * _SPECIES)["train"][:_PICTURES]
-    encoded = [simulate.photograph(0, one, size)["image"] for one in chosen]
+    species = grow_tree(0, _SPECIES)
+    chosen = draw_individuals(0, species, 4 * _SPECIES)["train"][:_PICTURES]
+    encoded = [photograph(0, one, size)["image"] for one in chosen]
     pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
     images = np.empty((int(pairs), size, size, 3), np.uint8)
     for row, image in enumerate(images):

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from bioclip2_jax.prepare.simulated import names
-from bioclip2_jax.prepare.simulated import tree as simulate
+from bioclip2_jax.prepare.simulated.tree import appearance, grow_tree
 
 
 @pytest.fixture(scope="module")
 def tree():
-    return simulate.grow_tree(seed=5, num_species=5000)
+    return grow_tree(seed=5, num_species=5000)
 
 
 def _adult_male(species):
-    return simulate.appearance(species, male=True, juvenile=False, habitat=species.habitat)
+    return appearance(species, male=True, juvenile=False, habitat=species.habitat)
 
 
 def test_even_thousands_of_species_mostly_have_an_english_name_of_their_own(tree):

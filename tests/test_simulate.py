@@ -7,13 +7,20 @@ import pytest
 
 from bioclip2_jax.data import dataset, images
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.prepare.simulated import tree as simulate
+from bioclip2_jax.prepare.simulated.individuals import (
+    LABELS,
+    Individual,
+    draw_individuals,
+    photograph,
+    prepare_simulated,
+)
+from bioclip2_jax.prepare.simulated.tree import GROUPS, grow_tree
 from bioclip2_jax.text.taxonomy import RANKS
 
 
 @pytest.fixture(scope="module")
 def tree():
-    return simulate.grow_tree(seed=3, num_species=400)
+    return grow_tree(seed=3, num_species=400)
 
 
 def test_the_tree_has_the_asked_number_of_distinct_species(tree):
@@ -22,8 +29,8 @@ def test_the_tree_has_the_asked_number_of_distinct_species(tree):
 
 
 def test_the_same_seed_grows_the_same_tree(tree):
-    assert simulate.grow_tree(seed=3, num_species=400) == tree
-    assert simulate.grow_tree(seed=4, num_species=400) != tree
+    assert grow_tree(seed=3, num_species=400) == tree
+    assert grow_tree(seed=4, num_species=400) != tree
 
 
 def test_it_has_three_kingdoms_holes_and_unbalanced_clades(tree):
@@ -68,7 +75,7 @@ def test_relatives_resemble_each_other(tree):
 
 
 def test_every_species_is_pictured_in_every_split_and_counts_have_a_long_tail(tree):
-    splits = simulate.draw_individuals(3, tree, 8000)
+    splits = draw_individuals(3, tree, 8000)
     assert sum(len(individuals) for individuals in splits.values()) == 8000
     for individuals in splits.values():
         assert {one.species for one in individuals} == set(tree)
@@ -79,20 +86,20 @@ def test_every_species_is_pictured_in_every_split_and_counts_have_a_long_tail(tr
 
 
 def test_every_species_has_both_sexes_and_both_stages(tree):
-    splits = simulate.draw_individuals(3, tree, 40_000)
+    splits = draw_individuals(3, tree, 40_000)
     seen = collections.defaultdict(set)
     for one in splits["train"]:
         seen[one.species.taxon].add((one.male, one.juvenile))
     assert np.mean([len(kinds) == 4 for kinds in seen.values()]) > 0.9
 
 
-@pytest.mark.parametrize("body", sorted({group.body for group in simulate._GROUPS}))
+@pytest.mark.parametrize("body", sorted({group.body for group in GROUPS}))
 def test_sexes_and_stages_differ_visibly_in_every_body_plan(tree, body):
     species = next(s for s in tree if s.body == body)
 
     def picture(male, juvenile):
-        one = simulate.Individual(5, species, male, juvenile, species.habitat)
-        data = simulate.photograph(3, one, 64)["image"]
+        one = Individual(5, species, male, juvenile, species.habitat)
+        data = photograph(3, one, 64)["image"]
         return np.asarray(images.decode(data), np.float32)
 
     adult_male, adult_female = picture(True, False), picture(False, False)
@@ -102,20 +109,20 @@ def test_sexes_and_stages_differ_visibly_in_every_body_plan(tree, body):
 
 
 def test_a_picture_is_a_function_of_seed_and_number(tree):
-    one = simulate.draw_individuals(3, tree, 2000)["train"][7]
-    assert simulate.photograph(3, one, 48) == simulate.photograph(3, one, 48)
-    assert simulate.photograph(3, one, 48)["image"] != simulate.photograph(4, one, 48)["image"]
+    one = draw_individuals(3, tree, 2000)["train"][7]
+    assert photograph(3, one, 48) == photograph(3, one, 48)
+    assert photograph(3, one, 48)["image"] != photograph(4, one, 48)["image"]
 
 
 def test_a_picture_does_not_depend_on_those_drawn_before(tree):
-    first, second = simulate.draw_individuals(3, tree, 2000)["val"][:2]
-    forwards = [simulate.photograph(3, one, 32)["image"] for one in (first, second)]
-    backwards = [simulate.photograph(3, one, 32)["image"] for one in (second, first)]
+    first, second = draw_individuals(3, tree, 2000)["val"][:2]
+    forwards = [photograph(3, one, 32)["image"] for one in (first, second)]
+    backwards = [photograph(3, one, 32)["image"] for one in (second, first)]
     assert forwards == backwards[::-1]
 
 
 def test_some_individuals_are_pictured_outside_their_habitat(tree):
-    splits = simulate.draw_individuals(3, tree, 8000)
+    splits = draw_individuals(3, tree, 8000)
     individuals = [one for group in splits.values() for one in group]
     strays = [one for one in individuals if one.habitat != one.species.habitat]
     assert len(strays) / len(individuals) == pytest.approx(0.15, abs=0.02)
@@ -124,14 +131,14 @@ def test_some_individuals_are_pictured_outside_their_habitat(tree):
 
 
 def test_held_out_pictures_can_be_told_apart_the_better_the_higher_the_rank():
-    species = simulate.grow_tree(seed=0, num_species=64)
-    splits = simulate.draw_individuals(0, species, 3000)
+    species = grow_tree(seed=0, num_species=64)
+    splits = draw_individuals(0, species, 3000)
     counts = collections.Counter()
 
     def features(individuals):
         pictures = []
         for one in individuals:
-            picture = images.decode(simulate.photograph(0, one, 48)["image"])
+            picture = images.decode(photograph(0, one, 48)["image"])
             hues = np.asarray(picture.convert("HSV"))[8:40, 8:40].reshape(-1, 3)
             edges = [np.linspace(0, 256, bins + 1) for bins in (13, 4, 4)]
             histogram = np.histogramdd(hues, edges)[0].ravel() ** 0.5
@@ -160,12 +167,12 @@ def test_held_out_pictures_can_be_told_apart_the_better_the_higher_the_rank():
 
 
 def test_ground_truth_is_written_beside_the_pictures(tmp_path):
-    summary = simulate.prepare_simulated(
+    summary = prepare_simulated(
         tmp_path / "d", seed=0, num_species=12, num_images=60, image_size=32
     )
     assert sum(summary.images.values()) == 60 and not summary.rejected
     record = dataset.open_split(tmp_path / "d", "train")[0]
-    assert set(record["labels"]) == set(simulate.LABELS)
+    assert set(record["labels"]) == set(LABELS)
     assert images.decode(record["image"]).size == (32, 32)
     float(record["labels"]["trait_hue"])
     assert record["labels"]["sex"] in ("female", "male")
@@ -174,6 +181,6 @@ def test_ground_truth_is_written_beside_the_pictures(tmp_path):
 @pytest.mark.parametrize(("species", "pictures"), [(3, 100), (20, 50)])
 def test_impossible_sizes_are_named(tmp_path, species, pictures):
     with pytest.raises(UsageError, match="--species|--images"):
-        simulate.prepare_simulated(
+        prepare_simulated(
             tmp_path / "d", seed=0, num_species=species, num_images=pictures, image_size=32
         )

@@ -25,8 +25,15 @@ from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features.encode import embed_images, embed_texts
-from bioclip2_jax.prepare.simulated import tree as simulate
+from bioclip2_jax.prepare.simulated.individuals import (
+    Individual,
+    draw_habitat,
+    draw_individuals,
+    look_of,
+    photograph,
+)
 from bioclip2_jax.prepare.simulated.names import LatinNames, description
+from bioclip2_jax.prepare.simulated.tree import Species, grow_tree
 from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.report.figures.scaling import scaling_curves
 from bioclip2_jax.text.captions import caption
@@ -143,10 +150,10 @@ class _World:
 
     def __init__(self, study: Study, image_size: int):
         self.image_size = image_size
-        self.species = simulate.grow_tree(0, study.num_species)
-        self._general = simulate.grow_tree(1, study.num_species)
+        self.species = grow_tree(0, study.num_species)
+        self._general = grow_tree(1, study.num_species)
         largest = max(study.sizes[-1], 5 * study.num_species)
-        drawn = simulate.draw_individuals(0, self.species, 2 * largest)["train"]
+        drawn = draw_individuals(0, self.species, 2 * largest)["train"]
         order = np.random.default_rng((0, 7)).permutation(len(drawn)).tolist()
         first = {drawn[place].species.taxon: place for place in reversed(order)}
         taken = set(first.values())
@@ -155,7 +162,7 @@ class _World:
         names = LatinNames(np.random.default_rng((0, 8)))
         self._flat = {s.taxon: names.latin(3, "is").lower() for s in self.species}
 
-    def taxon(self, species: simulate.Species, captions: str) -> Taxon:
+    def taxon(self, species: Species, captions: str) -> Taxon:
         """What the captions know of a species: its lineage, or a word that tells nothing."""
         if captions == "flat":
             return Taxon(species=self._flat[species.taxon])
@@ -168,14 +175,14 @@ class _World:
 
     def general(self) -> Iterator[Record]:
         """Pictures of the other tree, with captions that describe some of what can be seen."""
-        drawn = simulate.draw_individuals(1, self._general, GENERAL)
+        drawn = draw_individuals(1, self._general, GENERAL)
         for one in (one for split in drawn.values() for one in split):
             rng = np.random.default_rng((1, 9, one.number))
-            said = {"caption": description(simulate.look_of(one), rng)}
+            said = {"caption": description(look_of(one), rng)}
             yield self._photograph(one, Taxon(), said, seed=1)
 
     def _photograph(self, one, taxon: Taxon, labels: dict, seed: int = 0) -> Record:
-        record = simulate.photograph(seed, one, self.image_size)
+        record = photograph(seed, one, self.image_size)
         ranks = dict(zip(RANKS, taxon.ranks, strict=True))
         record |= ranks | {"scientificName": taxon.scientific_name, "vernacularName": ""}
         return record | {"labels": labels}
@@ -188,9 +195,9 @@ class _World:
         for which, species in enumerate(self.species):
             for male, juvenile in np.ndindex(2, 2):
                 for _ in range(PER_CELL):
-                    habitat = simulate.draw_habitat(species, rng.random())
-                    one = simulate.Individual(number, species, bool(male), bool(juvenile), habitat)
-                    pictures.append(simulate.photograph(0, one, self.image_size)["image"])
+                    habitat = draw_habitat(species, rng.random())
+                    one = Individual(number, species, bool(male), bool(juvenile), habitat)
+                    pictures.append(photograph(0, one, self.image_size)["image"])
                     rows.append((which, male, juvenile))
                     number += 1
         return Truth(self.species, *np.asarray(rows).T), pictures

@@ -67,7 +67,7 @@ def simulate(out: Path, species: int, images: int, size: int, seed: int, overwri
     Example:
       bioclip2 prepare simulate --out data/simulated --species 64 --images 8000
     """
-    from bioclip2_jax.prepare.simulated.tree import prepare_simulated
+    from bioclip2_jax.prepare.simulated.individuals import prepare_simulated
 
     summary = prepare_simulated(
         out, seed=seed, num_species=species, num_images=images, image_size=size, overwrite=overwrite

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 import bioclip2_jax
 from bioclip2_jax.data import images
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.prepare.simulated import tree as simulate
+from bioclip2_jax.prepare.simulated.individuals import draw_individuals, photograph
+from bioclip2_jax.prepare.simulated.tree import grow_tree
 from bioclip2_jax.weights.description import Preprocess, to_open_clip
 from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
 
@@ -25,8 +26,8 @@ TEXTS = ["a photo of Pica pica.", "a bad photo of Plantae Tracheophyta.", "GrÃ¶Ã
 def pictures() -> list[Image.Image]:
     """The quickstart's kind, and hard edges: wide, tall, square and smaller than the input."""
     rng = np.random.default_rng(0)
-    individuals = simulate.draw_individuals(0, simulate.grow_tree(0, 64), 8000)["val"][::100]
-    found = [images.decode(simulate.photograph(0, one, 64)["image"]) for one in individuals]
+    individuals = draw_individuals(0, grow_tree(0, 64), 8000)["val"][::100]
+    found = [images.decode(photograph(0, one, 64)["image"]) for one in individuals]
     for width, height in ((200, 120), (90, 170), (64, 64), (40, 50)):
         coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8))
         found.append(coarse.resize((width, height), Image.Resampling.NEAREST))

@@ -84,12 +84,12 @@ def colour_word(look: Appearance) -> str:
 
 def description(look: Appearance, rng: np.random.Generator) -> str:
     """A caption as people write them: what it is, and each other thing in two cases of three."""
-    said = rng.random(5) < 2 / 3
+    mentioned = rng.random(5) < 2 / 3
     words = ["young" if look.juvenile else "adult", "male" if look.male else "female"]
     words += [colour_word(look), _marks(look)]
-    told = [word for word, is_said in zip(words, said, strict=False) if is_said]
-    place = f" in a {_HABITATS.get(look.habitat, look.habitat)}" if said[4] else ""
-    return f"a photo of a {' '.join([*told, look.body])}{place}."
+    words = [word for word, is_mentioned in zip(words, mentioned, strict=False) if is_mentioned]
+    place = f" in a {_HABITATS.get(look.habitat, look.habitat)}" if mentioned[4] else ""
+    return f"a photo of a {' '.join([*words, look.body])}{place}."
 
 
 class LatinNames:

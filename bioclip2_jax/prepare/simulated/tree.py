@@ -1,22 +1,18 @@
-"""A simulated tree of life: lineages, heritable traits, individuals, and their photographs.
+"""A simulated tree of life: lineages and heritable traits.
 
 Continuous traits follow Brownian motion along the branches, discrete ones switch with a fixed
 chance on each branch, so relatives look alike and live alike. Everything is a function of the
-seed; a picture is a function of (seed, number) and may be drawn in any order.
+seed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.prepare.simulated.bodies import Appearance
 from bioclip2_jax.prepare.simulated.names import LatinNames, common_name
-from bioclip2_jax.prepare.simulated.photograph import render
-from bioclip2_jax.prepare.write import Summary, write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 
 TRAITS = (
@@ -35,12 +31,10 @@ TRAITS = (
 # switches there, for the branches that lead to orders, families, genera and species.
 _STEPS = (0.8, 0.7, 0.5, 0.45)
 _SWITCH = (0.3, 0.3, 0.15, 0.1)
-_STRAYS = 0.15  # share of individuals pictured outside their habitat
 _HOLES = 0.08  # share of orders and families without a name
 _DIETS = ("plants", "seeds", "insects", "meat")
 _ACTIVITIES = ("diurnal", "diurnal", "crepuscular", "nocturnal")
 _PATTERNS = ("plain", "stripes", "bands", "spots")
-LABELS = ("sex", "lifeStage", "habitat", "diet", "activity", *(f"trait_{t}" for t in TRAITS))
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ _LAND = ("forest", "grassland", "desert", "wetland")
 _WATER = ("river", "reef", "deep sea")
 _ANY_HUE = (0.0, 0.30)
 _ANIMAL, _PLANT, _FUNGUS = ("iformes", "idae"), ("ales", "aceae"), ("ales", "aceae")
-_GROUPS = (
+GROUPS = (
     _Group(("Animalia", "Chordata", "Aves"), "bird", 0.20, _ANY_HUE, _LAND, _ANIMAL,
            ("finch", "thrush", "warbler", "crake", "shrike", "lark", "tanager", "rail")),
     _Group(("Animalia", "Chordata", ""), "fish", 0.15, _ANY_HUE, _WATER, _ANIMAL,
@@ -126,16 +120,16 @@ def grow_tree(seed: int, num_species: int) -> list[Species]:
     Raises:
       UsageError: fewer species than groups of organisms.
     """
-    if num_species < len(_GROUPS):
-        raise UsageError(f"--species {num_species}: at least {len(_GROUPS)}, one of each group")
+    if num_species < len(GROUPS):
+        raise UsageError(f"--species {num_species}: at least {len(GROUPS)}, one of each group")
     rng = np.random.default_rng((seed, 0))
-    shares = np.array([group.share for group in _GROUPS])
+    shares = np.array([group.share for group in GROUPS])
     counts = np.maximum(1, np.floor(shares / shares.sum() * num_species)).astype(int)
     counts[0] += num_species - counts.sum()
     names, used_common = LatinNames(rng), set()
     return [
         species
-        for group, count in zip(_GROUPS, counts, strict=True)
+        for group, count in zip(GROUPS, counts, strict=True)
         for species in _grow_group(group, int(count), rng, names, used_common)
     ]
 
@@ -158,8 +152,13 @@ class _State:
 
         # The form of tail, ear or cap is settled with the family.
         form = int(rng.integers(4)) if level <= 1 else self.form
-        pattern, activity = drift(self.pattern, _PATTERNS), drift(self.activity, _ACTIVITIES)
-        return _State(traits, form, pattern, drift(self.habitat, group.habitats), activity)
+        return _State(
+            traits=traits,
+            form=form,
+            pattern=drift(self.pattern, _PATTERNS),
+            activity=drift(self.activity, _ACTIVITIES),
+            habitat=drift(self.habitat, group.habitats),
+        )
 
 
 def _grow_group(
@@ -169,7 +168,11 @@ def _grow_group(
         return choices[rng.integers(len(choices))]
 
     root = _State(
-        rng.normal(0, 0.4, len(TRAITS)), 0, pick(_PATTERNS), pick(group.habitats), "diurnal"
+        traits=rng.normal(0, 0.4, len(TRAITS)),
+        form=0,
+        pattern=pick(_PATTERNS),
+        habitat=pick(group.habitats),
+        activity="diurnal",
     )
     for in_order in _split(count, 9, rng):
         order_state = root.descend(0, group, rng)
@@ -195,17 +198,19 @@ def _tip(taxon: Taxon, group: _Group, state: _State) -> Species:
     diet = _DIETS[int(np.searchsorted((-0.7, 0.0, 0.7), state.traits[TRAITS.index("appendage")]))]
     if taxon.kingdom != "Animalia":
         diet = "light" if taxon.kingdom == "Plantae" else "dead wood"
+    base_hue, hue_spread = group.hue
     return Species(
-        taxon,
-        "",
-        tuple(float(value) for value in state.traits),
-        group.body,
-        state.form,
-        state.pattern,
-        state.habitat,
-        diet,
-        state.activity,
-        *group.hue,
+        taxon=taxon,
+        common_name="",
+        traits=tuple(float(value) for value in state.traits),
+        body=group.body,
+        form=state.form,
+        pattern=state.pattern,
+        habitat=state.habitat,
+        diet=diet,
+        activity=state.activity,
+        base_hue=base_hue,
+        hue_spread=hue_spread,
     )
 
 
@@ -237,112 +242,4 @@ def appearance(species: Species, *, male: bool, juvenile: bool, habitat: str) ->
         male=male,
         nocturnal=species.activity == "nocturnal",
         habitat=habitat,
-    )
-
-
-@dataclass(frozen=True)
-class Individual:
-    """One organism to be photographed; `number` seeds its picture."""
-
-    number: int
-    species: Species
-    male: bool
-    juvenile: bool
-    habitat: str
-
-
-def draw_individuals(
-    seed: int, species: Sequence[Species], num_images: int
-) -> dict[str, list[Individual]]:
-    """Split → individuals. Species have long-tailed counts, at least 4 pictures each.
-
-    A tenth of each species (and at least one picture) goes to `val`, as many to `test`.
-
-    Raises:
-      UsageError: fewer than four pictures a species.
-    """
-    if num_images < 4 * len(species):
-        raise UsageError(
-            f"--images {num_images} is fewer than 4 for each of {len(species)} species"
-        )
-    rng = np.random.default_rng((seed, 1))
-    popularity = rng.lognormal(0, 1, len(species))
-    counts = rng.multinomial(num_images - 4 * len(species), popularity / popularity.sum()) + 4
-    splits: dict[str, list[Individual]] = {"train": [], "val": [], "test": []}
-    number = 0
-    for one, count in zip(species, counts, strict=True):
-        held_out = max(1, round(0.1 * count))
-        male, juvenile, strays = rng.random((3, count))
-        for i in range(count):
-            split = "val" if i < held_out else "test" if i < 2 * held_out else "train"
-            habitat = draw_habitat(one, strays[i])
-            splits[split].append(Individual(number, one, male[i] < 0.5, juvenile[i] < 0.3, habitat))
-            number += 1
-    return splits
-
-
-def draw_habitat(species: Species, chance: float) -> str:
-    """Where an individual is met: at home, or for the smallest chances of [0, 1) astray."""
-    habitats = next(group.habitats for group in _GROUPS if group.body == species.body)
-    elsewhere = [habitat for habitat in habitats if habitat != species.habitat]
-    stray = chance / _STRAYS
-    return elsewhere[int(stray * len(elsewhere))] if stray < 1 else species.habitat
-
-
-def look_of(one: Individual) -> Appearance:
-    """The appearance of an individual."""
-    return appearance(one.species, male=one.male, juvenile=one.juvenile, habitat=one.habitat)
-
-
-def photograph(seed: int, one: Individual, image_size: int) -> Record:
-    """The record of one individual, with its true traits as labels."""
-    species = one.species
-    rng = np.random.default_rng((seed, 2, one.number))
-    labels = {
-        "sex": "male" if one.male else "female",
-        "lifeStage": "juvenile" if one.juvenile else "adult",
-        "habitat": one.habitat,
-        "diet": species.diet,
-        "activity": species.activity,
-    }
-    traits = zip(TRAITS, species.traits, strict=True)
-    return make_record(
-        key=f"sim-{seed}-{one.number:07d}",
-        image=render(look_of(one), rng, image_size),
-        taxon=species.taxon,
-        vernacular_name=species.common_name,
-        source="simulated",
-        licence="CC0-1.0",
-        dataset_name="simulated-tree-of-life",
-        labels=labels | {f"trait_{name}": f"{value:.4f}" for name, value in traits},
-    )
-
-
-def prepare_simulated(
-    out_dir: Path,
-    *,
-    seed: int,
-    num_species: int,
-    num_images: int,
-    image_size: int,
-    overwrite: bool = False,
-) -> Summary:
-    """Grows a tree, photographs its individuals and writes the dataset.
-
-    Raises:
-      UsageError: impossible sizes, or `out_dir` is in use.
-    """
-    splits = draw_individuals(seed, grow_tree(seed, num_species), num_images)
-
-    def records(individuals: list[Individual]) -> Iterator[Record]:
-        return (photograph(seed, one, image_size) for one in individuals)
-
-    return write_dataset(
-        {split: records(individuals) for split, individuals in splits.items()},
-        out_dir,
-        name="simulated",
-        description=f"A simulated tree of life: {num_species} species, seed {seed}.",
-        label_names=LABELS,
-        total=num_images,
-        overwrite=overwrite,
     )
