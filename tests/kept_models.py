@@ -8,11 +8,10 @@ import numpy as np
 
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights import checkpoint, layout
-from bioclip2_jax.weights import open as sources
-from bioclip2_jax.weights import write as writers
 from bioclip2_jax.weights.description import Preprocess, write_description
-from bioclip2_jax.weights.open import Source
+from bioclip2_jax.weights.open import Source, open_source
 from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights.write import write
 
 
 def tensors_of(params: dict, config: ClipConfig, replay_projection: bool = False) -> Tensors:
@@ -42,12 +41,12 @@ def export_open_clip(
     params: dict, config: ClipConfig, preprocess: Preprocess, out: Path, **options: object
 ) -> None:
     """Writes open_clip's folder."""
-    writers.write(source_of(params, config, preprocess), out, "open_clip", **options)
+    write(source_of(params, config, preprocess), out, "open_clip", **options)
 
 
 def read(path: Path) -> tuple[ClipConfig, dict, Preprocess]:
     """Sizes, parameters and preprocessing of any model on disk."""
-    source = sources.open_source(path)
+    source = open_source(path)
     return source.config, layout.read_params(source.tensors, source.config), source.preprocess
 
 

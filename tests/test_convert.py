@@ -17,7 +17,6 @@ from bioclip2_jax.cli.export import export
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
-from bioclip2_jax.weights import write as writers
 from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
 from bioclip2_jax.weights.write import CARD_FILE
@@ -200,7 +199,7 @@ def test_a_failed_export_leaves_nothing_behind(params, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writers, "write_safetensors", full)
+    monkeypatch.setattr("bioclip2_jax.weights.write.write_safetensors", full)
     with pytest.raises(UserError, match="No space left on device"):
         export_open_clip(params, CONFIG, PREPROCESS, tmp_path / "model")
     assert not list(tmp_path.iterdir())
@@ -229,10 +228,10 @@ DAMAGES = {
         lambda f: (f / WEIGHTS_FILE).write_text("version https://git-lfs\n" * 9),
         "damaged or incomplete",
     ),
-    "cut config": (lambda f: truncate(f / CONFIG_FILE, 0.5), "config.json: cannot be read"),
+    "cut config": (lambda f: truncate(f / CONFIG_FILE, 0.5), "config.json: not JSON"),
     "config of bytes": (
         lambda f: (f / CONFIG_FILE).write_bytes(b"\xff\xfe\x00"),
-        "config.json: cannot be read",
+        "config.json: not UTF-8",
     ),
     "config is a list": (lambda f: (f / CONFIG_FILE).write_text("[]"), "not a JSON object"),
     "no model_cfg": (lambda f: (f / CONFIG_FILE).write_text("{}"), "model_cfg is missing"),

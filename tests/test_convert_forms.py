@@ -23,11 +23,10 @@ from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
 from bioclip2_jax.weights import checkpoint, layout, transformers
-from bioclip2_jax.weights import open as sources
-from bioclip2_jax.weights import write as writers
 from bioclip2_jax.weights.description import Preprocess, write_description
-from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
+from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE, infer_config, open_source
 from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights.write import write
 
 CONFIG = ClipConfig(
     embed_dim=20,
@@ -148,7 +147,7 @@ def test_a_transformers_model_in_several_files_is_read(folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, read(tmp_path / "hf")[1], read(folder)[1])
     index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
     with pytest.raises(UserError, match="outside its folder"):
-        sources.open_source(tmp_path / "hf")
+        open_source(tmp_path / "hf")
 
 
 @pytest.mark.parametrize("changed", ["hidden_act", "layer_norm_eps", "model_type", "heads", "mlp"])
@@ -166,7 +165,7 @@ def test_a_transformers_model_that_is_no_plain_clip_is_refused(folder, tmp_path,
         config["vision_config"][changed] = "silu" if changed == "hidden_act" else 1e-6
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="config.json"):
-        sources.open_source(tmp_path / "hf")
+        open_source(tmp_path / "hf")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -187,16 +186,16 @@ def test_the_sizes_of_every_preset_are_inferred_from_its_tensors(name):
     config = PRESETS[name]
     shapes = {x: leaf.their_shape for leaf in layout.leaves(config) for x in leaf.theirs}
     tensors = Tensors(shapes, dict.fromkeys(shapes, "float32"), None)
-    assert sources.infer_config(tensors) == config
+    assert infer_config(tensors) == config
     other = tensors.replace("input_resolution", (), None)  # as in OpenAI's own files
-    assert sources.infer_config(other) == dataclasses.replace(config, quick_gelu=True)
+    assert infer_config(other) == dataclasses.replace(config, quick_gelu=True)
 
 
 def test_a_bare_file_whose_heads_cannot_be_known_asks_for_its_config(params, tmp_path):
     path = tmp_path / "bare.safetensors"
     save_file(state_dict(params, CONFIG), path)
     with pytest.raises(UserError, match="bare.safetensors.*heads is unknown.*--model-config"):
-        sources.open_source(path)
+        open_source(path)
     (tmp_path / "x.json").write_text(json.dumps(write_description(CONFIG, PREPROCESS)))
     succeed(path, tmp_path / "named", "--model-config", tmp_path / "x.json")
     (tmp_path / "x.json").rename(tmp_path / CONFIG_FILE)
@@ -221,10 +220,10 @@ def test_pytorchs_own_format_without_pytorch_is_an_error_that_says_so(tmp_path, 
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "model.pt").write_bytes(b"PK")
     with pytest.raises(UserError, match="pip install torch"):
-        sources.open_source(tmp_path / "model.pt")
+        open_source(tmp_path / "model.pt")
     source = source_of(random_params(CONFIG), CONFIG, PREPROCESS)
     with pytest.raises(UserError, match="pip install torch"):
-        writers.write(source, tmp_path / "out.pt", "pt")
+        write(source, tmp_path / "out.pt", "pt")
     assert names_in(tmp_path) == ["model.pt"]
 
 
@@ -415,7 +414,7 @@ def test_a_conversion_that_is_not_exact_leaves_nothing(folder, tmp_path, monkeyp
             yield name, np.asarray(value + (name == "image/projection") * np.float32(1e-3))
 
     monkeypatch.setattr(layout, "read_leaves", damaged)
-    monkeypatch.setattr(writers.layout, "read_leaves", damaged)
+    monkeypatch.setattr(layout, "read_leaves", damaged)
     result = call(folder, tmp_path / "ours", "--verify")
     assert isinstance(result.exception, UserError) and "DIFFERS" in str(result.exception)
     assert names_in(tmp_path) == ["open_clip"]

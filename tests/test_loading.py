@@ -66,10 +66,10 @@ def test_workdir_step_folder_and_export_are_the_same_model(places):
 def test_checkpoints_of_a_run_share_what_is_compiled(places, model):
     before, after = (bioclip2_jax.load(places / "run" / "checkpoints" / s) for s in ("4", "8"))
     first = before.encode_image(PIXELS)
-    compiled = before._functions[0]._cache_size()
+    compiled = before._encoders.image._cache_size()
     second = after.encode_image(PIXELS)
-    assert after._functions[0] is before._functions[0]
-    assert compiled == after._functions[0]._cache_size()
+    assert after._encoders.image is before._encoders.image
+    assert compiled == after._encoders.image._cache_size()
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(second, after.encode_image(PIXELS))
 

@@ -9,21 +9,21 @@ import click
 from bioclip2_jax import __version__
 from bioclip2_jax.errors import exit_on_user_error
 
-# Name → module and one-line help, so that `--help` imports nothing heavy.
+# Name, also of the module → one-line help, so that `--help` imports nothing heavy.
 _COMMANDS = {
-    "prepare": ("prepare", "Make a dataset: from pictures with a table, or simulated."),
-    "train": ("train", "Train a model, or go on with a run that was interrupted."),
-    "plan": ("plan", "Tell whether a recipe fits accelerators, without having them."),
-    "evaluate": ("evaluate", "Measure a model: species, and the paper's other tasks."),
-    "compare": ("compare", "Tell whether one of two models is better on the same pictures."),
-    "export": ("export", "Write a model for PyTorch's open_clip."),
-    "convert": ("convert", "Turn weights of open_clip, PyTorch or transformers to and fro."),
-    "labels": ("labels", "Write the label files that pybioclip reads."),
-    "predict": ("predict", "Name the organisms in pictures."),
-    "embed": ("embed", "Keep the features of many pictures, as Parquet."),
-    "analyze": ("analyze", "Look for what a model knows beyond the names of species."),
-    "report": ("report", "Write one HTML page about results."),
-    "inspect": ("inspect", "Describe a dataset or a model."),
+    "prepare": "Make a dataset: from pictures with a table, or simulated.",
+    "train": "Train a model, or go on with a run that was interrupted.",
+    "plan": "Tell whether a recipe fits accelerators, without having them.",
+    "evaluate": "Measure a model: species, and the paper's other tasks.",
+    "compare": "Tell whether one of two models is better on the same pictures.",
+    "export": "Write a model for PyTorch's open_clip.",
+    "convert": "Turn weights of open_clip, PyTorch or transformers to and fro.",
+    "labels": "Write the label files that pybioclip reads.",
+    "predict": "Name the organisms in pictures.",
+    "embed": "Keep the features of many pictures, as Parquet.",
+    "analyze": "Look for what a model knows beyond the names of species.",
+    "report": "Write one HTML page about results.",
+    "inspect": "Describe a dataset or a model.",
 }
 
 
@@ -31,15 +31,14 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"bioclip2_jax.cli.{_COMMANDS[name][0]}")
-        return getattr(module, name)
+        return getattr(importlib.import_module(f"bioclip2_jax.cli.{cmd_name}"), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from bioclip2_jax.cli import options
+
 
 @click.command()
 @click.argument("source", metavar="SRC")
@@ -14,13 +16,7 @@ import click
     help="Form of DST.  [default: pt if DST ends in .pt; open_clip for a checkpoint of ours; else"
     " orbax]",
 )
-@click.option(
-    "--dtype",
-    default="float32",
-    show_default=True,
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="Of the stored weights; orbax holds float32.",
-)
+@options.dtype("float16", "bfloat16", help="Of the stored weights; orbax holds float32.")
 @click.option(
     "--keep-replay-projector",
     is_flag=True,
@@ -61,27 +57,29 @@ def convert(
       bioclip2 convert runs/first models/first --to transformers --dtype bfloat16
       bioclip2 convert runs/first first.pt
     """
-    from bioclip2_jax.weights import open as sources
-    from bioclip2_jax.weights import write as writers
+    from bioclip2_jax.evaluation.card_rows import results_of
+    from bioclip2_jax.weights.open import open_source
     from bioclip2_jax.weights.verify import verify as compare
+    from bioclip2_jax.weights.write import HOW_TO_OPEN, usual_layout, write
 
-    found = sources.open_source(
-        source, revision=revision, model_config=model_config, image_size=image_size
-    )
-    for note in found.notes:
+    model = open_source(source, revision=revision, model_config=model_config, image_size=image_size)
+    for note in model.notes:
         click.echo(note, err=True)
-    if to is None:
-        to = "pt" if out.suffix == ".pt" else None
-        to = to or ("open_clip" if found.kind == "checkpoint" else "orbax")
+    layout = to or usual_layout(model, out)
     lines: list[str] = []
-    writers.write(
-        found,
+
+    def check(written: Path) -> None:
+        lines.extend(compare(model, written, layout, dtype))
+
+    write(
+        model,
         out,
-        to,
+        layout,
         dtype=dtype,
         keep_replay_projection=keep_replay_projector,
-        check=(lambda made: lines.extend(compare(found, made, to, dtype))) if verify else None,
+        results=results_of(model),
+        check=check if verify else None,
     )
     for line in lines:
         click.echo(line)
-    click.echo(f"{out}: {source} as {to} in {dtype}; {writers.HOW_TO_OPEN[to].format(out)}")
+    click.echo(f"{out}: {source} as {layout} in {dtype}; {HOW_TO_OPEN[layout].format(out)}")

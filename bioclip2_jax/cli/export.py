@@ -4,21 +4,17 @@ from pathlib import Path
 
 import click
 
+from bioclip2_jax.cli import options
+
 
 @click.command()
 @click.option(
     "--workdir", required=True, type=click.Path(), help="Training run or model to export."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@options.OUT
 @click.option("--step", type=int, help="Checkpoint step.  [default: the newest]")
-@click.option(
-    "--dtype",
-    default="float32",
-    show_default=True,
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="Of the stored weights.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a model at --out.")
+@options.dtype("float16", "bfloat16", help="Of the stored weights.")
+@options.overwrite("model")
 def export(workdir: str, out: Path, step: int | None, dtype: str, overwrite: bool) -> None:
     """Write open_clip_config.json, open_clip_model.safetensors and a model card.
 
@@ -30,12 +26,12 @@ def export(workdir: str, out: Path, step: int | None, dtype: str, overwrite: boo
     Example:
       bioclip2 export --workdir runs/quickstart --out runs/quickstart/export
     """
-    from bioclip2_jax.weights import checkpoint
-    from bioclip2_jax.weights import open as sources
-    from bioclip2_jax.weights import write as writers
+    from bioclip2_jax.evaluation.card_rows import results_of
+    from bioclip2_jax.weights.checkpoint import step_dir
+    from bioclip2_jax.weights.open import open_source
+    from bioclip2_jax.weights.write import HOW_TO_OPEN, write
 
-    where = workdir if step is None else checkpoint.step_dir(workdir, step)
-    source = sources.open_source(where)
-    writers.write(source, out, "open_clip", dtype=dtype, overwrite=overwrite)
+    source = open_source(workdir if step is None else step_dir(workdir, step))
+    write(source, out, "open_clip", dtype=dtype, overwrite=overwrite, results=results_of(source))
     origin = workdir if source.step is None else f"step {source.step} of {workdir}"
-    click.echo(f"{out}: {origin} in {dtype}; {writers.HOW_TO_OPEN['open_clip'].format(out)}")
+    click.echo(f"{out}: {origin} in {dtype}; {HOW_TO_OPEN['open_clip'].format(out)}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from bioclip2_jax.cli import options
 from bioclip2_jax.errors import UsageError
 
 
@@ -26,9 +27,9 @@ def prepare() -> None:
     type=click.Path(path_type=Path),
     help="Folder the file column counts from, one for each --metadata. [default: the CSV's folder]",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@options.OUT
 @click.option("--name", default="photos", show_default=True, help="Name of the dataset.")
-@click.option("--overwrite", is_flag=True, help="Replace a dataset at --out.")
+@options.overwrite("dataset")
 def folder(
     metadata: tuple[Path, ...], images: tuple[Path, ...], out: Path, name: str, overwrite: bool
 ) -> None:
@@ -54,12 +55,12 @@ def folder(
 
 
 @prepare.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@options.OUT
 @click.option("--species", default=64, show_default=True, type=click.IntRange(min=2))
 @click.option("--images", default=8000, show_default=True, type=click.IntRange(min=2))
 @click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace a dataset at --out.")
+@options.overwrite("dataset")
 def simulate(out: Path, species: int, images: int, size: int, seed: int, overwrite: bool) -> None:
     """A simulated tree of life: species, traits and pictures grown from a seed.
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.weights import seal
+from bioclip2_jax.weights.layout import flatten
 
 FOLDER = "checkpoints"
 _TRAINED = "params"  # Orbax item of the parameters in a run's checkpoints
@@ -60,11 +62,12 @@ class Writer:
         # Called by one process, when all files are there and not yet renamed. Orbax copies the
         # options deeply: a bound method would take a copy of this writer along.
         context.async_options.post_finalization_callback = lambda: self._seal()
+        policy = ocp.training.preservation_policies.LatestN(keep)
         with self._explained():
             self._checkpointer = ocp.training.Checkpointer(
-                self._folder,
+                str(self._folder),
                 context=context,
-                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                preservation_policy=policy,  # pyright: ignore[reportArgumentType]
                 cleanup_tmp_directories=True,
             )
 
@@ -129,7 +132,7 @@ class Writer:
                     " start again with the same command, earlier checkpoints are whole"
                 ) from error
             raise UserError(
-                f"{self._folder}: {what} could not be written ({_first_line(error)})"
+                f"{self._folder}: {what} could not be written ({reason(error)})"
             ) from error
 
 
@@ -150,10 +153,10 @@ def restore(workdir: str | Path, step: int, params: dict, training: Any) -> tupl
         context.multiprocessing.barrier_sync_key_prefix = f"load{this}"
     try:
         with context:
-            found = ocp.load_checkpointables(folder, {"params": params, "training": training})
+            trees = ocp.load_checkpointables(str(folder), {"params": params, "training": training})
     except Exception as error:
-        raise UserError(f"{folder}: unreadable checkpoint ({_first_line(error)})") from error
-    return found["params"], found["training"]
+        raise UserError(f"{folder}: unreadable checkpoint ({reason(error)})") from error
+    return trees["params"], trees["training"]
 
 
 def set_aside(workdir: str | Path, step: int) -> Path:
@@ -188,11 +191,9 @@ def save_leaves(folder: Path, leaves: Iterable[tuple[str, np.ndarray]]) -> None:
     context.array.saving.use_compression = False  # noise does not shrink, and it takes a copy
     with context:
         for name, leaf in leaves:
-            for key in reversed(name.split("/")):
-                leaf = {key: leaf}
-            ocp.partial.save(folder.absolute(), leaf)
-            del leaf
-        ocp.partial.finalize(folder.absolute())
+            ocp.partial.save(str(folder.absolute()), unflatten_dict({name: leaf}, sep="/"))
+            del leaf  # before the next is made
+        ocp.partial.finalize(str(folder.absolute()))
 
 
 def stored_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
@@ -226,43 +227,29 @@ def read_leaf(folder: str | Path, name: str) -> np.ndarray:
     def wanted(key: str, leaf: Any) -> Any:
         return np.empty(leaf.shape, leaf.dtype) if key == name else ocp.PLACEHOLDER
 
-    found = _load(folder, wanted)
-    for key in name.split("/"):
-        found = found[key]
-    return found
+    return flatten(_load(folder, wanted))[name]
 
 
 def _load(folder: str | Path, wanted: Callable[[str, Any], Any]) -> dict:
     item, stored = _stored(folder)
-    tree: dict = {}
-    for name, leaf in stored.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = wanted(name, leaf)
+    tree = unflatten_dict({name: wanted(name, leaf) for name, leaf in stored.items()}, sep="/")
     try:
-        return ocp.load_checkpointables(Path(folder).absolute(), {item: tree})[item]
+        return ocp.load_checkpointables(str(Path(folder).absolute()), {item: tree})[item]
     except Exception as error:
-        raise UserError(f"{folder}: unreadable checkpoint ({_first_line(error)})") from error
+        raise UserError(f"{folder}: unreadable checkpoint ({reason(error)})") from error
 
 
 def _stored(folder: str | Path) -> tuple[str, dict]:
     """The item that holds the parameters, and their metadata by name."""
     try:
-        metadata = ocp.checkpointables_metadata(Path(folder).absolute()).metadata
+        metadata = ocp.checkpointables_metadata(str(Path(folder).absolute())).metadata
         item = _TRAINED if _TRAINED in metadata else _CONVERTED
-        leaves = jax.tree_util.tree_leaves_with_path(metadata[item])
-        return item, {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+        return item, flatten(metadata[item])
     except Exception as error:
-        raise UserError(f"{folder}: unreadable checkpoint ({_first_line(error)})") from error
+        raise UserError(f"{folder}: unreadable checkpoint ({reason(error)})") from error
 
 
 def _require_equal(folder: Path, params: dict) -> None:
-    def flat(tree: dict) -> dict[str, tuple]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {"/".join(k.key for k in path): (*leaf.shape,) for path, leaf in leaves}
-
     item, leaves = _stored(folder)
     if item == _CONVERTED:
         raise UserError(
@@ -270,7 +257,7 @@ def _require_equal(folder: Path, params: dict) -> None:
             f" with --config.init={folder.parent.parent}"
         )
     stored = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    wanted = flat(params)
+    wanted = {name: tuple(leaf.shape) for name, leaf in flatten(params).items()}
     wrong = [
         f"{name}: stored {stored.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
         for name in sorted(stored.keys() | wanted.keys())
@@ -282,7 +269,3 @@ def _require_equal(folder: Path, params: dict) -> None:
             f"{folder}: the checkpoint is of another model ({shown}); use another --workdir or the"
             " config it was trained with"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.files import read_json_object
 
 PREFIX = "hf-hub:"
@@ -40,20 +40,18 @@ def fetch(name: str, revision: str | None, weights: Sequence[str]) -> Path:
         commit = Path(folder).name
         for file in weights:
             try:
-                found = hf_hub_download(repository, file, revision=commit)
+                index_or_weights = hf_hub_download(repository, file, revision=commit)
             except (EntryNotFoundError, LocalEntryNotFoundError):  # the latter: offline
                 continue
             if file.endswith(".json"):
-                for part in sorted(set(read_json_object(found).get("weight_map", {}).values())):
+                parts = read_json_object(index_or_weights).get("weight_map", {}).values()
+                for part in sorted(set(parts)):
                     hf_hub_download(repository, part, revision=commit)
             return Path(folder)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever the network, the Hub's answer and its library come up with
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{name}: cannot be fetched ({first})") from error
+    except Exception as error:  # whatever the network, the Hub and its library come up with
+        raise UserError(f"{name}: cannot be fetched ({reason(error)})") from error
     raise UserError(f"{name}: none of {', '.join(weights)} there")
 
 

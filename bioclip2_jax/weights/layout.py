@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
 from bioclip2_jax.errors import UserError
@@ -87,15 +87,21 @@ def leaves(config: ClipConfig, replay_projection: bool = False) -> tuple[Leaf, .
     single = [*_IMAGE, *_TEXT]
     if replay_projection:
         single.append(("image/replay_projection", REPLAY, None))
-    found = [Leaf(ours, shapes[ours], (theirs,), axes, False) for ours, theirs, axes in single]
+    parameters = [
+        Leaf(ours=ours, shape=shapes[ours], theirs=(theirs,), axes=axes, stacked=False)
+        for ours, theirs, axes in single
+    ]
     for prefix, stack, depth in (
         ("visual.transformer.resblocks", "image/blocks", config.vision.layers),
         ("transformer.resblocks", "text/blocks", config.text.layers),
     ):
         for ours, theirs, axes in _BLOCK:
+            name = f"{stack}/{ours}"
             names = tuple(f"{prefix}.{layer}.{theirs}" for layer in range(depth))
-            found.append(Leaf(f"{stack}/{ours}", shapes[f"{stack}/{ours}"], names, axes, True))
-    return tuple(found)
+            parameters.append(
+                Leaf(ours=name, shape=shapes[name], theirs=names, axes=axes, stacked=True)
+            )
+    return tuple(parameters)
 
 
 def of_ours(
@@ -139,12 +145,12 @@ def check(tensors: Tensors, config: ClipConfig) -> None:
     for leaf in leaves(config, REPLAY in tensors.shapes):
         for name in leaf.theirs:
             used.add(name)
-            found = tensors.shapes.get(name)
+            shape, expected = tensors.shapes.get(name), leaf.their_shape
             # logit_scale is stored as [] or [1].
-            if found is None:
+            if shape is None:
                 problems.append(f"{name} is missing")
-            elif found != leaf.their_shape and not (found == (1,) and leaf.their_shape == ()):
-                problems.append(f"{name} is {list(found)}, expected {list(leaf.their_shape)}")
+            elif shape != expected and (shape, expected) != ((1,), ()):
+                problems.append(f"{name} is {list(shape)}, expected {list(expected)}")
             elif tensors.dtypes[name] not in _FLOATS:
                 problems.append(
                     f"{name} is {tensors.dtypes[name]}, not one of {', '.join(_FLOATS)}"
@@ -180,7 +186,7 @@ def read_params(tensors: Tensors, config: ClipConfig) -> dict:
       UserError: as `check`; or a file is damaged.
     """
     check(tensors, config)
-    return unflatten(dict(read_leaves(tensors, config)))
+    return unflatten_dict(dict(read_leaves(tensors, config)), sep="/")
 
 
 # ---- Position embeddings of another image size
@@ -217,22 +223,6 @@ def resize_position_embedding(embedding: np.ndarray, grid: int) -> np.ndarray:
     return np.concatenate([embedding[:1], patches.reshape(grid * grid, -1)])
 
 
-# ---- Nested dicts
-
-
-def flatten(tree: Mapping) -> dict:
+def flatten(tree: Mapping) -> dict[str, Any]:
     """Nested dict → flat dict with `a/b/c` names."""
-    found = jax.tree_util.tree_leaves_with_path(dict(tree))
-    return {"/".join(key.key for key in path): leaf for path, leaf in found}
-
-
-def unflatten(flat: Mapping) -> dict:
-    """The inverse of `flatten`."""
-    tree: dict = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
+    return flatten_dict(dict(tree), sep="/")

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,13 @@ from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights import checkpoint, layout
 from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.open import Source, open_source
+
+
+class _Encoders(NamedTuple):
+    """Compiled functions: parameters and input → features."""
+
+    image: Callable
+    text: Callable
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Model:
             raise ValueError(f"images must be [batch, {size}, {size}, 3], not {images.shape}")
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images must be uint8 or float32, not {images.dtype}")
-        return self._functions[0](self.params, images, normalize)
+        return self._encoders.image(self.params, images, normalize)
 
     def encode_text(self, tokens: np.ndarray | jax.Array) -> jax.Array:
         """Tokens of `bioclip2_jax.tokenize` → L2-normalised float32 [batch, embed_dim].
@@ -72,17 +80,15 @@ class Model:
             raise ValueError(f"tokens must be [batch, up to {context}], not {tokens.shape}")
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"tokens must be int32, not {tokens.dtype}")
-        return self._functions[1](self.params, tokens)
+        return self._encoders.text(self.params, tokens)
 
     @property
-    def _functions(self) -> tuple[Callable, Callable]:
+    def _encoders(self) -> _Encoders:
         return _compiled(self.config, tuple(self.preprocess.mean), tuple(self.preprocess.std))
 
 
 @functools.lru_cache(4)
-def _compiled(
-    config: ClipConfig, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[Callable, Callable]:
+def _compiled(config: ClipConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> _Encoders:
     """Parameters are arguments: all checkpoints of a run share what is compiled for the first."""
 
     def image(params: dict, images: jax.Array, normalize: bool) -> jax.Array:
@@ -93,11 +99,11 @@ def _compiled(
     def text(params: dict, tokens: jax.Array) -> jax.Array:
         return clip.bind(config, params).encode_text(tokens)
 
-    return jax.jit(image, static_argnums=2), jax.jit(text)
+    return _Encoders(image=jax.jit(image, static_argnums=2), text=jax.jit(text))
 
 
 def load(path: str | Path) -> Model:
-    """Opens a model in any form that `convert.sources.open_source` knows.
+    """Opens a model in any form that `open_source` knows.
 
     Args:
       path: a training workdir (its newest step) or one of its step folders; a folder of open_clip
@@ -109,7 +115,9 @@ def load(path: str | Path) -> Model:
     """
     source = open_source(path)
     params = jax.tree.map(jnp.asarray, read_params(source))
-    return Model(source.config, params, source.preprocess, source.step)
+    return Model(
+        config=source.config, params=params, preprocess=source.preprocess, step=source.step
+    )
 
 
 def read_params(source: Source) -> dict:
@@ -118,6 +126,6 @@ def read_params(source: Source) -> dict:
     Raises:
       UserError: a file is damaged, or holds values that are not finite.
     """
-    if source.kind == "checkpoint" and not source.resized:  # at once
+    if source.step is not None and not source.resized:  # all of a checkpoint at once
         return checkpoint.restore_params(checkpoint.step_dir(source.path, source.step))
     return layout.read_params(source.tensors, source.config)

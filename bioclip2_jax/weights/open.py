@@ -1,6 +1,7 @@
 """Opens a model in whatever form it is kept in. Detection goes by content, not by options."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ import numpy as np
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.files import read_json_object
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
-from bioclip2_jax.weights import checkpoint, description, hub, layout, tensors, transformers
-from bioclip2_jax.weights.description import Preprocess
-from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights import checkpoint, hub, layout, transformers
+from bioclip2_jax.weights.description import Preprocess, read_description
+from bioclip2_jax.weights.tensors import Tensors, open_safetensors, open_torch
 
 CONFIG_FILE = "open_clip_config.json"
 MODEL_FILE = "model.json"  # the same in a training run
@@ -31,6 +32,7 @@ _OPEN_CLIP_WEIGHTS = (
 )
 _TRANSFORMERS_WEIGHTS = (transformers.WEIGHTS_FILE, transformers.INDEX_FILE, "pytorch_model.bin")
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+_SUFFIXES = (".safetensors", *_TORCH_SUFFIXES)
 _HEAD_WIDTH = 64
 
 
@@ -101,7 +103,7 @@ def open_source(
         source = _open_checkpoint(path)
     if from_hub:
         for file in sorted(path.iterdir()):
-            if file.suffix in (".safetensors", *_TORCH_SUFFIXES):
+            if file.suffix in _SUFFIXES:
                 notes.append(f"{file.name}: sha256 {hub.sha256(file)}")
     config, preprocess = source.config, source.preprocess
     if image_size:
@@ -113,37 +115,38 @@ def open_source(
         vision = dataclasses.replace(config.vision, image_size=image_size)
         config = dataclasses.replace(config, vision=vision)
         preprocess = dataclasses.replace(preprocess, size=image_size)
-    found = layout.fit_position_embedding(source.tensors, config)
-    if found is not source.tensors:
+    tensors = layout.fit_position_embedding(source.tensors, config)
+    resized = tensors is not source.tensors
+    if resized:
         notes.append(f"position embeddings resized to {config.vision.image_size} pixels")
     try:
-        layout.check(found, config)
+        layout.check(tensors, config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return dataclasses.replace(
         source,
         config=config,
         preprocess=preprocess,
-        tensors=_finite(found, path),
-        resized=found is not source.tensors,
+        tensors=_finite(tensors, path),
+        resized=resized,
         notes=tuple(notes),
     )
 
 
-def _finite(found: Tensors, path: Path) -> Tensors:
+def _finite(tensors: Tensors, path: Path) -> Tensors:
     def read(name: str) -> np.ndarray:
-        value = found.read(name)
+        value = tensors.read(name)
         if not np.isfinite(value).all():
             raise UserError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
         return value
 
-    return dataclasses.replace(found, read=read)
+    return dataclasses.replace(tensors, read=read)
 
 
 def open_files(path: Path) -> Tensors:
     """The tensors of a weight file, under its own names."""
     if path.suffix in _TORCH_SUFFIXES:
-        return tensors.open_torch(path)
+        return open_torch(path)
     if path.name.endswith(".json"):
         parts = read_json_object(path).get("weight_map")
         if not isinstance(parts, dict) or not parts:
@@ -151,8 +154,8 @@ def open_files(path: Path) -> Tensors:
         names = sorted(set(map(str, parts.values())))
         if any(Path(name).name != name for name in names):
             raise UserError(f"{path}: names a file outside its folder")
-        return tensors.open_safetensors(*(path.parent / name for name in names))
-    return tensors.open_safetensors(path)
+        return open_safetensors(*(path.parent / name for name in names))
+    return open_safetensors(path)
 
 
 def _first_of(folder: Path, names: Iterable[str]) -> Path:
@@ -164,43 +167,54 @@ def _first_of(folder: Path, names: Iterable[str]) -> Path:
 
 
 def _open_open_clip(folder: Path) -> Source:
-    config, preprocess = description.read_description(folder / CONFIG_FILE)
+    config, preprocess = read_description(folder / CONFIG_FILE)
     others = sorted(path.name for path in folder.iterdir() if path.suffix == ".pt")
     weights = _first_of(folder, (*_OPEN_CLIP_WEIGHTS, *others))
-    return Source(config, preprocess, open_files(weights), "open_clip", weights)
+    return Source(
+        config=config,
+        preprocess=preprocess,
+        tensors=open_files(weights),
+        kind="open_clip",
+        path=weights,
+    )
 
 
 def _open_transformers(folder: Path) -> Source:
     config, preprocess = transformers.read_config(folder)
     weights = _first_of(folder, _TRANSFORMERS_WEIGHTS)
     try:
-        found = transformers.as_open_clip(open_files(weights), config)
+        tensors = transformers.as_open_clip(open_files(weights), config)
     except UserError as error:
         raise UserError(f"{weights}: {error}") from error
-    return Source(config, preprocess, found, "transformers", folder)
+    return Source(
+        config=config, preprocess=preprocess, tensors=tensors, kind="transformers", path=folder
+    )
 
 
 def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Source:
-    if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
-        known = ", ".join((".safetensors", *_TORCH_SUFFIXES))
-        raise UserError(f"{path}: no weight file by its name; these are read: {known}")
-    found = open_files(path)
+    if path.suffix not in _SUFFIXES:
+        raise UserError(
+            f"{path}: no weight file by its name; these are read: {', '.join(_SUFFIXES)}"
+        )
+    tensors = open_files(path)
     beside = path.parent / CONFIG_FILE
     if model_config is None and beside.is_file():
         model_config = beside
     if model_config is not None:
-        config, preprocess = description.read_description(model_config)
-        return Source(config, preprocess, found, "weights", path)
-    try:
-        config = infer_config(found)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    notes.append(
-        f"sizes inferred from the weights, with {config.vision.heads} and {config.text.heads}"
-        f" heads, {'QuickGELU' if config.quick_gelu else 'GELU'} and CLIP's mean and std; if the"
-        f" model has others, put its {CONFIG_FILE} beside the file or name it with --model-config"
-    )
-    return Source(config, Preprocess(config.vision.image_size), found, "weights", path)
+        config, preprocess = read_description(model_config)
+    else:
+        try:
+            config = infer_config(tensors)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        preprocess = Preprocess(config.vision.image_size)
+        notes.append(
+            f"sizes inferred from the weights, with {config.vision.heads} and {config.text.heads}"
+            f" heads, {'QuickGELU' if config.quick_gelu else 'GELU'} and CLIP's mean and std; if"
+            f" the model has others, put its {CONFIG_FILE} beside the file or name it with"
+            " --model-config"
+        )
+    return Source(config=config, preprocess=preprocess, tensors=tensors, kind="weights", path=path)
 
 
 def _open_checkpoint(path: Path) -> Source:
@@ -209,32 +223,37 @@ def _open_checkpoint(path: Path) -> Source:
     if whole.name.isdecimal() and whole.parent.name == checkpoint.FOLDER:
         workdir, step = whole.parent.parent, int(whole.name)
     if step is None or step not in checkpoint.steps(workdir):
-        found = ", ".join(str(step) for step in checkpoint.steps(workdir))
+        steps = ", ".join(map(str, checkpoint.steps(workdir)))
         raise UserError(
             f"{path}: no model here; looked for a training workdir ({checkpoint.FOLDER}/STEP), one"
-            f" of its step folders{f' (there are {found})' if found else ''}, a folder with"
+            f" of its step folders{f' (there are {steps})' if steps else ''}, a folder with"
             f" {CONFIG_FILE} or transformers' {transformers.CONFIG_FILE}, and a weight file"
         )
-    config, preprocess = description.read_description(workdir / MODEL_FILE)
+    config, preprocess = read_description(workdir / MODEL_FILE)
     folder = checkpoint.step_dir(workdir, step)
     shapes = checkpoint.stored_shapes(folder)
     replay = "image/replay_projection" in shapes
-    wanted = {leaf.ours: leaf.shape for leaf in layout.leaves(config, replay)}
-    wrong = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
+    expected = {leaf.ours: leaf.shape for leaf in layout.leaves(config, replay)}
+    names = shapes.keys() | expected.keys()
+    wrong = sorted(name for name in names if shapes.get(name) != expected.get(name))
     if wrong:
         raise UserError(
             f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
             " one of the two comes from another run"
         )
 
-    def read(name: str) -> np.ndarray:
-        return checkpoint.read_leaf(folder, name)
+    read = functools.partial(checkpoint.read_leaf, folder)
+    return Source(
+        config=config,
+        preprocess=preprocess,
+        tensors=layout.of_ours(read, config, replay_projection=replay),
+        kind="checkpoint",
+        path=workdir,
+        step=step,
+    )
 
-    found = layout.of_ours(read, config, replay_projection=replay)
-    return Source(config, preprocess, found, "checkpoint", workdir, step)
 
-
-def infer_config(found: Tensors) -> ClipConfig:
+def infer_config(tensors: Tensors) -> ClipConfig:
     """Sizes from the shapes of open_clip's tensors.
 
     The number of heads cannot be seen: a preset's where all else agrees, else 64 channels each.
@@ -244,12 +263,12 @@ def infer_config(found: Tensors) -> ClipConfig:
       UserError: these are not the tensors of a plain CLIP ViT.
     """
     try:
-        width, _, patch, _ = found.shapes["visual.conv1.weight"]
-        grid = math.isqrt(found.shapes[layout.POSITION][0] - 1)
-        hidden = found.shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
-        vocabulary, text_width = found.shapes["token_embedding.weight"]
+        width, _, patch, _ = tensors.shapes["visual.conv1.weight"]
+        grid = math.isqrt(tensors.shapes[layout.POSITION][0] - 1)
+        hidden = tensors.shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
+        vocabulary, text_width = tensors.shapes["token_embedding.weight"]
         (context, _), (_, embed_dim) = (
-            found.shapes[name] for name in ("positional_embedding", "visual.proj")
+            tensors.shapes[name] for name in ("positional_embedding", "visual.proj")
         )
     except KeyError as error:
         raise UserError(f"not a CLIP ViT of open_clip: {error.args[0]} is missing") from error
@@ -258,26 +277,40 @@ def infer_config(found: Tensors) -> ClipConfig:
     if min(width, patch, grid, hidden, vocabulary, text_width, context, embed_dim) < 1:
         raise UserError("not a CLIP ViT of open_clip: a tensor is empty")
     depths = [
-        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in found.shapes)
+        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in tensors.shapes)
         for prefix in ("visual.transformer.resblocks.", "transformer.resblocks.")
     ]
-    vision = VisionConfig(grid * patch, patch, width, depths[0], _HEAD_WIDTH, hidden / width)
-    text = TextConfig(text_width, text_width // _HEAD_WIDTH, depths[1], context, vocabulary)
-    quick_gelu = "input_resolution" in found.shapes
+    vision = VisionConfig(
+        image_size=grid * patch,
+        patch_size=patch,
+        width=width,
+        layers=depths[0],
+        head_width=_HEAD_WIDTH,
+        mlp_ratio=hidden / width,
+    )
+    text = TextConfig(
+        width=text_width,
+        heads=text_width // _HEAD_WIDTH,
+        layers=depths[1],
+        context_length=context,
+        vocab_size=vocabulary,
+    )
+    quick_gelu = "input_resolution" in tensors.shapes
     for preset in PRESETS.values():
-        same_vision = dataclasses.replace(
-            vision,
-            image_size=preset.vision.image_size,
-            head_width=preset.vision.head_width,
+        # What cannot be seen, and the image size, may differ.
+        seen = dataclasses.replace(
+            preset.vision, image_size=vision.image_size, head_width=_HEAD_WIDTH
         )
-        same_text = dataclasses.replace(text, heads=preset.text.heads)
-        if (same_vision, same_text) == (preset.vision, preset.text):
-            vision = dataclasses.replace(same_vision, image_size=vision.image_size)
-            return ClipConfig(embed_dim, vision, preset.text, quick_gelu)
+        seen_text = dataclasses.replace(preset.text, heads=text.heads)
+        if (seen, seen_text) == (vision, text):
+            vision = dataclasses.replace(vision, head_width=preset.vision.head_width)
+            return ClipConfig(
+                embed_dim=embed_dim, vision=vision, text=preset.text, quick_gelu=quick_gelu
+            )
     if width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
         raise UserError(
             f"widths {width} and {text_width} are no multiples of {_HEAD_WIDTH}, so the number of"
             f" heads is unknown; put the model's {CONFIG_FILE} beside the file or name it with"
             " --model-config"
         )
-    return ClipConfig(embed_dim, vision, text, quick_gelu)
+    return ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)

@@ -5,14 +5,16 @@ checkpoint has one. `cd CHECKPOINT && sha256sum -c SHA256SUMS` checks the same b
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from bioclip2_jax import files
 
 NAME = "SHA256SUMS"
 # Said in Orbax's own metadata of a checkpoint, so that a lost list is noticed.
-MARK = {"sealed_by": NAME}
+MARK: dict[str, Any] = {"sealed_by": NAME}
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
 # Orbax writes these when it renames the folder: the list gets them afterwards, by `complete`.
 _LATE = (_ORBAX_METADATA, "commit_success.txt")
@@ -60,21 +62,21 @@ def damage(folder: Path, below: str = "") -> str | None:
         extra = sorted(present - listed.keys() - set(_LATE))
         if extra:
             return f"{NAME} does not name {extra[0]}"
-        found = _digests(folder, listed)
+        actual = _digests(folder, listed)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and Path(error.filename).name == _ORBAX_METADATA:
             return f"{_ORBAX_METADATA} is missing"
         return f"{error.filename or folder}: {error.strerror}"
     except ValueError:
         return f"{NAME} is unreadable"
-    wrong = [name for name in listed if found[name] != listed[name]]
+    wrong = [name for name in listed if actual[name] != listed[name]]
     return f"{wrong[0]} is not what was written" if wrong else None
 
 
 def _files(folder: Path) -> list[str]:
     """All files, relative; hidden ones, such as those of NFS, are not ours."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
+    inner = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    visible = (path for path in inner if not any(part.startswith(".") for part in path.parts))
     return sorted(path.as_posix() for path in visible if path.name != NAME)
 
 
@@ -97,7 +99,5 @@ def _read_lines(folder: Path) -> dict[str, str]:
 
 
 def _write_lines(folder: Path, digests: dict[str, str]) -> None:
-    partial = folder / f".{NAME}"
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / NAME)
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    files.write_text(folder / NAME, "".join(lines))

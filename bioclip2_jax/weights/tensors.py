@@ -1,8 +1,9 @@
 """Named tensors that are read one at a time, so that no model has to fit into memory twice."""
 
+import importlib
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, reason
 
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAPPED_BYTES = 512 * 2**20  # a mapped file counts as our memory until it is closed
@@ -85,7 +86,7 @@ def open_safetensors(*paths: Path) -> Tensors:
 
 
 @contextmanager
-def _safetensors(path: Path) -> Any:
+def _safetensors(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -105,15 +106,15 @@ def open_torch(path: Path) -> Tensors:
       UserError: PyTorch is not installed; the file is damaged or holds anything but tensors, in
         which case none of its code was run.
     """
-    found = _load_state_dict(path)
+    state_dict = _load_state_dict(path)
     # Stride tricks can claim any size; a true tensor is no larger than its file.
     size = path.stat().st_size
-    for name, value in found.items():
+    for name, value in state_dict.items():
         if value.numel() * value.element_size() > size:
             raise UserError(f"{path}: {name} claims more bytes than the file holds; copy it again")
-    shapes = {name: tuple(value.shape) for name, value in found.items()}
-    dtypes = {name: str(value.dtype).removeprefix("torch.") for name, value in found.items()}
-    mapped, count = {"now": found}, 0
+    shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
+    dtypes = {name: str(value.dtype).removeprefix("torch.") for name, value in state_dict.items()}
+    mapped, count = {"now": state_dict}, 0
 
     def read(name: str) -> np.ndarray:
         nonlocal count
@@ -123,8 +124,7 @@ def open_torch(path: Path) -> Tensors:
             mapped["now"], count = _load_state_dict(path), 0
         value = mapped["now"][name].contiguous()
         if dtypes[name] == "bfloat16":  # numpy knows it from ml_dtypes alone
-            import torch
-
+            torch = import_torch(f"{path}: reading", "start from a .safetensors file")
             return value.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
         return value.numpy().copy()
 
@@ -132,13 +132,7 @@ def open_torch(path: Path) -> Tensors:
 
 
 def _load_state_dict(path: Path) -> dict:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading PyTorch's own format takes PyTorch; install it with"
-            " pip install torch, or start from a .safetensors file"
-        ) from error
+    torch = import_torch(f"{path}: reading", "start from a .safetensors file")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -156,8 +150,9 @@ def _load_state_dict(path: Path) -> dict:
             " run code; save its state_dict alone"
         ) from error
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path}: damaged or incomplete ({first}); copy it again") from error
+        raise UserError(
+            f"{path}: damaged or incomplete ({reason(error)}); copy it again"
+        ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not loaded:
@@ -170,3 +165,22 @@ def _load_state_dict(path: Path) -> dict:
     if all(name.startswith("module.") for name in loaded):
         loaded = {name.removeprefix("module."): value for name, value in loaded.items()}
     return loaded
+
+
+def import_torch(what: str, instead: str) -> Any:
+    """PyTorch, which only its own format takes.
+
+    Args:
+      what: "FILE: reading" or "FILE: writing".
+      instead: what else can be done.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise UserError(
+            f"{what} PyTorch's own format takes PyTorch; install it with pip install torch, or"
+            f" {instead}"
+        ) from error

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,14 +57,18 @@ _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 def _names(config: ClipConfig) -> dict[str, tuple[str, ...]]:
     """open_clip's name → transformers' names: one, or those of q, k and v."""
-    names = {ours: (theirs,) for ours, theirs in _SINGLE.items()}
+    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in _SINGLE.items()}
     depths = (config.vision.layers, config.text.layers)
-    kinds = {f"{o}.{part}": (f"{t}.{part}",) for o, t in _BLOCK.items() for part in _PARTS}
+    block: dict[str, tuple[str, ...]] = {
+        f"{ours}.{part}": (f"{theirs}.{part}",)
+        for ours, theirs in _BLOCK.items()
+        for part in _PARTS
+    }
     for part in _PARTS:
-        kinds[f"attn.in_proj_{part}"] = tuple(f"self_attn.{one}_proj.{part}" for one in "qkv")
+        block[f"attn.in_proj_{part}"] = tuple(f"self_attn.{qkv}_proj.{part}" for qkv in "qkv")
     # Layers go together, as they lie in a stacked parameter of ours.
     for (ours, theirs), depth in zip(_STACKS, depths, strict=True):
-        for here, there in kinds.items():
+        for here, there in block.items():
             for layer in range(depth):
                 names[f"{ours}.{layer}.{here}"] = tuple(f"{theirs}.{layer}.{x}" for x in there)
     return names
@@ -71,7 +76,7 @@ def _names(config: ClipConfig) -> dict[str, tuple[str, ...]]:
 
 def as_open_clip(tensors: Tensors, config: ClipConfig) -> Tensors:
     """A `CLIPModel`'s tensors under open_clip's names; what has no such name keeps its own."""
-    shapes, dtypes, read = {}, {}, {}
+    shapes, dtypes, home = {}, {}, {}
     left = set(tensors.shapes) - set(_BUFFERS)
     for ours, theirs in _names(config).items():
         if not left.issuperset(theirs):
@@ -86,17 +91,18 @@ def as_open_clip(tensors: Tensors, config: ClipConfig) -> Tensors:
         else:
             shapes[ours] = (first[0] * len(theirs), *first[1:])
         dtypes[ours] = tensors.dtypes[theirs[0]]
-        read[ours] = (theirs, turned)
+        home[ours] = (theirs, turned)
     for name in left:
-        shapes[name], dtypes[name], read[name] = tensors.shapes[name], tensors.dtypes[name], None
+        shapes[name], dtypes[name] = tensors.shapes[name], tensors.dtypes[name]
+        home[name] = ((name,), False)
 
-    def read_one(name: str) -> np.ndarray:
-        theirs, turned = read[name]
-        parts = [tensors.read(one) for one in theirs]
+    def read(name: str) -> np.ndarray:
+        theirs, turned = home[name]
+        parts = [tensors.read(part) for part in theirs]
         value = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return np.ascontiguousarray(value.T) if turned else value
 
-    return Tensors(shapes, dtypes, read_one)
+    return Tensors(shapes, dtypes, read)
 
 
 def from_open_clip(tensors: Tensors, config: ClipConfig) -> Tensors:
@@ -132,9 +138,9 @@ def read_config(folder: Path) -> tuple[ClipConfig, Preprocess]:
       UserError: unreadable, or not a CLIP with two plain ViT towers.
     """
     path = folder / CONFIG_FILE
-    found = read_json_object(path)
+    settings = read_json_object(path)
     try:
-        config = _config(found)
+        config = _config(settings)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: a setting is missing or of the wrong kind ({error})") from error
     except UserError as error:
@@ -144,26 +150,26 @@ def read_config(folder: Path) -> tuple[ClipConfig, Preprocess]:
     return config, _preprocess(path, size) if path.is_file() else Preprocess(size)
 
 
-def _config(found: dict) -> ClipConfig:
-    if found.get("model_type") != "clip":
-        raise UserError(f"model_type {found.get('model_type')!r} is not 'clip'")
+def _config(settings: dict[str, Any]) -> ClipConfig:
+    if settings.get("model_type") != "clip":
+        raise UserError(f"model_type {settings.get('model_type')!r} is not 'clip'")
     # What the file leaves out has the value of transformers' own default, that of ViT-B/32.
-    vision = {
+    vision: dict[str, Any] = {
         "hidden_size": 768,
         "intermediate_size": 3072,
         "num_hidden_layers": 12,
         "num_attention_heads": 12,
         "image_size": 224,
         "patch_size": 32,
-    } | (found.get("vision_config") or {})
-    text = {
+    } | (settings.get("vision_config") or {})
+    text: dict[str, Any] = {
         "hidden_size": 512,
         "intermediate_size": 2048,
         "num_hidden_layers": 12,
         "num_attention_heads": 8,
         "max_position_embeddings": 77,
         "vocab_size": 49408,
-    } | (found.get("text_config") or {})
+    } | (settings.get("text_config") or {})
     for tower in (vision, text):
         if tower.get("layer_norm_eps", 1e-5) != 1e-5:
             raise UserError(f"layer_norm_eps {tower['layer_norm_eps']} is not 1e-05")
@@ -177,46 +183,43 @@ def _config(found: dict) -> ClipConfig:
     if len(activations) > 1 or not activations <= _ACTIVATIONS.keys():
         raise UserError(f"hidden_act {', '.join(sorted(activations))}: gelu or quick_gelu is read")
     return ClipConfig(
-        int(found.get("projection_dim", 512)),
-        VisionConfig(
-            vision["image_size"],
-            vision["patch_size"],
-            vision["hidden_size"],
-            vision["num_hidden_layers"],
-            vision["hidden_size"] // vision["num_attention_heads"],
-            vision["intermediate_size"] / vision["hidden_size"],
+        embed_dim=int(settings.get("projection_dim", 512)),
+        vision=VisionConfig(
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            width=vision["hidden_size"],
+            layers=vision["num_hidden_layers"],
+            head_width=vision["hidden_size"] // vision["num_attention_heads"],
+            mlp_ratio=vision["intermediate_size"] / vision["hidden_size"],
         ),
-        TextConfig(
-            text["hidden_size"],
-            text["num_attention_heads"],
-            text["num_hidden_layers"],
-            text["max_position_embeddings"],
-            text["vocab_size"],
+        text=TextConfig(
+            width=text["hidden_size"],
+            heads=text["num_attention_heads"],
+            layers=text["num_hidden_layers"],
+            context_length=text["max_position_embeddings"],
+            vocab_size=text["vocab_size"],
         ),
-        _ACTIVATIONS[activations.pop()],
+        quick_gelu=_ACTIVATIONS[activations.pop()],
     )
 
 
 def _preprocess(path: Path, size: int) -> Preprocess:
-    found = read_json_object(path)
-    default = Preprocess(size)
+    settings, default = read_json_object(path), Preprocess(size)
     filters = {number: name for name, number in _RESAMPLE.items()}
-    resample = found.get("resample", _RESAMPLE["bicubic"])
+    resample = settings.get("resample", _RESAMPLE["bicubic"])
     if resample not in filters:
         raise UserError(f"{path}: resample {resample!r} is neither 2 (bilinear) nor 3 (bicubic)")
     try:
-        mean, std = (
-            tuple(float(one) for one in found.get(name) or usual)
-            for name, usual in (("image_mean", default.mean), ("image_std", default.std))
-        )
+        mean = tuple(map(float, settings.get("image_mean") or default.mean))
+        std = tuple(map(float, settings.get("image_std") or default.std))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: image_mean or image_std is not three numbers") from error
     return Preprocess(
-        size,
-        mean,
-        std,
-        "shortest" if found.get("do_center_crop", True) else "squash",
-        filters[resample],
+        size=size,
+        mean=mean,
+        std=std,
+        resize_mode="shortest" if settings.get("do_center_crop", True) else "squash",
+        interpolation=filters[resample],
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights import layout
-from bioclip2_jax.weights import load as loading
 from bioclip2_jax.weights.description import to_open_clip
+from bioclip2_jax.weights.load import Model
 from bioclip2_jax.weights.open import Source, open_files, open_source
 from bioclip2_jax.weights.write import DTYPES
 
@@ -37,29 +37,29 @@ class Features:
     logits: np.ndarray
 
 
-def verify(source: Source, made: Path, to: str, dtype: str) -> list[str]:
+def verify(source: Source, out: Path, to: str, dtype: str) -> list[str]:
     """Compares what was written with what was read; the lines of a table.
 
     Args:
       source: what was converted.
-      made: the folder or file that was written.
-      to: its layout, one of `writers.LAYOUTS`.
+      out: the folder or file that was written.
+      to: its layout, one of `write.LAYOUTS`.
       dtype: of its weights.
 
     Raises:
       UserError: a tensor or a feature differs; the message holds the table.
     """
     if to == "pt":  # a bare file does not tell its number of heads
-        found = dataclasses.replace(
-            source, tensors=open_files(made), kind="weights", path=made, resized=False
+        written = dataclasses.replace(
+            source, tensors=open_files(out), kind="weights", path=out, resized=False
         )
-        layout.check(found.tensors, found.config)
+        layout.check(written.tensors, written.config)
     else:
-        found = open_source(made)
-    lines = _compare_tensors(source, found, dtype)
+        written = open_source(out)
+    lines = _compare_tensors(source, written, dtype)
     differing = sum(line.endswith("DIFFERS") for line in lines)
     lines.append(f"{len(lines)} tensors, {differing} differ")
-    more, largest = _compare_features(source, found)
+    more, largest = _compare_features(source, written)
     lines += ["", *more]
     limits = _TOLERANCES[dtype] * np.array([1, 1, 100])
     if differing or not (largest <= limits).all():
@@ -67,39 +67,43 @@ def verify(source: Source, made: Path, to: str, dtype: str) -> list[str]:
     return lines
 
 
-def _compare_tensors(source: Source, found: Source, dtype: str) -> list[str]:
+def _compare_tensors(source: Source, written: Source, dtype: str) -> list[str]:
     lines = []
-    for name in found.tensors.shapes:
-        before = layout.read_float(source.tensors, name)
-        before = before.astype(DTYPES[dtype]).astype(np.float32).reshape(found.tensors.shapes[name])
-        after = layout.read_float(found.tensors, name)
-        sums = [hashlib.sha256(np.ascontiguousarray(x)).hexdigest()[:16] for x in (before, after)]
-        shape = " x ".join(map(str, after.shape)) or "scalar"
-        verdict = "same" if sums[0] == sums[1] else f"{sums[1]} DIFFERS"
-        lines.append(f"{name:<58} {shape:<18} {sums[0]} {verdict}")
+    for name, shape in written.tensors.shapes.items():
+        before = layout.read_float(source.tensors, name).astype(DTYPES[dtype]).astype(np.float32)
+        before, after = (
+            hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()[:16]
+            for value in (before, layout.read_float(written.tensors, name))
+        )
+        size = " x ".join(map(str, shape)) or "scalar"
+        verdict = "same" if before == after else f"{after} DIFFERS"
+        lines.append(f"{name:<58} {size:<18} {before} {verdict}")
     return lines
 
 
-def _compare_features(source: Source, found: Source) -> tuple[list[str], np.ndarray]:
+def _compare_features(source: Source, written: Source) -> tuple[list[str], np.ndarray]:
     pixels, tokens = _inputs(source.config)
     reference = _ours(source, pixels, tokens)
-    sides, missing = {"written, in bioclip2_jax": _ours(found, pixels, tokens)}, []
-    for what, side in (("read", source), ("written", found)):
+    sides, missing = {"written, in bioclip2_jax": _ours(written, pixels, tokens)}, []
+    for what, side in (("read", source), ("written", written)):
         if side.kind == "checkpoint" or side.resized:
             continue  # only we can read it so
         peer = "transformers" if side.kind == "transformers" else "open_clip"
         try:
-            importlib.import_module("torch")
+            torch = importlib.import_module("torch")
             module = importlib.import_module(peer)
         except Exception as error:  # a peer that is half installed raises nearly anything
-            missing.append(f"without {peer}, which cannot be imported ({_first_line(error)})")
+            missing.append(f"without {peer}, which cannot be imported ({reason(error)})")
             continue
         run = _in_transformers if peer == "transformers" else _in_open_clip
         try:
-            sides[f"{what}, in {peer} {module.__version__}"] = run(module, side, pixels, tokens)
+            pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            with torch.no_grad():
+                features = run(module, side, pictures, torch.from_numpy(tokens).long())
+            sides[f"{what}, in {peer} {module.__version__}"] = features
         except Exception as error:
             raise UserError(
-                f"{peer} cannot use the model {what} ({_first_line(error)}); nothing was written"
+                f"{peer} cannot use the model {what} ({reason(error)}); nothing was written"
             ) from error
     largest = np.zeros(3)
     lines = [f"{'largest difference from the model read':<44} image    text     logits"]
@@ -111,10 +115,6 @@ def _compare_features(source: Source, found: Source) -> tuple[list[str], np.ndar
         largest = np.maximum(largest, rows)
         lines.append(f"  {name:<42} " + " ".join(f"{row:<8.1e}" for row in rows))
     return lines + sorted(set(missing)), largest
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _inputs(config: ClipConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -130,35 +130,28 @@ def _inputs(config: ClipConfig) -> tuple[np.ndarray, np.ndarray]:
 
 def _ours(source: Source, pixels: np.ndarray, tokens: np.ndarray) -> Features:
     params = layout.read_params(source.tensors, source.config)
-    model = loading.Model(source.config, params, source.preprocess)
+    model = Model(config=source.config, params=params, preprocess=source.preprocess)
     image, text = np.asarray(model.encode_image(pixels)), np.asarray(model.encode_text(tokens))
-    return Features(image, text, model.logit_scale * image @ text.T)
+    return Features(image=image, text=text, logits=model.logit_scale * image @ text.T)
 
 
-def _in_transformers(module: Any, side: Source, pixels: np.ndarray, tokens: np.ndarray) -> Features:
-    import torch
+def _in_transformers(module: Any, side: Source, pictures: Any, tokens: Any) -> Features:
+    """`pictures` are float32 [n, 3, size, size], here and below."""
+    model = module.CLIPModel.from_pretrained(side.path, dtype=pictures.dtype).eval()
+    out = model(pixel_values=pictures, input_ids=tokens)
+    return Features(
+        image=out.image_embeds.numpy(),
+        text=out.text_embeds.numpy(),
+        logits=out.logits_per_image.numpy(),
+    )
 
-    model = module.CLIPModel.from_pretrained(side.path, dtype=torch.float32).eval()
-    with torch.no_grad():
-        out = model(pixel_values=_nchw(pixels), input_ids=torch.from_numpy(tokens).long())
-    found = out.image_embeds, out.text_embeds, out.logits_per_image
-    return Features(*(part.numpy() for part in found))
 
-
-def _in_open_clip(module: Any, side: Source, pixels: np.ndarray, tokens: np.ndarray) -> Features:
-    import torch
-
+def _in_open_clip(module: Any, side: Source, pictures: Any, tokens: Any) -> Features:
     model = module.model.CLIP(**to_open_clip(side.config))
     weights = module.factory.load_state_dict(str(side.path), device="cpu", weights_only=True)
     for name in (layout.REPLAY, *layout.OPENAI_NUMBERS):
         weights.pop(name, None)
     model.load_state_dict(weights, strict=True)
-    with torch.no_grad():
-        image, text, scale = model.eval()(_nchw(pixels), torch.from_numpy(tokens).long())
-    return Features(image.numpy(), text.numpy(), (scale * image @ text.T).numpy())
-
-
-def _nchw(pixels: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    image, text, scale = model.eval()(pictures, tokens)
+    logits = scale * image @ text.T
+    return Features(image=image.numpy(), text=text.numpy(), logits=logits.numpy())

@@ -12,11 +12,10 @@ import ml_dtypes
 import numpy as np
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.weights import card as model_card
-from bioclip2_jax.weights import checkpoint, layout, transformers
+from bioclip2_jax.weights import card, checkpoint, layout, transformers
 from bioclip2_jax.weights.description import write_description
 from bioclip2_jax.weights.open import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, Source
-from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights.tensors import Tensors, import_torch
 
 LAYOUTS = ("orbax", "open_clip", "pt", "transformers")
 HOW_TO_OPEN = {
@@ -39,6 +38,7 @@ def write(
     dtype: str = "float32",
     keep_replay_projection: bool = False,
     overwrite: bool = False,
+    results: card.Results | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes `source` to `out`, a folder or, in layout "pt", a file.
@@ -52,6 +52,7 @@ def write(
       keep_replay_projection: else it is left out, as open_clip's strict loading expects; "orbax"
         always keeps it.
       overwrite: see `out`; a checkpoint is never replaced.
+      results: of `source`, for the model card.
       check: called with what was written before it is moved to `out`; nothing is left if it raises.
 
     Raises:
@@ -75,20 +76,30 @@ def write(
         parent = out.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=parent) as partial:
-            made = Path(partial, out.name)
+            unfinished = Path(partial, out.name)
             if to == "pt":
-                write_torch(made, tensors, dtype)
+                write_torch(unfinished, tensors, dtype)
             else:
-                made.mkdir()
-                _write_folder(made, source, tensors, to, dtype)
+                unfinished.mkdir()
+                texts = _descriptions(source, to, dtype, results)
+                _write_weights(unfinished, source, tensors, to, dtype)
+                for name, text in texts.items():
+                    (unfinished / name).write_text(text, encoding="utf-8")
             if check:
-                check(made)
+                check(unfinished)
             if to == "pt":
-                os.replace(made, out)
+                os.replace(unfinished, out)
             else:
-                _move_into(made, out, seal)
+                _move_into(unfinished, out, seal)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
+
+
+def usual_layout(source: Source, out: Path) -> str:
+    """The layout that is meant where none is named: a checkpoint goes out, all else comes in."""
+    if out.suffix == ".pt":
+        return "pt"
+    return "open_clip" if source.kind == "checkpoint" else "orbax"
 
 
 def _require_free(out: Path, to: str, seal: str, overwrite: bool) -> None:
@@ -107,35 +118,45 @@ def _require_free(out: Path, to: str, seal: str, overwrite: bool) -> None:
             raise UsageError(f"{out} already holds a model; name another folder or add --overwrite")
 
 
-def _write_folder(made: Path, source: Source, tensors: Tensors, to: str, dtype: str) -> None:
-    config, preprocess = source.config, source.preprocess
-    workdir = source.path if source.kind == "checkpoint" else None
-    card = model_card.render(config, preprocess, workdir, source.step, to)
-    described = json.dumps(write_description(config, preprocess), indent=2) + "\n"
+def _descriptions(
+    source: Source, to: str, dtype: str, results: card.Results | None
+) -> dict[str, str]:
+    """File name → text, of all that a folder holds beside the weights."""
+    description = json.dumps(write_description(source.config, source.preprocess), indent=2) + "\n"
     if to == "orbax":
-        texts = {MODEL_FILE: described}
-        (made / checkpoint.FOLDER).mkdir()
-        checkpoint.save_leaves(
-            checkpoint.step_dir(made, source.step or 0), layout.read_leaves(tensors, config)
-        )
+        return {MODEL_FILE: description}
+    text = card.render(
+        source.config,
+        source.preprocess,
+        workdir=source.path if source.kind == "checkpoint" else None,
+        step=source.step,
+        library=to,
+        results=results,
+    )
+    if to == "open_clip":
+        return {CARD_FILE: text, CONFIG_FILE: description}
+    return {CARD_FILE: text} | transformers.write_files(source.config, source.preprocess, dtype)
+
+
+def _write_weights(folder: Path, source: Source, tensors: Tensors, to: str, dtype: str) -> None:
+    if to == "orbax":
+        step_dir = checkpoint.step_dir(folder, source.step or 0)
+        step_dir.parent.mkdir()
+        checkpoint.save_leaves(step_dir, layout.read_leaves(tensors, source.config))
     elif to == "open_clip":
-        texts = {CARD_FILE: card, CONFIG_FILE: described}
-        write_safetensors(made / WEIGHTS_FILE, tensors, dtype)
+        write_safetensors(folder / WEIGHTS_FILE, tensors, dtype)
     else:
-        texts = {CARD_FILE: card} | transformers.write_files(config, preprocess, dtype)
-        renamed = transformers.from_open_clip(tensors, config)
-        write_safetensors(made / transformers.WEIGHTS_FILE, renamed, dtype)
-    for name, text in texts.items():
-        (made / name).write_text(text, encoding="utf-8")
+        renamed = transformers.from_open_clip(tensors, source.config)
+        write_safetensors(folder / transformers.WEIGHTS_FILE, renamed, dtype)
 
 
-def _move_into(made: Path, out: Path, seal: str) -> None:
+def _move_into(folder: Path, out: Path, seal: str) -> None:
     if not out.exists():
-        os.replace(made, out)
+        os.replace(folder, out)
         return
     # Without its config, which comes last, the folder is no model to any reader.
     (out / seal).unlink(missing_ok=True)
-    for path in sorted(made.iterdir(), key=lambda path: path.name == seal):
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == seal):
         os.replace(path, out / path.name)
 
 
@@ -144,13 +165,14 @@ def _without(tensors: Tensors, name: str) -> Tensors:
     return Tensors(shapes, tensors.dtypes, tensors.read)
 
 
-def _converted(tensors: Tensors, name: str, dtype: str) -> np.ndarray:
+def _converted(tensors: Tensors, name: str, dtype: str) -> memoryview:
+    """The bytes of one tensor."""
     value = layout.read_float(tensors, name)
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(value.astype(DTYPES[dtype], copy=False))
-    if dtype == "float16" and not np.isfinite(found).all():
+        value = np.ascontiguousarray(value.astype(DTYPES[dtype], copy=False))
+    if dtype == "float16" and not np.isfinite(value).all():
         raise UserError(f"{name} holds values too large for float16; use bfloat16 or float32")
-    return found
+    return value.reshape(-1).view(np.uint8).data
 
 
 def write_safetensors(path: Path, tensors: Tensors, dtype: str) -> None:
@@ -159,7 +181,8 @@ def write_safetensors(path: Path, tensors: Tensors, dtype: str) -> None:
     Raises:
       UserError: a value is not finite or too large for `dtype`.
     """
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, shape in tensors.shapes.items():
         start, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
         header[name] = {
@@ -172,7 +195,7 @@ def write_safetensors(path: Path, tensors: Tensors, dtype: str) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in tensors.shapes:
-            file.write(_converted(tensors, name, dtype).reshape(-1).view(np.uint8))
+            file.write(_converted(tensors, name, dtype))
 
 
 def write_torch(path: Path, tensors: Tensors, dtype: str) -> None:
@@ -184,13 +207,9 @@ def write_torch(path: Path, tensors: Tensors, dtype: str) -> None:
     Raises:
       UserError: PyTorch is not installed; a value is not finite or too large for `dtype`.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path.name}: writing PyTorch's own format takes PyTorch; install it with pip install"
-            " torch, or use another layout, all of which PyTorch reads as safetensors"
-        ) from error
+    torch = import_torch(
+        f"{path.name}: writing", "use another layout, all of which PyTorch reads as safetensors"
+    )
     kind = getattr(torch, dtype)
     # Memory that nobody touches is never given out.
     empty = {name: torch.empty(shape, dtype=kind) for name, shape in tensors.shapes.items()}
@@ -198,18 +217,22 @@ def write_torch(path: Path, tensors: Tensors, dtype: str) -> None:
     with torch.serialization.skip_data():
         torch.save(empty, frame_path)
     names = iter(tensors.shapes)
-    with zipfile.ZipFile(frame_path) as frame, zipfile.ZipFile(path, "w") as made:
+    with (
+        zipfile.ZipFile(frame_path) as frame,
+        path.open("wb") as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
         for entry in frame.infolist():
             _, _, inner = entry.filename.partition("/")
             info = zipfile.ZipInfo(f"archive/{inner}")
             if not inner.startswith("data/"):
-                made.writestr(info, frame.read(entry))
+                archive.writestr(info, frame.read(entry))
                 continue
-            value = _converted(tensors, next(names), dtype).reshape(-1).view(np.uint8)
+            value = _converted(tensors, next(names), dtype)
             info.file_size = value.nbytes
-            head = made.fp.tell() + 30 + len(info.filename) + 4
+            head = file.tell() + 30 + len(info.filename) + 4
             gap = -head % _ALIGNMENT
             info.extra = b"FB" + gap.to_bytes(2, "little") + b"Z" * gap
-            with made.open(info, "w") as file:
-                file.write(value)
+            with archive.open(info, "w") as member:
+                member.write(value)
     frame_path.unlink()

@@ -12,10 +12,9 @@ from kept_models import export_open_clip, read, state_dict
 from bioclip2_jax.cli.convert import convert
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.weights import open as sources
-from bioclip2_jax.weights import write as writers
 from bioclip2_jax.weights.description import Preprocess, to_open_clip
-from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE
+from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE, open_source
+from bioclip2_jax.weights.write import LAYOUTS, write
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
@@ -244,9 +243,9 @@ def test_resized_weights_equal_those_that_open_clip_resizes_on_loading(tmp_path,
 
 def test_a_source_in_memory_is_written_the_same_way_in_every_layout(tmp_path, random_params):
     export_open_clip(random_params(TINY), TINY, Preprocess(64), tmp_path / "theirs")
-    source = sources.open_source(tmp_path / "theirs")
-    for to in writers.LAYOUTS:
-        writers.write(source, tmp_path / f"{to}.pt", to)
-    found = [read(tmp_path / f"{to}.pt")[1] for to in writers.LAYOUTS]
+    source = open_source(tmp_path / "theirs")
+    for to in LAYOUTS:
+        write(source, tmp_path / f"{to}.pt", to)
+    found = [read(tmp_path / f"{to}.pt")[1] for to in LAYOUTS]
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, other, found[0])
