@@ -179,13 +179,12 @@ def _split_species(species: str, genus: str) -> tuple[str, str]:
         return named, species.lower()  # "Tobacco mosaic virus" is no binomial
     if len(words) > 1:
         first, rest = words[0], words[1:]
+        # "gorilla gorilla" beside "Gorilla" is a subspecies, beside "gorilla" a binomial.
+        is_written_high = first.removeprefix("×")[:1].isupper()
+        is_known_genus = first == genus or (is_written_high and _capitalize(first) == named)
         if not genus and _is_genus(first):
             named, words = _capitalize(first), rest
-        # "gorilla gorilla" beside "Gorilla" is a subspecies, beside "gorilla" a binomial.
-        elif first == genus or (
-            first.removeprefix("×")[:1].isupper()
-            and (_capitalize(first) == named or rest[0].islower())
-        ):
+        elif is_known_genus or (is_written_high and rest[0].islower()):
             words = rest
     elif words == [named] and not species.isupper() and species != species.lower():
         words = []  # the genus once more; the epithet of a tautonym is in lower case
@@ -231,11 +230,20 @@ def _cross(words: list[str]) -> str:
     """The epithets of a cross of two species; '' where a parent is not named to the species."""
     first = _epithet(words[:1], lenient=True)
     others = [word.lower() for word in words[1:] if word[0] == "×" or word.islower()]
-    known = (_EPITHET.fullmatch(o) and not _OPEN.fullmatch(o.removeprefix("×")) for o in others)
-    return " ".join([first, *others]) if first and all(known) else ""
+    are_named = all(
+        _EPITHET.fullmatch(parent) and not _OPEN.fullmatch(parent.removeprefix("×"))
+        for parent in others
+    )
+    return " ".join([first, *others]) if first and are_named else ""
 
 
-def _epithet(words: list[str], lenient: bool) -> str:
+def _is_epithet(word: str) -> bool:
+    is_part_of_authors = _NO_EPITHET.fullmatch(word.lower().rstrip("."))
+    is_word = word.islower() and clean(word) and _EPITHET.fullmatch(word)
+    return bool(is_word and not is_part_of_authors)
+
+
+def _epithet(words: list[str], *, lenient: bool) -> str:
     """The specific and, if any, the lowest-ranked infraspecific epithet that `words` begin with.
 
     Args:
@@ -246,22 +254,15 @@ def _epithet(words: list[str], lenient: bool) -> str:
     expected = True  # whether an epithet may stand here: at the start and behind a rank mark
     for word in words:
         mark = word.lower().rstrip(".")
-        ranked = _BELOW_SPECIES.fullmatch(mark)
-        if _OPEN.fullmatch(mark.removeprefix("×")) or (
-            not epithets and (ranked or not clean(word))
-        ):
+        is_rank = _BELOW_SPECIES.fullmatch(mark)
+        is_no_name = is_rank or not clean(word)
+        if _OPEN.fullmatch(mark.removeprefix("×")) or (is_no_name and not epithets):
             break
-        if ranked:
+        if is_rank:
             expected = True
         elif not epithets and lenient and len(mark) > 1:
             epithets = [clean(word.lower())]
-        elif (
-            expected
-            and word.islower()
-            and clean(word)
-            and not _NO_EPITHET.fullmatch(mark)
-            and _EPITHET.fullmatch(word)
-        ):
+        elif expected and _is_epithet(word):
             expected = not epithets
             epithets = [*epithets[:1], word]
         elif not epithets:
