@@ -3,6 +3,7 @@
 A run of one process initialises nothing, and every function here is then trivial.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import itertools
@@ -16,13 +17,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.errors import UsageError, UserError, reason
 
 _FLAGS = ("coordinator", "num-processes", "process-id")
 _START_SECONDS = 600  # machines of one job come up minutes apart
@@ -54,41 +56,39 @@ def take_flags(arguments: Sequence[str]) -> tuple[Processes | None, list[str]]:
     Raises:
       UsageError: one is missing, doubled or impossible.
     """
-    found, rest = {}, list(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in _FLAGS:
-        for position in reversed(range(len(rest))):
-            flag, equals, value = rest[position].partition("=")
-            if flag != f"--{name}":
-                continue
-            if name in found:
-                raise UsageError(f"--{name} is given twice")
-            taken = rest[position : position + (1 if equals else 2)]
-            found[name] = value if equals else "".join(taken[1:])
-            del rest[position : position + len(taken)]
-    if not found:
-        return None, rest
-    missing = [f"--{name}" for name in _FLAGS if not found.get(name)]
+        parser.add_argument(f"--{name}", dest=name, action="append", nargs="?", default=[])
+    options, rest = parser.parse_known_args(arguments)
+    flags: dict[str, list[str | None]] = vars(options)
+    if not any(flags.values()):
+        return None, list(arguments)
+    missing = " and ".join(f"--{name}" for name, values in flags.items() if not any(values))
     if missing:
         raise UsageError(
-            f"{' and '.join(missing)}: missing; --coordinator HOST:PORT, --num-processes N and"
-            " --process-id I go together"
+            f"{missing}: missing; --coordinator HOST:PORT, --num-processes N and --process-id I go"
+            " together"
         )
-    host, _, port = found["coordinator"].rpartition(":")
+    for name, values in flags.items():
+        if len(values) > 1:
+            raise UsageError(f"--{name} is given twice")
+    coordinator, count, index = (str(value) for (value,) in flags.values())
+    host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(
-            f"--coordinator={found['coordinator']}: write HOST:PORT, where process 0 can be reached"
+            f"--coordinator={coordinator}: write HOST:PORT, where process 0 can be reached"
         )
-    for name in _FLAGS[1:]:
-        if not found[name].isdecimal():
-            raise UsageError(f"--{name}={found[name]}: not a whole number")
-    count, index = (int(found[name]) for name in _FLAGS[1:])
-    if count < 1:
+    for name, value in zip(_FLAGS[1:], (count, index), strict=True):
+        if not value.isdecimal():
+            raise UsageError(f"--{name}={value}: not a whole number")
+    if int(count) < 1:
         raise UsageError(f"--num-processes={count} must be at least 1")
-    if index >= count:
+    if int(index) >= int(count):
+        last = int(count) - 1
         raise UsageError(
-            f"--process-id={index}: with --num-processes={count} it is one of 0 ... {count - 1}"
+            f"--process-id={index}: with --num-processes={count} it is one of 0 ... {last}"
         )
-    return Processes(found["coordinator"], count, index), rest
+    return Processes(coordinator=coordinator, count=int(count), index=int(index)), rest
 
 
 def start(processes: Processes | None) -> None:
@@ -97,17 +97,15 @@ def start(processes: Processes | None) -> None:
     Raises:
       UserError: they cannot be reached.
     """
+    options: dict[str, Any] = _slurm_devices()
     if processes:
-        several = processes.count > 1
         options = {
             "coordinator_address": processes.coordinator,
             "num_processes": processes.count,
             "process_id": processes.index,
             "cluster_detection_method": "deactivate",
         }
-    else:
-        several, options = is_slurm_step() or is_tpu_pod(), _slurm_devices()
-    if not several:
+    if not (processes.count > 1 if processes else is_slurm_step() or is_tpu_pod()):
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -118,8 +116,9 @@ def start(processes: Processes | None) -> None:
         )
     except Exception as error:
         where = f"--coordinator={processes.coordinator}: " if processes else ""
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where}the processes of this run did not meet ({reason})") from error
+        raise UserError(
+            f"{where}the processes of this run did not meet ({reason(error)})"
+        ) from error
 
 
 def is_slurm_step() -> bool:
@@ -136,8 +135,8 @@ def is_tpu_pod() -> bool:
     slices = os.environ.get("MEGASCALE_NUM_SLICES")
     if not hosts and "TPU_SKIP_MDS_QUERY" not in os.environ:
         hosts = _metadata("worker-network-endpoints")
-        found = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env"))
-        slices = slices or (found and found[1])
+        match = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env"))
+        slices = slices or (match and match[1])
     return len((hosts or "").split(",")) * int(slices or 1) > 1
 
 
@@ -250,12 +249,13 @@ def stop_on_signal() -> Iterator[Callable[[int], bool]]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
 
+    def was_caught(_taken: int) -> bool:
+        return bool(caught)
+
     if jax.process_count() == 1:
-        handlers = {signal.SIGTERM: handler, signal.SIGINT: handler}
-        ask = lambda _taken: bool(caught)  # noqa: E731
-    else:
-        handlers = {signal.SIGINT: forward}  # SIGTERM is JAX's, since `start`
-        ask = multihost_utils.reached_preemption_sync_point
+        handlers, ask = {signal.SIGTERM: handler, signal.SIGINT: handler}, was_caught
+    else:  # SIGTERM is JAX's, since `start`
+        handlers, ask = {signal.SIGINT: forward}, multihost_utils.reached_preemption_sync_point
     before = {number: signal.signal(number, new) for number, new in handlers.items()}
     try:
         yield ask
