@@ -2,6 +2,8 @@
 
 import click
 
+from bioclip2_jax.text.taxonomy import RANKS
+
 # Shared by the analyses of kept features.
 _FEATURES = click.option(
     "--features", required=True, type=click.Path(), help="Made by `bioclip2 embed`."
@@ -52,7 +54,7 @@ def analyze() -> None:
     "--leave-out",
     default="family",
     show_default=True,
-    type=click.Choice(["kingdom", "phylum", "class", "order", "family", "genus"]),
+    type=click.Choice(RANKS[:6]),
     help="Rank of the clades that are predicted from the others.",
 )
 @_MIN_IMAGES
@@ -104,7 +106,7 @@ def between(
     "--species-rank",
     default="species",
     show_default=True,
-    type=click.Choice(["class", "order", "family", "genus", "species"]),
+    type=click.Choice(RANKS[2:]),
     help="Taxa of this rank count as species.",
 )
 @click.option(

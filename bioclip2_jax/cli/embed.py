@@ -2,31 +2,16 @@
 
 import click
 
+from bioclip2_jax.cli import options
+
 
 @click.command()
 @click.argument("source", metavar="SRC", type=click.Path())
-@click.option(
-    "--model",
-    "model_path",
-    required=True,
-    help="Any model that `convert` reads, such as a workdir.",
-)
+@options.MODEL
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to make.")
 @click.option("--split", help="Only this split of a dataset.  [default: all]")
-@click.option(
-    "--dtype",
-    default="float32",
-    show_default=True,
-    type=click.Choice(["float32", "float16"]),
-    help="Of the kept features.",
-)
-@click.option(
-    "--batch-size",
-    default=128,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Pictures encoded at a time.",
-)
+@options.dtype("float16", help="Of the kept features.")
+@options.batch_size(128, "Pictures")
 def embed(
     source: str, model_path: str, out: str, split: str | None, dtype: str, batch_size: int
 ) -> None:

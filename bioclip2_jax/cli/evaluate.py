@@ -2,6 +2,8 @@
 
 import click
 
+from bioclip2_jax.cli import options
+
 
 @click.command()
 @click.option("--workdir", type=click.Path(), help="A training run, or a model of ours.")
@@ -75,13 +77,7 @@ import click
     type=click.FloatRange(min=0),
     help="With --follow: stop after so many seconds without a new checkpoint.",
 )
-@click.option(
-    "--batch-size",
-    default=128,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Images encoded at a time.",
-)
+@options.batch_size(128, "Images")
 def evaluate(
     workdir: str | None,
     model_path: str | None,

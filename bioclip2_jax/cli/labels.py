@@ -4,18 +4,14 @@ from pathlib import Path
 
 import click
 
+from bioclip2_jax.cli import options
+
 
 @click.command()
 @click.argument("taxa", metavar="TAXA.csv")
-@click.option("--model", "model_path", required=True, help="Any model that `convert` reads.")
+@options.MODEL
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to fill.")
-@click.option(
-    "--batch-size",
-    default=256,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Texts encoded at a time.",
-)
+@options.batch_size(256, "Texts")
 def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
     """Write txt_emb_species.npy and txt_emb_species.json for the taxa of a table.
 

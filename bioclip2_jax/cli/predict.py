@@ -2,37 +2,29 @@
 
 import click
 
+from bioclip2_jax.cli import options
+from bioclip2_jax.text.taxonomy import RANKS
+
 SOME_FAILED = 3
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True)
-@click.option(
-    "--model",
-    "model_path",
-    required=True,
-    help="Any model that `convert` reads, such as a workdir.",
-)
+@options.MODEL
 @click.option("--labels", type=click.Path(), help="Text file with one free label a line.")
 @click.option(
     "--taxa", type=click.Path(), help="CSV with rank columns, such as a dataset's taxa.csv."
 )
 @click.option(
     "--rank",
-    type=click.Choice(["kingdom", "phylum", "class", "order", "family", "genus", "species"]),
+    type=click.Choice(RANKS),
     help="With --taxa: the rank to answer at.  [default: species]",
 )
 @click.option(
     "--k", default=5, show_default=True, type=click.IntRange(min=1), help="Names a picture."
 )
 @click.option("--output", default="-", show_default=True, help="CSV file; '-' is standard output.")
-@click.option(
-    "--batch-size",
-    default=32,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Pictures encoded at a time.",
-)
+@options.batch_size(32, "Pictures")
 def predict(
     images: tuple[str, ...],
     model_path: str,
