@@ -307,14 +307,26 @@ def test_the_card_tells_how_the_model_was_trained_and_how_well_it_does(workdir, 
     result["ranks"] = {rank: {"top1": 0.1 * n, "chance": 0.01} for n, rank in enumerate(ranks)}
     (workdir / "eval" / "20").mkdir(parents=True)
     (workdir / "eval" / "20" / "zero_shot.json").write_text(json.dumps(result))
+    few_shot = {"k": 5, "top1": 0.25, "std": 0.012, "num_classes": 1200}
+    (workdir / "eval" / "20" / "few_shot_5.json").write_text(json.dumps(few_shot))
+    (workdir / "eval" / "20" / "few_shot_5_support.json").write_text("[]")  # is none of them
     assert call("--workdir", workdir, "--out", tmp_path / "out").exit_code == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense:") and "library_name: open_clip" in card
     assert "| step | 20 of 600 |" in card and "| peak learning rate | 0.001 |" in card
     assert "60 taxa, 1,234 images" in card and "| class | 20.0 % | 1.0 % |" in card
+    assert "| 5 | 25.0 % | 1.2 % | 1,200 |" in card
     shutil.rmtree(workdir / "eval")
     assert call("--workdir", workdir, "--out", tmp_path / "out", "--overwrite").exit_code == 0
     assert "Not evaluated." in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_damaged_result_is_named_and_nothing_is_written(workdir, tmp_path):
+    (workdir / "eval" / "20").mkdir(parents=True)
+    (workdir / "eval" / "20" / "zero_shot.json").write_text('{"num_classes": 60}')
+    result = call("--workdir", workdir, "--out", tmp_path / "out")
+    assert isinstance(result.exception, UserError) and "num_images" in str(result.exception)
+    assert "zero_shot.json" in str(result.exception) and not (tmp_path / "out").exists()
 
 
 def test_weights_of_the_original_training_code_lose_only_the_replay_projection(folder, tmp_path):

@@ -77,7 +77,7 @@ def convert(
         layout,
         dtype=dtype,
         keep_replay_projection=keep_replay_projector,
-        results=results_of(model),
+        results=None if layout == "pt" else results_of(model),
         check=check if verify else None,
     )
     for line in lines:
