@@ -60,7 +60,7 @@ def main() -> None:
         return (by_row.mean() + by_column.mean()) / 2
 
     if options.topology:
-        devices, _ = search.target_devices(options.topology, 1)
+        devices = search.target_of(options.topology).devices
     else:
         devices = jax.devices()[: options.devices]
     mesh = sharding.make_mesh(-1, 1, devices=devices)

@@ -22,8 +22,9 @@ from jax.sharding import NamedSharding  # noqa: E402
 
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
-from bioclip2_jax.training import progress, sharding  # noqa: E402
+from bioclip2_jax.training import recipe, sharding  # noqa: E402
 from bioclip2_jax.training import step as train_step  # noqa: E402
+from bioclip2_jax.training.hardware import chip_of  # noqa: E402
 from bioclip2_jax.weights import layout  # noqa: E402
 from bioclip2_jax.weights.tensors import open_safetensors  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402
@@ -52,8 +53,9 @@ def main(job: dict) -> dict:
     config.train.micro_batches = setting.pop("micro_batches", 1)
     cut = setting.pop("cut_captions", False)
     config.model.update({"name": job["model"], "dtype": job["dtype"], "block_parts": 1} | setting)
+    settings = recipe.compose(config).step
     mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
-    train_step.check(config, mesh)
+    train_step.check_split(settings, mesh)
 
     params = layout.read_params(open_safetensors(folder / "weights.safetensors"), model)
     found = np.load(folder / "batch.npz")
@@ -67,11 +69,11 @@ def main(job: dict) -> dict:
         batch[prefix + "weights"] = np.ones(count, np.float32)
     batch = jax.device_put(batch, NamedSharding(mesh, sharding.BATCH))
 
-    shapes = jax.eval_shape(lambda: train_step.init_state(config, model, params))
-    shardings = train_step.state_shardings(shapes, mesh)
-    make = jax.jit(lambda p: train_step.init_state(config, model, p), out_shardings=shardings)
+    shapes = jax.eval_shape(lambda: train_step.init_state(settings, model, params))
+    shardings = sharding.tree_shardings(shapes, mesh)
+    make = jax.jit(lambda p: train_step.init_state(settings, model, p), out_shardings=shardings)
     state = make(jax.device_put(params, shardings.params))
-    step = train_step.make_train_step(config, model, mesh, shardings)
+    step = train_step.make_train_step(settings, model, mesh, shardings)
     before = time.perf_counter()
     step = step.lower(state, batch).compile()
     compiled = time.perf_counter() - before
@@ -92,7 +94,8 @@ def main(job: dict) -> dict:
             for _ in range(3):
                 state, values = step(state, batch)
             jax.block_until_ready(state)
-    stats = jax.devices()[0].memory_stats() or {}
+    device = jax.devices()[0]
+    chip, stats = chip_of(device.device_kind), device.memory_stats() or {}
     peak = (
         stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
@@ -103,10 +106,10 @@ def main(job: dict) -> dict:
         "peak_gib": peak / 2**30,
         "compile_seconds": compiled,
         "text_length": batch["tokens"].shape[1],
-        "model_flops": train_step.train_flops_per_step(config, model, 77),
+        "model_flops": train_step.train_flops_per_step(settings, model, 77),
         "product_rate": product_rate(job["toy"]),
-        "peak_rate": progress.peak_flops() and progress.peak_flops() / jax.device_count(),
-        "device": jax.devices()[0].device_kind,
+        "peak_rate": chip and chip.flops,
+        "device": device.device_kind,
         "versions": {"jax": jax.__version__},
     }
 

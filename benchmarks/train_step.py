@@ -7,7 +7,7 @@ Biological and replay pairs, the latter one in nine as in the paper; forward, ba
 bfloat16 (open_clip: autocast) with float32 parameters. Each side runs at several settings, each in
 a process of its own, and is judged by its best. MFU counts the model's FLOPs, without
 recomputation, at captions of 77 tokens: 3 x pairs x sum over towers of 2 x tokens x (weights of the
-blocks + 2 x layers x tokens x width); see `train_step.train_flops_per_step`. Settings with
+blocks + 2 x layers x tokens x width); see `training.step.train_flops_per_step`. Settings with
 `cut_captions` do less work for the same loss and count the same FLOPs. open_clip needs
 `pip install torch open_clip_torch`; without it our side runs alone.
 """

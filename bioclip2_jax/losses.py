@@ -83,7 +83,7 @@ def contrastive_loss_and_accuracy(
         raise ValueError(f"a batch of {batch} pairs cannot be split over {devices} devices")
     weights = jnp.ones(batch, jnp.float32) if weights is None else jnp.asarray(weights)
     scale = jnp.asarray(logit_scale, jnp.float32)
-    pairs = _Pairs(image_features, text_features, weights, targets)
+    pairs = _Pairs(image=image_features, text=text_features, weights=weights, targets=targets)
     return _loss(mesh, tile, pairs, scale)
 
 
@@ -114,7 +114,7 @@ def taxon_targets(
     counts = jax.vmap(sharing, in_axes=1, out_axes=1)(by_rank, ids)
     mass = jnp.where(ids >= 0, jnp.asarray(rank_weights, jnp.float32), 0)
     mass = mass / jnp.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
-    return Targets(ids, mass / counts)
+    return Targets(ids=ids, shares=mass / counts)
 
 
 class _Pairs(NamedTuple):
@@ -127,7 +127,7 @@ class _Pairs(NamedTuple):
 class _Side(NamedTuple):
     """What the loss knows of rows, or of columns, beside their features."""
 
-    index: jax.Array  # position in the global batch; -1 in the padding of the last tile
+    positions: jax.Array  # in the global batch; -1 in the padding of the last tile
     weights: jax.Array
     targets: Targets | None
 
@@ -136,17 +136,17 @@ class _Side(NamedTuple):
 def _loss(
     mesh: Mesh | None, tile: int | None, pairs: _Pairs, scale: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    return _on_devices(mesh, tile, False, pairs, scale)[0]
+    return _on_devices(mesh, tile, pairs, scale, gradients=False)[0]
 
 
 def _forward(mesh: Mesh | None, tile: int | None, pairs: _Pairs, scale: jax.Array) -> tuple:
     # The loss is a number, so its gradients can be made at once: no block waits for the way back.
-    return _on_devices(mesh, tile, True, pairs, scale)
+    return _on_devices(mesh, tile, pairs, scale, gradients=True)
 
 
-def _backward(mesh: Mesh | None, tile: int | None, gradients: tuple, given: tuple) -> tuple:
+def _backward(mesh: Mesh | None, tile: int | None, gradients: tuple, cotangents: tuple) -> tuple:
     image, text, scale, pairs = gradients
-    factor = given[0]
+    factor = cotangents[0]  # of the loss; the accuracy has no gradient
 
     def scaled(gradient: jax.Array) -> jax.Array:
         return (factor * gradient).astype(gradient.dtype)
@@ -155,28 +155,29 @@ def _backward(mesh: Mesh | None, tile: int | None, gradients: tuple, given: tupl
     targets = None
     if pairs.targets is not None:
         ids = jnp.zeros(pairs.targets.ids.shape, jax.dtypes.float0)
-        targets = Targets(ids, none.targets.shares)
-    return _Pairs(scaled(image), scaled(text), none.weights, targets), factor * scale
+        targets = Targets(ids=ids, shares=none.targets.shares)
+    slopes = _Pairs(image=scaled(image), text=scaled(text), weights=none.weights, targets=targets)
+    return slopes, factor * scale
 
 
 _loss.defvjp(_forward, _backward)
 
 
 def _on_devices(
-    mesh: Mesh | None, tile: int | None, gradients: bool, pairs: _Pairs, scale: jax.Array
+    mesh: Mesh | None, tile: int | None, pairs: _Pairs, scale: jax.Array, *, gradients: bool
 ) -> tuple:
     """(loss, accuracy), and with `gradients` those of image, text and scale, and `pairs`."""
     axes = tuple(mesh.axis_names) if mesh else ()
     block = functools.partial(_block, axes=axes, tile=tile, gradients=gradients)
     if mesh:
         split, whole = P(axes), P()
-        made = ((whole, whole), (split, split, whole)) if gradients else ((whole, whole), ())
+        results = ((whole, whole), (split, split, whole) if gradients else ())
         # Every value that is declared the same on all devices has gone through psum or pmax.
         block = jax.shard_map(
-            block, mesh=mesh, in_specs=(split, whole), out_specs=made, check_vma=False
+            block, mesh=mesh, in_specs=(split, whole), out_specs=results, check_vma=False
         )
-    values, found = block(pairs, scale)
-    return values, (*found, pairs) if gradients else ()
+    values, slopes = block(pairs, scale)
+    return values, (*slopes, pairs) if gradients else ()
 
 
 def _block(
@@ -189,21 +190,20 @@ def _block(
     width = min(count, max(1, tile // devices)) if tile else count  # columns of each device a tile
     tiles = -(-count // width)
     start = count * (jax.lax.axis_index(axes) if axes else 0)
-    rows = _Side(start + jnp.arange(count), weights, targets)
+    rows = _Side(positions=start + jnp.arange(count), weights=weights, targets=targets)
     total = jnp.maximum(_sum(weights.sum(), axes), 1)
 
     def in_tiles(x: jax.Array, fill: int) -> jax.Array:
         padding = [(0, tiles * width - count)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x, padding, constant_values=fill).reshape(tiles, width, *x.shape[1:])
 
-    own = (
-        in_tiles(text, 0),
-        _Side(
-            in_tiles(rows.index, -1),
-            in_tiles(weights, 0),
-            targets and Targets(in_tiles(targets.ids, -1), in_tiles(targets.shares, 0)),
-        ),
+    own_targets = None
+    if targets is not None:
+        own_targets = Targets(ids=in_tiles(targets.ids, -1), shares=in_tiles(targets.shares, 0))
+    own_columns = _Side(
+        positions=in_tiles(rows.positions, -1), weights=in_tiles(weights, 0), targets=own_targets
     )
+    own = in_tiles(text, 0), own_columns
 
     def gathered(tile_of_own: tuple) -> tuple[jax.Array, _Side]:
         if not axes:
@@ -221,7 +221,7 @@ def _block(
         higher = jnp.maximum(highest, logits.max(axis=1))
         exponentials = jnp.exp(logits - higher[:, None])
         sums = sums * jnp.exp(highest - higher) + exponentials.sum(axis=1)
-        same = rows.index[:, None] == columns.index[None, :]
+        same = rows.positions[:, None] == columns.positions[None, :]
         own_logit = own_logit + jnp.where(same, logits, 0).sum(axis=1)
         pull = pull + (_targets(rows, columns) * logits).sum(axis=1)
         top = _max(logits.max(axis=0), axes)
@@ -256,6 +256,10 @@ def _block(
         captions, columns = gathered(jax.tree.map(lambda x: x[0], own))
         logits = logits_of(captions, columns)
         last, of_columns = statistics(first, logits, columns)
+
+        def all_gradients() -> tuple[jax.Array, jax.Array]:
+            return gradients_of(logits, captions, columns, of_columns)
+
     else:
 
         def one_tile(so_far: tuple, tile_of_own: tuple) -> tuple:
@@ -263,6 +267,18 @@ def _block(
             return statistics(so_far, logits_of(captions, columns), columns)
 
         last, of_columns = jax.lax.scan(one_tile, first, own)
+
+        def gradients_of_tile(so_far: jax.Array, tile_and_sums: tuple) -> tuple:
+            tile_of_own, of_tile = tile_and_sums
+            captions, columns = gathered(tile_of_own)
+            logits = logits_of(captions, columns)
+            by_image, by_text = gradients_of(logits, captions, columns, of_tile)
+            return so_far + by_image, by_text
+
+        def all_gradients() -> tuple[jax.Array, jax.Array]:
+            none = jnp.zeros(image.shape, jnp.float32)
+            by_image, by_text = jax.lax.scan(gradients_of_tile, none, (own, of_columns))
+            return by_image, by_text.reshape(tiles * width, -1)[:count]
 
     highest, sums, own_logit, pull = last
     of_rows = highest + jnp.log(sums)
@@ -276,21 +292,7 @@ def _block(
     if not gradients:
         return (loss, accuracy), ()
 
-    if tiles == 1:
-        by_image, by_text = gradients_of(logits, captions, columns, of_columns)
-    else:
-
-        def gradients_of_tile(by_image: jax.Array, given: tuple) -> tuple:
-            tile_of_own, of_columns = given
-            captions, columns = gathered(tile_of_own)
-            logits = logits_of(captions, columns)
-            more, by_text = gradients_of(logits, captions, columns, of_columns)
-            return by_image + more, by_text
-
-        by_image, by_text = jax.lax.scan(
-            gradients_of_tile, jnp.zeros(image.shape, jnp.float32), (own, of_columns)
-        )
-        by_text = by_text.reshape(tiles * width, -1)[:count]
+    by_image, by_text = all_gradients()
     # Every logit is scale * cosine, so the images' gradient already holds the scale's.
     by_scale = _sum((by_image * image).sum(), axes) / scale
     return (loss, accuracy), (by_image.astype(image.dtype), by_text, by_scale)
@@ -298,10 +300,10 @@ def _block(
 
 def _targets(rows: _Side, columns: _Side) -> jax.Array:
     """[rows, columns]: weight and target of each row's softmax plus those of each column's."""
-    if rows.targets is None:
-        same = rows.index[:, None] == columns.index[None, :]
+    if rows.targets is None or columns.targets is None:
+        same = rows.positions[:, None] == columns.positions[None, :]
         return jnp.where(same, 2 * rows.weights[:, None], 0)
-    total = jnp.zeros((rows.index.shape[0], columns.index.shape[0]), jnp.float32)
+    total = jnp.zeros((len(rows.positions), len(columns.positions)), jnp.float32)
     by_rows = rows.weights[:, None] * rows.targets.shares
     by_columns = columns.weights[:, None] * columns.targets.shares
     for rank in range(rows.targets.ids.shape[1]):

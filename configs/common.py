@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from bioclip2_jax.data.images import IMAGENET_MEAN, IMAGENET_STD
+
 
 def get_config() -> ConfigDict:
     """The defaults: the paper's optimizer, loss and image handling at a neutral size."""
@@ -23,8 +25,8 @@ def get_config() -> ConfigDict:
     config.data.dir = ""  # folder written by `bioclip2 prepare`
     config.data.replay_dir = ""  # the same for general images; empty: no replay
     config.data.split = "train"
-    config.data.mean = (0.485, 0.456, 0.406)  # ImageNet, which the original trained with
-    config.data.std = (0.229, 0.224, 0.225)
+    config.data.mean = IMAGENET_MEAN  # which the original trained with
+    config.data.std = IMAGENET_STD
     config.data.resize_mode = "shortest"  # evaluation: "shortest" (then centre crop) or "squash"
     config.data.interpolation = "bicubic"  # evaluation
     config.data.crop_scale = (0.9, 1.0)  # area of RandomResizedCrop

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.training import recipe as config_lib
+from bioclip2_jax.training import recipe
+from configs import quickstart
 
 RECIPES = Path(__file__).parent.parent / "configs"
 QUICKSTART = f"--config={RECIPES / 'quickstart.py'}"
@@ -17,32 +19,78 @@ KEYS = (
 ).split()
 
 
-@pytest.mark.parametrize("recipe", sorted(p.name for p in RECIPES.glob("[!_c]*.py")))
-def test_every_recipe_loads_and_has_the_common_keys(recipe):
-    config, _ = config_lib.parse_arguments([f"--config={RECIPES / recipe}", "--workdir=w"])
-    flat = config_lib._flatten(config.to_dict())
-    assert set(KEYS) <= set(flat)
-    assert config.model.name in PRESETS
+@pytest.mark.parametrize("name", sorted(p.name for p in RECIPES.glob("[!_c]*.py")))
+def test_every_recipe_loads_and_has_the_common_keys(name):
+    config, _ = recipe.parse_arguments([f"--config={RECIPES / name}", "--workdir=w"])
+    assert set(KEYS) <= set(flatten_dict(config.to_dict(), sep="."))
+    assert recipe.compose(config).model in PRESETS
 
 
 def test_the_papers_recipe_has_the_papers_numbers():
-    config, _ = config_lib.parse_arguments(
-        [f"--config={RECIPES / 'bioclip2_vitl14.py'}", "--workdir=w"]
-    )
-    train = config.train
-    assert (train.batch_size, train.replay_batch_size) == (90_112, 10_240)
-    assert (train.steps, train.warmup_steps) == (71_280, 1_875)
-    assert (train.learning_rate, train.weight_decay) == (1e-4, 0.2)
-    assert (train.beta1, train.beta2, train.epsilon) == (0.9, 0.98, 1e-6)
-    assert tuple(config.data.mean) == (0.485, 0.456, 0.406)
-    assert tuple(config.data.crop_scale) == (0.9, 1.0)
+    settings = recipe.compose(recipe.parse_recipe([f"--config={RECIPES / 'bioclip2_vitl14.py'}"]))
+    step, optimizer = settings.step, settings.step.optimizer
+    assert (step.batch_size, step.replay_batch_size) == (90_112, 10_240)
+    assert (optimizer.steps, optimizer.warmup_steps) == (71_280, 1_875)
+    assert (optimizer.learning_rate, optimizer.weight_decay) == (1e-4, 0.2)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.epsilon) == (0.9, 0.98, 1e-6)
+    assert step.mean == (0.485, 0.456, 0.406) and step.std == (0.229, 0.224, 0.225)
+    assert settings.data.crop_scale == (0.9, 1.0)
 
 
 def test_overrides_reach_nested_keys():
-    config, workdir = config_lib.parse_arguments(
-        [QUICKSTART, "--config.train.steps=7", "--workdir", "there"]
+    config, workdir = recipe.parse_arguments(
+        [QUICKSTART, "--config.train.steps=7", "--config.data.dir=my data", "--workdir", "there"]
     )
-    assert config.train.steps == 7 and workdir == Path("there")
+    settings = recipe.compose(config)
+    assert settings.steps == settings.data.steps == settings.step.optimizer.steps == 7
+    assert settings.data.dir == "my data" and workdir == Path("there")
+
+
+@pytest.mark.parametrize("words", [["--config", QUICKSTART[9:]], ["-config", QUICKSTART[9:]]])
+def test_the_recipe_may_be_a_word_of_its_own(words):
+    assert recipe.parse_recipe([*words, "--config.seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("model.dtype", "float16", "config.model.dtype='float16' is not one of"),
+        ("model.param_dtype", "int8", "config.model.param_dtype='int8' is not one of"),
+        ("model.remat", "some", "config.model.remat='some' is not one of"),
+        ("model.attention", "flash", "config.model.attention='flash' is not one of"),
+        ("model.block_parts", 2, "block_parts above 1 needs config.model.remat=full"),
+        ("model.block_parts", 0, "config.model.block_parts=0 must be at least 1"),
+        ("train.batch_size", 0, "config.train.batch_size=0 must be at least 1"),
+        ("train.micro_batches", 0, "config.train.micro_batches=0 must be at least 1"),
+        ("train.loss_tile", -1, "config.train.loss_tile=-1 must be at least 1"),
+        ("train.keep_checkpoints", 0, "config.train.keep_checkpoints=0 must be at least 1"),
+        ("train.patch_keep", 0.0, "config.train.patch_keep=0.0 must be in"),
+        (
+            "train.rank_weights",
+            (0.5, 0.5),
+            "rank_weights=\\(0.5, 0.5\\): give one for",
+        ),
+        ("train.rank_weights", (0.5,) * 6 + (0.0,), "the last above zero"),
+    ],
+)
+def test_an_impossible_setting_is_named(key, value, sentence):
+    config = recipe.parse_recipe([QUICKSTART])
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError, match=sentence):
+        recipe.compose(config)
+
+
+def test_a_recipe_without_a_key_or_of_another_type_is_named():
+    config = quickstart.get_config()
+    del config.train.epsilon
+    with pytest.raises(UsageError, match="epsilon"):
+        recipe.compose(config)
+    config.train.epsilon = "small"
+    with pytest.raises(UsageError, match="epsilon"):
+        recipe.compose(config)
+    del config.model
+    with pytest.raises(UsageError, match="no 'model'"):
+        recipe.compose(config)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +108,7 @@ def test_overrides_reach_nested_keys():
 )
 def test_a_mistake_in_the_call_is_one_sentence(arguments, sentence):
     with pytest.raises(UsageError, match=sentence) as caught:
-        config_lib.parse_arguments(arguments)
+        recipe.parse_arguments(arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -83,17 +131,18 @@ def test_a_mistake_in_the_call_is_one_sentence(arguments, sentence):
 def test_a_broken_recipe_is_one_sentence(tmp_path, text, sentence):
     folder = tmp_path / "configs"
     folder.mkdir()
-    recipe = folder / "bad.py"
-    recipe.write_text(text)
+    path = folder / "bad.py"
+    path.write_text(text)
     with pytest.raises(UsageError, match=sentence) as caught:
-        config_lib.parse_arguments([f"--config={recipe}", "--workdir=w"])
+        recipe.parse_arguments([f"--config={path}", "--workdir=w"])
     assert "\n" not in str(caught.value)
 
 
 def test_saving_twice_tells_what_changed(tmp_path):
-    config, _ = config_lib.parse_arguments([QUICKSTART, "--workdir=w"])
-    assert config_lib.save(config, tmp_path) == []
+    config = recipe.parse_recipe([QUICKSTART])
+    assert recipe.save(recipe.compose(config), tmp_path) == []
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json())
     config.train.steps = 12
-    changes = config_lib.save(config, tmp_path)
-    assert len(changes) == 1 and "config.train.steps" in changes[0]
+    changes = recipe.save(recipe.compose(config), tmp_path)
+    assert changes == ["config.train.steps was 400, is 12"]
     assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 12

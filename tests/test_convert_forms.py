@@ -22,6 +22,8 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
+from bioclip2_jax.training import start
+from bioclip2_jax.training.recipe import compose, parse_recipe
 from bioclip2_jax.weights import checkpoint, layout, transformers
 from bioclip2_jax.weights.description import Preprocess, write_description
 from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE, infer_config, open_source
@@ -285,19 +287,16 @@ def test_starting_weights_of_another_image_size_are_resized(tiny_data, tmp_path)
     config = PRESETS["tiny"]
     small = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=32))
     export_open_clip(random_params(small), small, Preprocess(32), tmp_path / "small")
-    source = partial(train.config_lib.parse_arguments)
     recipe = train.Path(__file__).parent.parent / "configs" / "quickstart.py"
-    settings, _ = source(
-        [f"--config={recipe}", f"--workdir={tmp_path}", f"--config.init={tmp_path / 'small'}"]
-    )
-    found = train.starting_params(settings, config)
+    arguments = [f"--config={recipe}", f"--config.init={tmp_path / 'small'}"]
+    found = start.starting_params(compose(parse_recipe(arguments)), config)
     assert found["image"]["position_embedding"].shape == (65, 128)
     assert "replay_projection" not in found["image"]
-    settings.train.replay_batch_size = 8
-    image = train.starting_params(settings, config)["image"]
+    settings = compose(parse_recipe([*arguments, "--config.train.replay_batch_size=8"]))
+    image = start.starting_params(settings, config)["image"]
     np.testing.assert_array_equal(image["replay_projection"], image["projection"])
     with pytest.raises(UserError, match="its weights are not of a tiny model"):
-        train.starting_params(settings, dataclasses.replace(config, quick_gelu=True))
+        start.starting_params(settings, dataclasses.replace(config, quick_gelu=True))
 
 
 # ---- The Hub

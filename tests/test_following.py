@@ -17,7 +17,7 @@ from bioclip2_jax.evaluation import beyond, follow
 from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.evaluation.run import run
 from bioclip2_jax.evaluation.tasks import Settings
-from bioclip2_jax.training import progress
+from bioclip2_jax.training.tensorboard import Board
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_a_restart_draws_every_result_once_and_hides_what_was_drawn_before(workd
 
 
 def test_the_curves_of_the_training_are_left_alone(workdir, data):
-    board = progress.Board(workdir / "tensorboard", 1)
+    board = Board(workdir / "tensorboard", 1)
     board.write(5, {"loss": 2.0})
     board.close()
     run(workdir, Settings(data), ["zero_shot"], say=quiet)

@@ -6,19 +6,18 @@ import optax
 
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.training import optim
+from bioclip2_jax.training import optim, recipe
 from configs import common
 
 
-def train_settings(**changes):
-    train = common.get_config().train
-    train.update(changes)
-    return train
+def settings(**changes):
+    config = common.get_config()
+    config.train.update(changes)
+    return recipe.compose(config).step.optimizer
 
 
 def test_learning_rate_rises_linearly_from_the_first_step_and_ends_at_zero():
-    train = train_settings(steps=100, warmup_steps=10, learning_rate=1e-3)
-    schedule = optim.learning_rate(train)
+    schedule = optim.learning_rate(settings(steps=100, warmup_steps=10, learning_rate=1e-3))
     np.testing.assert_allclose(schedule(0), 1e-4, rtol=1e-6)
     np.testing.assert_allclose(schedule(9), 1e-3, rtol=1e-6)
     np.testing.assert_allclose(schedule(10), 1e-3, rtol=1e-6)
@@ -36,16 +35,16 @@ def test_weight_decay_touches_matrices_and_embeddings_only():
 
 
 def test_one_update_equals_adamw_written_out():
-    train = train_settings(steps=10, warmup_steps=1, learning_rate=0.1, weight_decay=0.5)
+    chosen = settings(steps=10, warmup_steps=1, learning_rate=0.1, weight_decay=0.5)
     weight = np.array([[1.0, -2.0]], np.float32)
     params = {"kernel": weight, "bias": np.array([3.0], np.float32)}
     gradients = {
         "kernel": np.array([[0.3, -0.1]], np.float32),
         "bias": np.array([2.0], np.float32),
     }
-    update = optim.optimizer(train)
+    update = optim.optimizer(chosen)
     updates, _ = update.update(gradients, update.init(params), params)
     new = optax.apply_updates(params, updates)
-    step = gradients["kernel"] / (np.abs(gradients["kernel"]) + train.epsilon)
+    step = gradients["kernel"] / (np.abs(gradients["kernel"]) + chosen.epsilon)
     np.testing.assert_allclose(new["kernel"], weight - 0.1 * (step + 0.5 * weight), rtol=1e-5)
     np.testing.assert_allclose(new["bias"], [2.9], rtol=1e-5)

@@ -10,6 +10,7 @@ from bioclip2_jax.data import dataset, pipeline, records
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare.write import write_dataset
+from bioclip2_jax.training import recipe
 from configs import quickstart
 
 SIZE = 32
@@ -33,7 +34,7 @@ AUGMENTATION = pipeline.Augmentation(SIZE, (0.5, 1.0), True, 0.2)
 
 
 def take(config, start=0, **hosts):
-    return list(pipeline.batches(config, SIZE, start, **hosts))
+    return list(pipeline.batches(recipe.compose(config).data, SIZE, start, **hosts))
 
 
 def assert_same(left, right):

@@ -18,7 +18,9 @@ from bioclip2_jax.cli import cli
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.training import sharding
-from bioclip2_jax.training.plan import hlo, search
+from bioclip2_jax.training.hardware import CHIPS, chip_of
+from bioclip2_jax.training.plan import hlo, report, search
+from bioclip2_jax.training.recipe import compose
 from configs import quickstart
 
 ROOT = Path(__file__).parent.parent
@@ -27,17 +29,16 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def recipe(**train):
+def settings(fsdp=1):
     config = quickstart.get_config()
+    config.mesh.fsdp = fsdp
     config.model.update({"scan": True, "remat": "full"})
-    config.train.update({"batch_size": 64, "replay_batch_size": 16} | train)
-    return config
+    config.train.update({"batch_size": 64, "replay_batch_size": 16})
+    return compose(config)
 
 
 def test_a_plan_counts_memory_and_what_devices_exchange():
-    config = recipe()
-    config.mesh.fsdp = 4
-    found = search.compile_step(config, PRESETS["tiny"], jax.devices())
+    found = search.compile_step(settings(fsdp=4), PRESETS["tiny"], jax.devices())
     assert found.fits and found.temporary_gib > 0 and found.settings["mesh.data"] == 2
     # Every device needs all block kernels at least twice, and their gradients are summed once.
     kernels = sum(12 * tower.layers * tower.width**2 * 4 for tower in towers())
@@ -111,22 +112,40 @@ def test_a_collective_written_out_in_several_stages_counts_once():
 def test_when_nothing_fits_more_micro_batches_are_tried(monkeypatch):
     tried = []
 
-    def compile_step(config, model, devices, text_length):
-        tried.append(config.train.micro_batches)
+    def compile_step(settings, model, devices, text_length):
+        step = settings.step
+        tried.append((step.micro_batches, step.execution.block_parts, settings.mesh.fsdp))
         fits = len(tried) == 4
-        settings = {"train.micro_batches": config.train.micro_batches, "mesh.fsdp": 1}
-        settings |= {"model.remat": config.model.remat}
-        return search.Plan(fits, 1.0, 2.0, None if fits else 20.0, {}, settings)
+        keys = {"train.micro_batches": step.micro_batches, "mesh.fsdp": settings.mesh.fsdp}
+        keys |= {"model.remat": step.execution.remat}
+        needed = None if fits else 20.0
+        return search.Plan(fits=fits, settings=keys, temporary_gib=2.0, needed_gib=needed)
 
     monkeypatch.setattr(search, "compile_step", compile_step)
-    config, chip = recipe(), search.CHIPS["v5e"]
-    first, best = search.search(config, PRESETS["tiny"], jax.devices(), chip, lambda line: None)
-    assert tried == [1, 1, 2, 4] and not first.fits and best.fits
-    assert config.train.micro_batches == 1
-    found = search.report(config, PRESETS["tiny"], "v5e:2x4", 8, chip, first, best)
-    assert "--config.train.micro_batches=4" in found["recommendation"] and not found["fits"]
-    assert json.loads(search.to_json(found))["samples_per_second_at_best"] > 0
-    assert "needs 20.0 of 16 GiB" in search.as_text(found)
+    chip, model = CHIPS["TPU v5 lite"], PRESETS["tiny"]
+    target = search.Target(topology="v5e:2x4", devices=jax.devices(), chip=chip)
+    first, best = search.search(settings(), model, target, lambda line: None)
+    assert tried == [(1, 1, 1), (1, 8, 8), (2, 8, 8), (4, 8, 8)] and not first.fits and best.fits
+    found = report.report(settings(), model, target, first, best)
+    assert not found["fits"] and "--config.mesh.fsdp=8" in found["recommendation"]
+    assert "--config.train.micro_batches=4" in found["recommendation"]
+    assert json.loads(report.to_json(found))["samples_per_second_at_best"] > 0
+    assert "needs 20.0 of 16 GiB" in report.as_text(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "teraflops"),
+    [
+        ("TPU v5 lite", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("NVIDIA H100 80GB HBM3", 989),
+    ],
+)
+def test_a_chip_is_known_by_the_name_that_jax_gives_it(kind, teraflops):
+    assert chip_of(kind).flops == teraflops * 1e12
+    assert chip_of("cpu") is None
 
 
 @pytest.mark.parametrize(

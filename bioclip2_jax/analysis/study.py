@@ -38,6 +38,8 @@ from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.report.figures.scaling import scaling_curves
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
+from bioclip2_jax.training.recipe import compose
+from bioclip2_jax.training.start import model_sizes
 from bioclip2_jax.weights.load import load
 
 CAPTIONS = ("hierarchical", "flat")
@@ -91,7 +93,7 @@ def run(
     settings = dataclasses.asdict(study) | {"config": config.to_dict()}
     settings = json.loads(json.dumps(settings))
     _claim(out, settings)
-    world = _World(study, train.model_sizes(config).vision.image_size)
+    world = _World(study, model_sizes(compose(config)).vision.image_size)
     truth, pictures = world.examination()
 
     rows = []
@@ -230,7 +232,7 @@ def _train(
         config.data.replay_dir = str(replay_folder)
     else:
         config.train.replay_batch_size = 0
-    train.run(config, workdir)
+    train.run(compose(config), workdir)
     if not (workdir / "done.json").exists():
         raise UserError(f"{workdir}: stopped before its end; the same command goes on")
 

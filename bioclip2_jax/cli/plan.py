@@ -36,22 +36,21 @@ def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, .
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     from bioclip2_jax.errors import UsageError
-    from bioclip2_jax.train import model_sizes
-    from bioclip2_jax.training.plan import search as planning
-    from bioclip2_jax.training.recipe import parse_recipe
+    from bioclip2_jax.training import recipe
+    from bioclip2_jax.training.plan import report
+    from bioclip2_jax.training.plan.search import search, target_of
+    from bioclip2_jax.training.start import model_sizes
     from bioclip2_jax.training.xla_flags import set_flags
 
     if not 1 <= text_length <= 77:
         raise UsageError(f"--text-length {text_length}: captions have 1 to 77 tokens")
-    config = parse_recipe(arguments)
-    set_flags(config.model.attention)
-    model = model_sizes(config)
-    devices, chip = planning.target_devices(topology, config.mesh.slices)
-    found, recommended = planning.search(
-        config, model, devices, chip, lambda line: print(line, file=sys.stderr), text_length
+    settings = recipe.compose(recipe.parse_recipe(arguments))
+    set_flags(settings.step.execution.attention)
+    model = model_sizes(settings)
+    target = target_of(topology, settings.mesh.slices)
+    first, recommended = search(
+        settings, model, target, lambda line: print(line, file=sys.stderr), text_length
     )
-    facts = planning.report(
-        config, model, topology, len(devices), chip, found, recommended, text_length
-    )
-    print(planning.to_json(facts) if as_json else planning.as_text(facts))
-    sys.exit(0 if found.fits else 1)
+    facts = report.report(settings, model, target, first, recommended, text_length)
+    print(report.to_json(facts) if as_json else report.as_text(facts))
+    sys.exit(0 if first.fits else 1)

@@ -8,18 +8,56 @@ sees the same examples, crops and captions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
-from bioclip2_jax.data import dataset as sources
-from bioclip2_jax.data import images, records
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.data import dataset, images, records
+from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What batches are made of. Each is the key of the same name in `configs/common.py`.
+
+    Attributes:
+      steps: of the whole run.
+      seed: of the order of the records, the captions and the crops.
+      rank_weights: where there are any, batches bring taxon ids.
+    """
+
+    dir: str
+    replay_dir: str
+    split: str
+    steps: int
+    batch_size: int
+    replay_batch_size: int
+    seed: int
+    rank_weights: tuple[float, ...]
+    crop_scale: tuple[float, float]
+    flip: bool
+    color_jitter: float
+    workers: int
+    threads: int
+
+    def check_folders(self) -> None:
+        """Refuses folders that are not named; a recipe may leave them open until it is trained.
+
+        Raises:
+          UsageError: names the key.
+        """
+        if not self.dir:
+            raise UsageError("config.data.dir is empty: name a folder made by `bioclip2 prepare`")
+        if self.replay_batch_size and not self.replay_dir:
+            raise UsageError(
+                "config.train.replay_batch_size is set but config.data.replay_dir is empty; name a"
+                " folder made by `bioclip2 prepare`, or set the size to 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -43,7 +81,7 @@ class Corpus:
       token_lengths: text kind → tokens kept; longer than any caption of that kind.
     """
 
-    source: sources.Source
+    source: dataset.Source
     seed: int
     batch_size: int
     token_lengths: dict[str, int]
@@ -63,17 +101,17 @@ def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus
     Raises:
       UserError: the split is missing or empty.
     """
-    source = sources.open_split(data_dir, split)
+    source = dataset.open_split(data_dir, split)
     if not len(source):
         raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
-    longest = sources.read_caption_tokens(data_dir)
+    longest = dataset.read_caption_tokens(data_dir)
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
     return Corpus(source, seed, batch_size, lengths)
 
 
 def examples_at(corpus: Corpus, step: int, host: int, num_hosts: int) -> list[tuple[int, int]]:
     """(epoch, record index) of every example that `host` reads at `step`, in batch order."""
-    order = grain.MapDataset.range(len(corpus.source)).shuffle(corpus.seed).repeat()
+    order: Any = grain.MapDataset.range(len(corpus.source)).shuffle(corpus.seed).repeat()
     local = corpus.batch_size // num_hosts
     start = step * corpus.batch_size + host * local
     return [(p // len(corpus.source), int(order[p])) for p in range(start, start + local)]
@@ -85,6 +123,7 @@ def make_batch(
     step: int,
     host: int | Sequence[int] = 0,
     num_hosts: int = 1,
+    *,
     taxa: bool = False,
 ) -> dict[str, np.ndarray]:
     """Reads, augments and tokenises this host's slice, or slices, of one step.
@@ -117,47 +156,52 @@ def make_batch(
 
 
 def batches(
-    config: ConfigDict,
+    settings: DataSettings,
     image_size: int,
-    start: int,
+    start: int = 0,
+    *,
     host: int | Sequence[int] = 0,
     num_hosts: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's slices of the batches of steps `start` ... `config.train.steps`.
+    """This host's slices of the batches of steps `start` ... `settings.steps`.
 
     A batch is cut into `num_hosts` equal slices. Where the devices of a host are not neighbours on
     the mesh, it is cut finer, and `host` names several of the slices.
 
     With replay on, the keys of the second stream carry the prefix `replay_`.
     """
-    data, train = config.data, config.train
     augmentation = Augmentation(
-        image_size, tuple(data.crop_scale), data.flip, float(data.color_jitter)
+        size=image_size,
+        crop_scale=settings.crop_scale,
+        flip=settings.flip,
+        color_jitter=settings.color_jitter,
     )
-    streams = {"": open_corpus(data.dir, data.split, config.seed, train.batch_size)}
-    if train.replay_batch_size:
+    split, seed = settings.split, settings.seed
+    streams = {"": open_corpus(settings.dir, split, seed, settings.batch_size)}
+    if settings.replay_batch_size:
         # Another seed, so that equal-sized corpora do not walk in the same order.
         streams["replay_"] = open_corpus(
-            data.replay_dir, data.split, config.seed + 1, train.replay_batch_size
+            settings.replay_dir, split, seed + 1, settings.replay_batch_size
         )
 
     def load(step: int) -> dict[str, np.ndarray]:
         batch = {}
         for prefix, corpus in streams.items():
-            taxa = bool(train.rank_weights) and not prefix
-            found = make_batch(corpus, augmentation, step, host, num_hosts, taxa)
-            batch |= {prefix + key: value for key, value in found.items()}
+            taxa = bool(settings.rank_weights) and not prefix
+            part = make_batch(corpus, augmentation, step, host, num_hosts, taxa=taxa)
+            batch |= {prefix + key: value for key, value in part.items()}
         return batch
 
-    dataset = grain.MapDataset.range(start, train.steps).map(load)
-    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)
-    dataset = dataset.to_iter_dataset(options)
-    if data.workers:
+    threads = settings.threads
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    steps = grain.MapDataset.range(start, settings.steps).map(load).to_iter_dataset(options)
+    if settings.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
-        workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(workers)
-    return iter(dataset)
+        steps = steps.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=2)
+        )
+    return iter(steps)
 
 
 def _several(host: int | Sequence[int]) -> Sequence[int]:

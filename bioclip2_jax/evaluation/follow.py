@@ -119,10 +119,10 @@ class Curves:
 
     def __init__(self, home: Path, board: Path):
         """`home`: of the results, a folder a step; `board`: TensorBoard's folder to write in."""
-        from bioclip2_jax.training import progress
+        from bioclip2_jax.training.tensorboard import Board
 
         self._home = home
-        self._board = progress.Board(board, 0)
+        self._board = Board(board, 0)
         steps = (int(path.name) for path in home.glob("*") if path.name.isdigit())
         for step in sorted(steps):
             for path in sorted((home / str(step)).glob("**/*.json")):

@@ -1,21 +1,39 @@
 """AdamW and its schedule as the original trains (open_clip's `scheduler.py`, `main.py`)."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 _DECAYED = {"kernel", "token_embedding", "position_embedding", "projection", "replay_projection"}
 
 
-def learning_rate(train: ConfigDict) -> optax.Schedule:
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and its schedule. Each is the key of the same name in `configs/common.py`."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    momentum_dtype: str
+
+
+def learning_rate(settings: OptimizerSettings) -> optax.Schedule:
     """Linear warm-up `peak * (step + 1) / warmup`, then a cosine that would reach 0 at `steps`."""
 
-    def schedule(step: jax.Array) -> jax.Array:
-        rise = (step + 1) / max(train.warmup_steps, 1)
-        passed = (step - train.warmup_steps) / max(train.steps - train.warmup_steps, 1)
+    warmup = settings.warmup_steps
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        rise = (step + 1) / max(warmup, 1)
+        passed = (step - warmup) / max(settings.steps - warmup, 1)
         fall = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(passed, 0, 1)))
-        return train.learning_rate * jnp.where(step < train.warmup_steps, rise, fall)
+        return settings.learning_rate * jnp.where(step < warmup, rise, fall)
 
     return schedule
 
@@ -29,14 +47,14 @@ def decay_mask(params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in _DECAYED, params)
 
 
-def optimizer(train: ConfigDict) -> optax.GradientTransformation:
+def optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     """AdamW with decoupled decay; equals torch's AdamW with two parameter groups."""
     return optax.adamw(
-        learning_rate(train),
-        b1=train.beta1,
-        b2=train.beta2,
-        eps=train.epsilon,
-        weight_decay=train.weight_decay,
+        learning_rate(settings),
+        b1=settings.beta1,
+        b2=settings.beta2,
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
         mask=decay_mask,
-        mu_dtype=train.momentum_dtype,
+        mu_dtype=settings.momentum_dtype,
     )

@@ -2,41 +2,17 @@
 
 import contextlib
 import json
-import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
-from bioclip2_jax import STARTED
-
-# Peak dense bfloat16 FLOP/s of one device by `device_kind`, from the makers' data sheets.
-_PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
-def peak_flops() -> float | None:
-    """Peak bfloat16 FLOP/s of all devices together, or None where it is not known (CPUs)."""
-    kind = jax.devices()[0].device_kind
-    matches = [name for name in _PEAK_FLOPS if kind.startswith(name)]
-    if not matches:
-        return None
-    return _PEAK_FLOPS[max(matches, key=len)] * jax.device_count()
+from bioclip2_jax import STARTED, files
+from bioclip2_jax.training.hardware import chip_of
+from bioclip2_jax.training.tensorboard import Board
 
 
 class Clock:
@@ -45,7 +21,8 @@ class Clock:
     def __init__(self, pairs_per_step: int):
         """Starts at once; the first reading includes compilation."""
         self._pairs = pairs_per_step
-        self._peak = peak_flops()
+        chip = chip_of(jax.devices()[0].device_kind)
+        self._peak = chip and chip.flops * jax.device_count()
         self._start = time.perf_counter()
         self._waited = self._flops = 0.0
         self._steps = 0
@@ -131,35 +108,6 @@ class MetricsWriter:
             self._file.close()
 
 
-class Board:
-    """TensorBoard's file, written at once.
-
-    tensorboardX's own writer is a thread that a full disk ends, after which training would wait for
-    it for ever.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        """Hides what earlier files of the folder logged from `step` on."""
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._file = RecordWriter(str(folder / name))
-        self._add(file_version="brain.Event:2")
-        self._add(step=step, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, row: dict[str, float], group: str = "train") -> None:
-        """Records one row as `GROUP/NAME`."""
-        values = [Summary.Value(tag=f"{group}/{name}", simple_value=row[name]) for name in row]
-        self._add(step=step, summary=Summary(value=values))
-
-    def close(self) -> None:
-        """Ends the file."""
-        self._file.close()
-
-    def _add(self, **content: object) -> None:
-        self._file.write(Event(wall_time=time.time(), **content).SerializeToString())
-        self._file.flush()
-
-
 def _drop_rows_after(path: Path, step: int) -> None:
     """Keeps the rows up to `step`; a last line cut off by a crash goes as well."""
     kept = []
@@ -169,6 +117,4 @@ def _drop_rows_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    partial = path.with_suffix(".tmp")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    files.write_text(path, "".join(kept))

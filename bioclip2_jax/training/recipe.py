@@ -1,18 +1,27 @@
 """Reading a recipe: one Python file, `--config.key=value` overrides, no silent typos."""
 
+import argparse
 import difflib
 import json
-import os
 import re
 import runpy
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
+from bioclip2_jax.data.pipeline import DataSettings
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.files import read_json_object, write_json
+from bioclip2_jax.models.layers import Execution
+from bioclip2_jax.training import sharding
+from bioclip2_jax.training.step import StepSettings
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
@@ -59,55 +68,95 @@ def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str | None]:
     return values.config, values.workdir
 
 
-def save(config: ConfigDict, workdir: Path) -> list[str]:
-    """Writes the resolved config to `WORKDIR/config.json`.
+@dataclass(frozen=True)
+class Settings:
+    """A recipe, checked and dealt out to those who read it.
 
-    Returns:
-      One line for each key that differs from the config an earlier start of the run saved.
+    Attributes:
+      recipe: all of it as nested dicts, as `config.json` has it.
+      model: a key of `presets.PRESETS`, or "init".
+      mesh, data, step: of the devices, of the batches and of one update.
+
+    The others are the keys of the same name in `configs/common.py`.
     """
-    path = workdir / "config.json"
-    new = _flatten(config.to_dict())
-    changes = []
-    if path.exists():
-        old = _flatten(json.loads(path.read_text(encoding="utf-8")))
-        changes = [
-            f"config.{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
-            for key in sorted(old.keys() | new.keys())
-            if json.dumps(old.get(key)) != json.dumps(new.get(key))
-        ]
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return changes
+
+    recipe: dict[str, Any]
+    init: str
+    compile_cache: str
+    model: str
+    resize_mode: str
+    interpolation: str
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    mesh: sharding.MeshSettings
+    data: DataSettings
+    step: StepSettings
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, key) < 1:
+                raise UsageError(f"config.train.{key}={getattr(self, key)} must be at least 1")
 
 
-def load(workdir: str | Path) -> dict:
-    """The resolved config of a run as nested dicts.
+def compose(config: ConfigDict) -> Settings:
+    """Turns a recipe, whose keys have a name each, into settings.
 
     Raises:
-      UsageError: the folder is not the workdir of a training run.
+      UsageError: a key is missing or impossible; names it.
     """
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise UsageError(f"{workdir}: no config.json here; is this the --workdir of a training?")
-    return json.loads(path.read_text(encoding="utf-8"))
+    recipe = config.to_dict()
+    try:
+        model, values = recipe["model"], recipe["data"] | recipe["train"] | recipe["model"] | recipe
+        execution = Execution(
+            dtype=model["dtype"],
+            scan=model["scan"],
+            remat=model["remat"],
+            block_parts=model["block_parts"],
+            attention=model["attention"],
+            gather=sharding.gather,
+        )
+        step = values | {"optimizer": values, "execution": execution}
+        parts = {"recipe": recipe, "model": model["name"], "data": values, "step": step}
+        return msgspec.convert(values | parts, Settings)
+    except KeyError as error:
+        raise UsageError(f"the recipe has no {error}; see configs/common.py") from error
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the recipe: {error}; see configs/common.py") from error
+
+
+def save(settings: Settings, workdir: Path) -> list[str]:
+    """Writes the recipe to `WORKDIR/config.json`.
+
+    Returns:
+      One line for each key that differs from the recipe an earlier start of the run saved.
+
+    Raises:
+      UserError: the earlier one cannot be read.
+    """
+    path, old = workdir / "config.json", {}
+    new = {key: json.dumps(value) for key, value in _flat(settings.recipe).items()}
+    if path.exists():
+        old = {key: json.dumps(value) for key, value in _flat(read_json_object(path)).items()}
+    write_json(path, settings.recipe, indent=2)
+    return [
+        f"config.{key} was {old.get(key, 'null')}, is {new.get(key, 'null')}"
+        for key in sorted(old.keys() | new.keys())
+        if old and old.get(key, "null") != new.get(key, "null")
+    ]
 
 
 def _take_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
     """The file named by `--config` and the other arguments."""
-    rest = list(argv)
-    for position, argument in enumerate(rest):
-        name, equals, value = argument.partition("=")
-        if name not in ("--config", "-config"):
-            continue
-        if not equals:
-            value = "".join(rest[position + 1 : position + 2])
-            del rest[position + 1 : position + 2]
-        del rest[position]
-        if not Path(value).is_file():
-            raise UsageError(f"--config={value}: no such recipe file; see configs/")
-        return Path(value), rest
-    raise UsageError("--config is missing: name a recipe, for example configs/quickstart.py")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", "-config", nargs="?", const="")
+    options, rest = parser.parse_known_args(argv)
+    if options.config is None:
+        raise UsageError("--config is missing: name a recipe, for example configs/quickstart.py")
+    if not Path(options.config).is_file():
+        raise UsageError(f"--config={options.config}: no such recipe file; see configs/")
+    return Path(options.config), rest
 
 
 def _run_recipe(recipe: Path) -> ConfigDict:
@@ -128,7 +177,7 @@ def _run_recipe(recipe: Path) -> ConfigDict:
 
 
 def _refuse_unknown_keys(arguments: Sequence[str], config: ConfigDict, recipe: Path) -> None:
-    keys = list(_flatten(config.to_dict()))
+    keys = list(_flat(config.to_dict()))
     for argument in arguments:
         match = re.match(r"--?config\.([^=]+)", argument)
         if match and match[1] not in keys:
@@ -137,11 +186,5 @@ def _refuse_unknown_keys(arguments: Sequence[str], config: ConfigDict, recipe: P
             raise UsageError(f"config.{match[1]} is not a key of {recipe}{hint}")
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def _flat(tree: dict) -> dict[str, Any]:
+    return flatten_dict(tree, sep=".")

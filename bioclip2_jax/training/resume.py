@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest sound one, the same for all processes.
+"""Saves the state of a run, and goes on from the newest sound one, the same for all processes.
 
 Damaged ones are moved to `WORKDIR/damaged` and named, but only once an older one is found good:
 where none can be read, something else is wrong, and nothing is touched.
@@ -12,6 +12,15 @@ from bioclip2_jax.errors import UserError
 from bioclip2_jax.training.step import TrainState
 from bioclip2_jax.weights import checkpoint, seal
 from bioclip2_jax.workers import processes
+
+
+def save(writer: checkpoint.Writer, step: int, state: TrainState) -> None:
+    """Has the state after `step` updates written, in the background.
+
+    Raises:
+      UserError: this or the earlier save cannot be written, such as on a full disk.
+    """
+    writer.save(step, state.params, _beside_params(state))
 
 
 def newest_sound_step(workdir: Path, before: int | None = None) -> int | None:
@@ -79,9 +88,13 @@ def _restore(workdir: Path, step: int, abstract: TrainState, shardings: TrainSta
         abstract,
         shardings,
     )
-    rest = {"step": target.step, "opt_state": target.opt_state}
-    params, rest = checkpoint.restore(workdir, step, target.params, rest)
-    return TrainState(rest["step"], params, rest["opt_state"])
+    params, rest = checkpoint.restore(workdir, step, target.params, _beside_params(target))
+    return TrainState(params=params, **rest)
+
+
+def _beside_params(state: TrainState) -> dict:
+    """What a checkpoint keeps under `training`: all that only a resumed run needs."""
+    return {"step": state.step, "opt_state": state.opt_state}
 
 
 def _leave_out(workdir: Path, damaged: dict[int, str], used: int) -> None:

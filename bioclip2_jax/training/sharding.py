@@ -3,6 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from bioclip2_jax.errors import UsageError
 
+Tree = TypeVar("Tree")  # nested arrays, shapes or shardings alike
 AXES = ("slice", "data", "fsdp")  # slow network between slices, fast within
 BATCH = P(AXES)
 _SPLIT = P("fsdp", None)  # a matrix, along its inputs
@@ -24,9 +27,16 @@ RULES = (
 )
 
 
-def make_mesh(
-    data: int, fsdp: int, slices: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+@dataclass(frozen=True)
+class MeshSettings:
+    """The arguments of `make_mesh`."""
+
+    data: int
+    fsdp: int
+    slices: int
+
+
+def make_mesh(data: int, fsdp: int, slices: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of (`slice`, `data`, `fsdp`); one of the last two may be -1: what the others leave.
 
     Args:
@@ -65,14 +75,16 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def tree_shardings(tree: dict, mesh: Mesh) -> dict:
+def tree_shardings(tree: Tree, mesh: Mesh) -> Tree:
     """Shardings for a tree of parameters or of anything that holds parameter-shaped copies.
+
+    Adam's moments in a train state thus follow the parameters.
 
     Raises:
       UsageError: a tensor cannot be split into as many parts as `fsdp` says.
     """
 
-    def one(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def of_leaf(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
         for size, axis in zip(leaf.shape, spec, strict=False):
@@ -83,7 +95,7 @@ def tree_shardings(tree: dict, mesh: Mesh) -> dict:
                 )
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
 
 def on_shares(function: Callable, params: dict, batch: dict, mesh: Mesh) -> dict:
@@ -118,9 +130,9 @@ def local_slices(mesh: Mesh) -> tuple[list[int], int]:
     """
     if jax.process_count() == 1:
         return [0], 1
-    count = math.prod(mesh.shape[axis] for axis in BATCH[0])
+    count = math.prod(mesh.shape[axis] for axis in AXES)
     rows = NamedSharding(mesh, BATCH).addressable_devices_indices_map((count,))
-    return sorted({row.start or 0 for (row,) in rows.values()}), count
+    return sorted({index[0].start or 0 for index in rows.values() if index}), count
 
 
 def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -132,7 +144,7 @@ def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Arra
         rows = len(local) // len(slices)  # of one slice
         shape = (rows * count, *local.shape[1:])
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(shape[0])
             first = slices.index(start // rows) * rows + start % rows
             return local[first : first + stop - start]

@@ -2,14 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
-from ml_collections import ConfigDict
 
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
@@ -22,6 +21,63 @@ from bioclip2_jax.training import optim, sharding
 MAX_LOGIT_SCALE = math.log(100)
 
 
+@dataclass(frozen=True)
+class StepSettings:
+    """What one update does. Each is the key of the same name in `configs/common.py`.
+
+    Attributes:
+      seed: of random weights, and of the patches that are left out.
+      mean: of the pixels' channels, as is `std`.
+      execution: how the towers are run on a mesh, with `sharding.gather`.
+
+    Raises:
+      UsageError: settings that no step can be made of; names the key.
+    """
+
+    seed: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    batch_size: int
+    replay_batch_size: int
+    micro_batches: int
+    loss_tile: int
+    rank_weights: tuple[float, ...]
+    patch_keep: float
+    param_dtype: str
+    execution: Execution
+    optimizer: optim.OptimizerSettings
+
+    def __post_init__(self) -> None:
+        execution = self.execution
+        for key, value, known in (
+            ("dtype", execution.dtype, ("float32", "bfloat16")),
+            ("param_dtype", self.param_dtype, ("float32", "bfloat16")),
+            ("remat", execution.remat, tuple(REMAT)),
+            ("attention", execution.attention, ATTENTION),
+        ):
+            if value not in known:
+                raise UsageError(f"config.model.{key}={value!r} is not one of {known}")
+        for key, value in (
+            ("train.batch_size", self.batch_size),
+            ("model.block_parts", execution.block_parts),
+            ("train.micro_batches", self.micro_batches),
+            ("train.loss_tile", self.loss_tile),
+        ):
+            if value < 1:
+                raise UsageError(f"config.{key}={value} must be at least 1")
+        if execution.block_parts > 1 and execution.remat not in ("full", "offload"):
+            raise UsageError("config.model.block_parts above 1 needs config.model.remat=full")
+        if not 0 < self.patch_keep <= 1:
+            raise UsageError(f"config.train.patch_keep={self.patch_keep} must be in (0, 1]")
+        weights = self.rank_weights
+        sound = len(weights) == len(RANKS) and min(weights) >= 0 and weights[-1] > 0
+        if weights and not sound:
+            raise UsageError(
+                f"config.train.rank_weights={weights}: give one for each of {', '.join(RANKS)},"
+                " none negative, the last above zero"
+            )
+
+
 class TrainState(NamedTuple):
     """All that a checkpoint holds. `step` counts finished updates."""
 
@@ -30,116 +86,79 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(config: ConfigDict, model: ClipConfig, params: dict | None = None) -> TrainState:
+def init_state(settings: StepSettings, model: ClipConfig, params: dict | None = None) -> TrainState:
     """The state before the first update; `params` replaces random weights. Traceable."""
     if params is None:
-        replay = config.train.replay_batch_size > 0
-        params = clip.init_params(model, config.seed, replay_projection=replay)
-    params = jax.tree.map(lambda leaf: leaf.astype(config.model.param_dtype), params)
-    opt_state = optim.optimizer(config.train).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+        replay = settings.replay_batch_size > 0
+        params = clip.init_params(model, settings.seed, replay_projection=replay)
+    first: dict = jax.tree.map(lambda leaf: leaf.astype(settings.param_dtype), params)
+    opt_state = optim.optimizer(settings.optimizer).init(first)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=first, opt_state=opt_state)
 
 
-def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """Shardings for every leaf of `state` (arrays or shapes); Adam's moments follow the params."""
-    return TrainState(*(sharding.tree_shardings(part, mesh) for part in state))
-
-
-def check(config: ConfigDict, mesh: Mesh) -> None:
-    """Refuses settings that no step on `mesh` can be made of.
+def check_split(settings: StepSettings, mesh: Mesh) -> None:
+    """Refuses batches that cannot be split over the devices.
 
     Raises:
-      UsageError: names the key.
+      UsageError: names the key and a size that can.
     """
-    settings, train = config.model, config.train
-    for key, known in (
-        ("dtype", ("float32", "bfloat16")),
-        ("param_dtype", ("float32", "bfloat16")),
-        ("remat", tuple(REMAT)),
-        ("attention", ATTENTION),
+    parts = settings.micro_batches
+    for key, size in (
+        ("batch_size", settings.batch_size),
+        ("replay_batch_size", settings.replay_batch_size),
     ):
-        if settings[key] not in known:
-            raise UsageError(f"config.model.{key}={settings[key]!r} is not one of {known}")
-    for key, value in (
-        ("model.block_parts", settings.block_parts),
-        ("train.micro_batches", train.micro_batches),
-        ("train.loss_tile", train.loss_tile),
-    ):
-        if value < 1:
-            raise UsageError(f"config.{key}={value} must be at least 1")
-    if settings.block_parts > 1 and settings.remat not in ("full", "offload"):
-        raise UsageError("config.model.block_parts above 1 needs config.model.remat=full")
-    if train.rank_weights and (
-        len(train.rank_weights) != len(RANKS)
-        or min(train.rank_weights) < 0
-        or train.rank_weights[-1] <= 0
-    ):
-        raise UsageError(
-            f"config.train.rank_weights={tuple(train.rank_weights)}: give one for each of"
-            f" {', '.join(RANKS)}, none negative, the last above zero"
-        )
-    divisor = mesh.size * train.micro_batches
-    for name in ("batch_size", "replay_batch_size"):
-        size = train[name]
+        divisor = mesh.size * parts
         if size % divisor:
             several = jax.process_count() > 1
             raise UsageError(
-                f"config.train.{name}={size} cannot be split over {mesh.size} devices"
+                f"config.train.{key}={size} cannot be split over {mesh.size} devices"
                 + (f" of {jax.process_count()} processes" if several else "")
-                + (f" in {train.micro_batches} parts" if train.micro_batches > 1 else "")
+                + (f" in {parts} parts" if parts > 1 else "")
                 + f"; use a multiple, for example {max(size // divisor, 1) * divisor}"
             )
 
 
 def losses(
-    model: ClipConfig,
     params: dict,
-    config: ConfigDict,
     batch: dict[str, jax.Array],
     keep_key: jax.Array,
+    *,
+    settings: StepSettings,
+    model: ClipConfig,
     mesh: Mesh,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of the biological pairs plus, with equal weight, loss of the replay pairs.
 
     The two kinds have their own visual projection and their own similarity matrix, and share the
-    rest (paper, section 4). With `config.train.micro_batches` the towers see a part of each
+    rest (paper, section 4). With `settings.micro_batches` the towers see a part of each
     device's pairs at a time and are run again for its gradients; the losses are over all pairs, so
     nothing changes but rounding and memory (GradCache, arXiv 2101.06983).
 
     Returns:
       The total [] float32, and `contrastive_loss`, `accuracy`, `replay_loss` when replay is on.
     """
-    train, settings = config.train, config.model
-    execution = Execution(
-        settings.dtype,
-        settings.scan,
-        settings.remat,
-        settings.block_parts,
-        settings.attention,
-        sharding.gather,
-    )
 
     def features_of(params: dict, rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Of one device's rows."""
 
         def towers(part: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return _features(clip.bind(model, params, execution), config, part)
+            return _features(settings, clip.bind(model, params, settings.execution), part)
 
-        if train.micro_batches == 1:
+        if settings.micro_batches == 1:
             return towers(rows)
-        parts = jax.tree.map(lambda x: x.reshape(train.micro_batches, -1, *x.shape[1:]), rows)
-        found = jax.lax.map(jax.checkpoint(towers, prevent_cse=False), parts)
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), found)
+        parts = jax.tree.map(lambda x: x.reshape(settings.micro_batches, -1, *x.shape[1:]), rows)
+        features = jax.lax.map(jax.checkpoint(towers, prevent_cse=False), parts)
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), features)
 
     seen = {k: x for k, x in batch.items() if k.endswith(("images", "tokens"))}
-    seen |= _kept_patches(model, config, batch, keep_key)
+    seen |= _kept_patches(settings, model, batch, keep_key)
     features = sharding.on_shares(features_of, params, seen, mesh)
 
     scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
-    over_all = functools.partial(contrastive_loss_and_accuracy, mesh=mesh, tile=train.loss_tile)
+    over_all = functools.partial(contrastive_loss_and_accuracy, mesh=mesh, tile=settings.loss_tile)
     targets = None
     if "taxon_ids" in batch:
-        targets = taxon_targets(batch["taxon_ids"], tuple(train.rank_weights), batch["weights"])
+        targets = taxon_targets(batch["taxon_ids"], settings.rank_weights, batch["weights"])
     loss, accuracy = over_all(
         features["images"], features["tokens"], scale, batch["weights"], targets
     )
@@ -153,7 +172,9 @@ def losses(
     return loss, metrics
 
 
-def _features(model: clip.Clip, config: ConfigDict, part: dict[str, jax.Array]) -> dict:
+def _features(
+    settings: StepSettings, model: clip.Clip, part: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
     """Features [rows, dim] in the compute dtype; both streams pass each tower together."""
     streams = [prefix for prefix in ("", "replay_") if prefix + "images" in part]
     rows, length = len(part["images"]), max(part[p + "tokens"].shape[1] for p in streams)
@@ -164,7 +185,7 @@ def _features(model: clip.Clip, config: ConfigDict, part: dict[str, jax.Array]) 
     def padded(tokens: jax.Array) -> jax.Array:
         return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
 
-    pixels = clip.normalize_images(joined("images"), config.data.mean, config.data.std)
+    pixels = clip.normalize_images(joined("images"), settings.mean, settings.std)
     pooled = model.image_trunk(pixels, joined("kept") if "kept" in part else None)
     text = model.encode_text(jnp.concatenate([padded(part[p + "tokens"]) for p in streams]))
     features = {"images": model.project_image(pooled[:rows]), "tokens": text[:rows]}
@@ -176,45 +197,50 @@ def _features(model: clip.Clip, config: ConfigDict, part: dict[str, jax.Array]) 
 
 
 def _kept_patches(
-    model: ClipConfig, config: ConfigDict, batch: dict[str, jax.Array], key: jax.Array
+    settings: StepSettings, model: ClipConfig, batch: dict[str, jax.Array], key: jax.Array
 ) -> dict[str, jax.Array]:
     """Random patches for each image by stream, [images, kept] int32; nothing: keep them all."""
-    if config.train.patch_keep >= 1:
+    if settings.patch_keep >= 1:
         return {}
-    patches = (model.vision.image_size // model.vision.patch_size) ** 2
-    kept = max(1, round(config.train.patch_keep * patches))
+    patches, kept = _patch_counts(settings, model)
     streams = [prefix for prefix in ("", "replay_") if prefix + "images" in batch]
-    found = {}
+    chosen = {}
     for number, prefix in enumerate(streams):
         images = batch[prefix + "images"].shape[0]
         noise = jax.random.uniform(jax.random.fold_in(key, number), (images, patches))
-        found[prefix + "kept"] = jnp.argsort(noise, axis=1)[:, :kept].astype(jnp.int32)
-    return found
+        chosen[prefix + "kept"] = jnp.argsort(noise, axis=1)[:, :kept].astype(jnp.int32)
+    return chosen
+
+
+def _patch_counts(settings: StepSettings, model: ClipConfig) -> tuple[int, int]:
+    """Patches of an image, and how many of them are looked at."""
+    patches = (model.vision.image_size // model.vision.patch_size) ** 2
+    return patches, max(1, round(settings.patch_keep * patches))
 
 
 def make_train_step(
-    config: ConfigDict, model: ClipConfig, mesh: Mesh, shardings: TrainState
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    settings: StepSettings, model: ClipConfig, mesh: Mesh, shardings: TrainState
+) -> jax.stages.Wrapped:
     """Compiles (state, batch) → (next state, metrics), with the state donated.
 
     Metrics are [] float32: `loss`, its parts, `accuracy`, `logit_scale` (the exponential used in
     this step), `learning_rate`, `gradient_norm`, `bad_images`.
     """
-    update = optim.optimizer(config.train)
-    schedule = optim.learning_rate(config.train)
+    optimizer = optim.optimizer(settings.optimizer)
+    schedule = optim.learning_rate(settings.optimizer)
 
     def train_step(
         state: TrainState, batch: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
 
         def loss_of(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return losses(model, params, config, batch, key, mesh)
+            return losses(params, batch, key, settings=settings, model=model, mesh=mesh)
 
         (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
-        updates, opt_state = update.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = cast(dict, optax.apply_updates(state.params, updates))
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)
         metrics |= {
             "loss": loss,
@@ -225,7 +251,7 @@ def make_train_step(
                 (value == 0).sum() for key, value in batch.items() if key.endswith("weights")
             ),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(
         train_step,
@@ -235,7 +261,7 @@ def make_train_step(
     )
 
 
-def train_flops_per_step(config: ConfigDict, model: ClipConfig, text_length: int) -> float:
+def train_flops_per_step(settings: StepSettings, model: ClipConfig, text_length: int) -> float:
     """Model FLOPs of one update: 2 per weight and token forward, twice that backward.
 
     Attention adds 4 * tokens * width per token and layer. Recomputation is not counted, so a
@@ -247,10 +273,9 @@ def train_flops_per_step(config: ConfigDict, model: ClipConfig, text_length: int
         return 2 * tokens * (weights + 2 * layers * tokens * width)
 
     vision, text = model.vision, model.text
-    patches = (vision.image_size // vision.patch_size) ** 2
-    kept = max(1, round(min(config.train.patch_keep, 1) * patches))
+    patches, kept = _patch_counts(settings, model)
     image = tower(kept + 1, vision.width, vision.layers, vision.mlp_ratio)
     image += 2 * patches * 3 * vision.patch_size**2 * vision.width
     caption = tower(text_length, text.width, text.layers, 4.0)
-    pairs = config.train.batch_size + config.train.replay_batch_size
+    pairs = settings.batch_size + settings.replay_batch_size
     return 3 * pairs * (image + caption)

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file  # noqa: F401
 
 from bioclip2_jax.data import images
-from bioclip2_jax.training import sharding, step as train_step
+from bioclip2_jax.training import recipe, sharding, step as train_step
 from bioclip2_jax.weights import layout
 from bioclip2_jax.weights.description import from_open_clip, to_open_clip
 from bioclip2_jax.weights.open import open_source
@@ -128,6 +128,7 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
         batch_size=32, replay_batch_size=16, steps=steps, warmup_steps=5, learning_rate=1e-4
     )
     config.model.dtype = "float32"
+    settings = recipe.compose(config).step
     size = PRESETS["tiny"]
     model = reference(size)
     with torch.no_grad():
@@ -138,16 +139,16 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     tensors = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     tensors |= {"visual.proj": projection.detach().numpy().copy()}
     tensors |= {layout.REPLAY: replay.detach().numpy().copy()}
-    batches = [_batch(step, config) for step in range(steps)]
+    batches = [_batch(step, settings) for step in range(steps)]
 
-    theirs = _train_reference(model, projection, replay, config, batches)
+    theirs = _train_reference(model, projection, replay, settings, batches)
     found = layout.Tensors.of(tensors)
     params = jax.tree.map(jax.numpy.asarray, layout.read_params(found, size))
     mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
-    state = train_step.init_state(config, size, params)
-    shardings = train_step.state_shardings(jax.eval_shape(lambda: state), mesh)
+    state = train_step.init_state(settings, size, params)
+    shardings = sharding.tree_shardings(jax.eval_shape(lambda: state), mesh)
     state = jax.device_put(state, shardings)
-    update = train_step.make_train_step(config, size, mesh, shardings)
+    update = train_step.make_train_step(settings, size, mesh, shardings)
     whole = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     losses = []
     for batch in batches:
@@ -164,12 +165,12 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     return float(np.abs(np.subtract(losses, theirs)).max()), float(max(relative))
 
 
-def _batch(step: int, config: object) -> dict[str, np.ndarray]:
+def _batch(step: int, settings: train_step.StepSettings) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(step)
     batch = {}
     for prefix, size in (
-        ("", config.train.batch_size),
-        ("replay_", config.train.replay_batch_size),
+        ("", settings.batch_size),
+        ("replay_", settings.replay_batch_size),
     ):
         texts = [
             f"a photo of {'Pica ' * rng.integers(1, 9)}{n}." for n in rng.integers(0, 99, size)
@@ -180,8 +181,8 @@ def _batch(step: int, config: object) -> dict[str, np.ndarray]:
     return batch
 
 
-def _train_reference(model, projection, replay, config, batches) -> list[float]:
-    train = config.train
+def _train_reference(model, projection, replay, settings, batches) -> list[float]:
+    train = settings.optimizer
     named = [*model.named_parameters(), ("visual.proj", projection), (layout.REPLAY, replay)]
 
     def undecayed(name: str, value: torch.Tensor) -> bool:
@@ -198,7 +199,7 @@ def _train_reference(model, projection, replay, config, batches) -> list[float]:
         groups, lr=train.learning_rate, betas=(train.beta1, train.beta2), eps=train.epsilon
     )
     criterion = open_clip.ClipLoss()
-    mean, std = torch.tensor(config.data.mean), torch.tensor(config.data.std)
+    mean, std = torch.tensor(settings.mean), torch.tensor(settings.std)
     normalize = torch.nn.functional.normalize
     losses = []
     for step, batch in enumerate(batches):

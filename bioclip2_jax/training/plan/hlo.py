@@ -65,7 +65,7 @@ def _received(kind: str, started: bool, shapes: str, line: str) -> float:
 
 
 def _size(dtype: str, dimensions: str) -> int:
-    width = _WIDTHS.get(dtype) or int(re.search(r"\d+", dtype)[0]) // 8 or 1
+    width = _WIDTHS.get(dtype) or int(re.findall(r"\d+", dtype)[0]) // 8 or 1
     for dimension in filter(None, dimensions.split(",")):
         width *= int(dimension)
     return width
@@ -120,8 +120,7 @@ def _multiplicity(bodies: dict[str, list[str]]) -> dict[str, int]:
         times[name] += count
         for line in _with_fused(name, bodies):
             if " while(" in line:
-                body = re.search(r"body=%?([\w.\-]+)", line)[1]
-                visit(body, count * _trips(line, bodies))
+                visit(_named("body", line), count * _trips(line, bodies))
 
     visit("", 1)
     return times
@@ -132,6 +131,10 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int:
     known = re.search(r'known_trip_count"?:?\s*\{"?n"?:"?(\d+)', line)
     if known:
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", line)[1]
-    limits = re.findall(r"constant\((\d+)\)", "\n".join(_with_fused(condition, bodies)))
-    return max(map(int, limits), default=1)
+    condition = "\n".join(_with_fused(_named("condition", line), bodies))
+    return max(map(int, re.findall(r"constant\((\d+)\)", condition)), default=1)
+
+
+def _named(part: str, line: str) -> str:
+    """The computation that a loop takes as its body or condition."""
+    return re.findall(rf"{part}=%?([\w.\-]+)", line)[0]

@@ -1,0 +1,118 @@
+"""What a plan comes to, for a person and for a program."""
+
+import json
+from typing import Any
+
+import jax
+
+from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.training.hardware import GIB
+from bioclip2_jax.training.plan.search import Plan, Target
+from bioclip2_jax.training.recipe import Settings
+from bioclip2_jax.training.step import init_state, train_flops_per_step
+
+
+def report(
+    settings: Settings,
+    model: ClipConfig,
+    target: Target,
+    plan: Plan,
+    recommended: Plan | None,
+    text_length: int = 77,
+) -> dict[str, Any]:
+    """One flat object with everything known, of the recommended plan where there is one.
+
+    What is best is a bound from data sheets: work, or bytes received, over what the chips can do.
+    """
+    best, step = recommended or plan, settings.step
+    chip, chips = target.chip, len(target.devices)
+    flops = train_flops_per_step(step, model, text_length)
+    pairs = step.batch_size + step.replay_batch_size
+    state = jax.eval_shape(lambda: init_state(step, model))
+    fsdp = best.settings["mesh.fsdp"]
+    facts = {
+        "topology": target.topology,
+        "chips": chips,
+        "model": settings.model,
+        "batch_size": step.batch_size,
+        "replay_batch_size": step.replay_batch_size,
+        "per_chip_batch": pairs // chips,
+        "fits": plan.fits,
+        "needed_gib": plan.needed_gib,
+        "argument_gib": best.argument_gib,
+        "parameters_gib": _held(state.params, fsdp) / GIB,
+        "optimizer_gib": _held(state.opt_state, fsdp) / GIB,
+        "temporary_gib": best.temporary_gib,
+        "hbm_gib": chip.memory / GIB,
+        "remat": best.settings["model.remat"],
+        "settings": best.settings,
+        "flops_per_step": flops,
+        "collective_bytes": best.collective_bytes,
+        "recommendation": _advice(plan, recommended),
+    }
+    if best.fits:
+        moved = sum(best.collective_bytes.values())
+        work = flops * _recomputed(best)
+        seconds = max(work / (chips * chip.flops), moved / chip.network)
+        facts |= {
+            "step_seconds_at_best": seconds,
+            "samples_per_second_at_best": pairs / seconds,
+            "mfu_bound": flops / (seconds * chips * chip.flops),
+            "days_at_best": seconds * settings.steps / 86400,
+        }
+    return facts
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """The report for a person."""
+    lines = [
+        f"{facts['model']} on {facts['topology']}: {facts['chips']} chips,"
+        f" {facts['per_chip_batch']} pairs each a step",
+        f"  {facts['recommendation']}",
+    ]
+    if facts["needed_gib"]:
+        lines.append(f"  as it is, needs {facts['needed_gib']:.1f} of {facts['hbm_gib']:.0f} GiB")
+    if facts["temporary_gib"] is not None:
+        moved = ", ".join(f"{k} {v / 1e9:.2f} GB" for k, v in facts["collective_bytes"].items())
+        settings = ", ".join(f"{key}={value}" for key, value in facts["settings"].items())
+        lines += [
+            f"  settings       {settings}",
+            f"  memory a chip  {facts['temporary_gib']:.2f} GiB temporaries,"
+            f" {facts['parameters_gib']:.2f} parameters, {facts['optimizer_gib']:.2f} optimizer,"
+            f" of {facts['hbm_gib']:.0f}",
+            f"  work a step    {facts['flops_per_step'] / 1e15:.1f} PFLOP of the model",
+            f"  received       {moved or 'nothing'} a chip and step",
+            f"  at best        {facts['step_seconds_at_best']:.2f} s a step,"
+            f" {facts['samples_per_second_at_best']:,.0f} samples/s,"
+            f" MFU {facts['mfu_bound']:.0%}, {facts['days_at_best']:.1f} days for the recipe",
+        ]
+    return "\n".join(lines)
+
+
+def to_json(facts: dict[str, Any]) -> str:
+    """The report for a program."""
+    return json.dumps(facts, indent=2)
+
+
+def _advice(plan: Plan, recommended: Plan | None) -> str:
+    if plan.fits:
+        return "fits as it is"
+    if not recommended:
+        return "does not fit, nor with any setting tried: take more chips, or a smaller batch"
+    settings = recommended.settings.items()
+    changes = [f"--config.{key}={value}" for key, value in settings if value != plan.settings[key]]
+    return " ".join(["does not fit as it is; fits with", *changes])
+
+
+def _recomputed(plan: Plan) -> float:
+    """Work over that of the model: a forward pass is one of three parts, and may be repeated."""
+    again = plan.settings["model.remat"] in ("attention", "full", "offload")
+    return 1 + (again + (plan.settings["train.micro_batches"] > 1)) / 3
+
+
+def _held(tree: dict, fsdp: int) -> float:
+    """Bytes on one chip: everything but vectors is split."""
+    return sum(
+        leaf.size * leaf.dtype.itemsize / (fsdp if leaf.ndim > 1 else 1)
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,90 @@
+"""What a run starts from: the sizes of its model, its first weights, `model.json`."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+import jax
+
+from bioclip2_jax import files
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.models.presets import PRESETS, ClipConfig
+from bioclip2_jax.training.recipe import Settings
+from bioclip2_jax.training.step import TrainState, init_state
+from bioclip2_jax.weights.description import Preprocess, read_description, write_description
+from bioclip2_jax.weights.load import read_params
+from bioclip2_jax.weights.open import MODEL_FILE, open_source
+
+
+def model_sizes(settings: Settings, workdir: Path | None = None) -> ClipConfig:
+    """The sizes of `settings.model`: a preset's, or with "init" those of `settings.init`.
+
+    Raises:
+      UsageError: there is no such preset; names the nearest. Or "init" without `settings.init`.
+      UserError: `settings.init` cannot be opened.
+    """
+    name = settings.model
+    if name == "init":
+        if not settings.init:
+            raise UsageError("config.model.name='init' takes the sizes of config.init: set that")
+        if workdir and (workdir / MODEL_FILE).is_file():  # of the run that is resumed
+            return read_description(workdir / MODEL_FILE)[0]
+        return open_source(settings.init).config
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+        raise UsageError(
+            f"config.model.name={name!r} is not one of {', '.join(PRESETS)}, init; did you mean"
+            f" {near}?"
+        )
+    return PRESETS[name]
+
+
+def initial_state(settings: Settings, model: ClipConfig, shardings: TrainState) -> TrainState:
+    """Random weights, or those of `settings.init`; made directly where they belong on the mesh.
+
+    Raises:
+      UserError: `settings.init` is a model of another shape.
+    """
+    params = None
+    if settings.init:
+        params = jax.device_put(starting_params(settings, model), shardings.params)
+    return jax.jit(lambda p: init_state(settings.step, model, p), out_shardings=shardings)(params)
+
+
+def starting_params(settings: Settings, model: ClipConfig) -> dict:
+    """The weights of `settings.init`, on the host; positions are resized to the model's image size.
+
+    With replay both projections start from the same weights, as in the original, unless the model
+    brings two.
+
+    Raises:
+      UserError: it cannot be opened, or is a model of another shape.
+    """
+    source = open_source(settings.init)
+    size = model.vision.image_size
+    vision = dataclasses.replace(source.config.vision, image_size=size)
+    if dataclasses.replace(source.config, vision=vision) != model:
+        raise UserError(
+            f"config.init={settings.init}: its weights are not of a {settings.model} model but of"
+            f" {source.config}; config.model.name=init takes its sizes"
+        )
+    if source.config != model:
+        source = open_source(settings.init, image_size=size)
+    params = read_params(source)
+    image = params["image"]
+    replay_projection = image.pop("replay_projection", image["projection"])
+    if settings.step.replay_batch_size:
+        image["replay_projection"] = replay_projection
+    return params
+
+
+def save_description(settings: Settings, model: ClipConfig, workdir: Path) -> None:
+    """Writes `WORKDIR/model.json`, in the form of `open_clip_config.json`, for every reader."""
+    preprocess = Preprocess(
+        size=model.vision.image_size,
+        mean=settings.step.mean,
+        std=settings.step.std,
+        resize_mode=settings.resize_mode,
+        interpolation=settings.interpolation,
+    )
+    files.write_json(workdir / MODEL_FILE, write_description(model, preprocess), indent=2)
