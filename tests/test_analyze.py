@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bioclip2_jax.features import store
 from bioclip2_jax.prepare.simulated.tree import TRAITS, grow_tree
 from bioclip2_jax.report.figures import traits as emergence_figures
 from bioclip2_jax.text.taxonomy import RANKS
+from bioclip2_jax.weights.description import Preprocess
 
 SPECIES, DIM, IMAGES = 40, 64, 8
 FEW = ("--permutations", "49")
@@ -37,14 +39,21 @@ def write_store(folder, labels=True):
             said = {"sex": ("female", "male")[sex], "habitat": habitat, "note": f"n{number % 3}"}
             said |= {f"trait_{t}": f"{v:.4f}" for t, v in zip(TRAITS, one.traits, strict=True)}
             rows.append(store.Row(f"{number}-{image}", len(rows), texts, said if labels else {}))
-    names = list(rows[0].labels)
-    about = {"model": {"path": "planted"}, "dim": DIM, "dtype": "float32", "labels": names}
-    about |= {"num_parts": 1, "pictures": {}}
+    about = store.About(
+        model=store.Maker(path="planted", step=None, sha256=""),
+        preprocess=Preprocess(16),
+        dim=DIM,
+        dtype="float32",
+        pictures={},
+        labels=list(rows[0].labels),
+        version="",
+        num_parts=1,
+        num_rows=len(rows),
+    )
     folder.mkdir(parents=True)
     features = np.asarray(features, np.float32)
-    store.write_part(store.part_path(folder, 0), rows, features, names, about, [])
-    about |= {"complete": True, "num_rows": len(rows), "bad": []}
-    store.write_about(folder, about)
+    store.write_part(store.part_path(folder, 0), rows, features, about)
+    store.write_about(folder, replace(about, complete=True))
     return folder
 
 

@@ -11,6 +11,8 @@ from bioclip2_jax.cli.embed import embed as command
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import embed, store
+from bioclip2_jax.features.pictures import open_pictures
+from bioclip2_jax.weights.description import Preprocess
 
 VAL = {"red": 4, "orange": 3, "blue": 6, "green": 2}
 
@@ -34,7 +36,7 @@ def folder(tmp_path):
 
 def make(source, out, *, split=None, model=None, part_rows=3, said=None, **options):
     said = [] if said is None else said
-    pictures = embed.open_pictures(source, split)
+    pictures = open_pictures(source, split)
     return embed.embed(
         model or ColourModel(), "colours", pictures, out,
         part_rows=part_rows, batch_size=2, say=said.append, **options,
@@ -45,7 +47,7 @@ def test_all_splits_of_a_dataset_with_their_lineages_and_labels(data, tmp_path):
     about = make(data, tmp_path / "out")
     found = store.read(tmp_path / "out")
     counts = dataset.splits(data)
-    assert about["num_rows"] == len(found.keys) == sum(counts.values())
+    assert about.num_rows == len(found.keys) == sum(counts.values())
     assert {s: int((found.texts["split"] == s).sum()) for s in counts} == counts
     rows = found.select(found.texts["split"] == "val")
     source = dataset.open_split(data, "val")
@@ -74,29 +76,10 @@ def test_a_folder_gives_paths_as_keys_and_bad_pictures_are_set_aside(folder, tmp
     said = []
     about = make(folder, tmp_path / "out", said=said)
     found = store.read(tmp_path / "out")
-    assert len(found.keys) == about["num_rows"] == 7 and "b/2.png" in found.keys
-    assert [key for key, _ in about["bad"]] == ["r/0.png"]
+    assert len(found.keys) == about.num_rows == 7 and "b/2.png" in found.keys
+    assert [key for key, _ in about.bad] == ["r/0.png"]
     assert any(line.startswith("r/0.png: ") for line in said)
     assert set(found.texts["genus"]) == {""}
-
-
-def test_linked_folders_are_entered_once(folder, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    (folder / "b").rename(elsewhere)
-    (folder / "b").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(folder)
-    keys = [embed.pictures_below(folder).key(number) for number in range(8)]
-    assert {key.partition("/")[0] for key in keys} == {colour[0] for colour in COLOURS}
-    assert embed.pictures_below(folder).count == 8
-
-
-def test_a_name_that_is_not_utf_8_is_named(folder):
-    try:
-        (folder / "b\udce9.png").write_bytes(square("red"))
-    except OSError:
-        pytest.skip("this file system takes UTF-8 alone")
-    with pytest.raises(UserError, match=r"b\\xe9.png.*not UTF-8; rename it"):
-        embed.pictures_below(folder)
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(folder, tmp_path):
@@ -118,7 +101,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(folder, tmp_path):
     make(folder, tmp_path / "out")
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())
     ours, theirs = store.read(tmp_path / "out"), store.read(tmp_path / "whole")
-    assert ours.keys == theirs.keys and ours.about["bad"] == theirs.about["bad"]
+    assert ours.keys == theirs.keys and ours.about.bad == theirs.about.bad
     np.testing.assert_array_equal(ours.features, theirs.features)
 
 
@@ -171,16 +154,19 @@ def test_a_model_has_one_checksum_whatever_the_type_of_its_arrays():
 
 def test_labels_called_like_our_columns_keep_their_name_in_the_store(tmp_path):
     row = store.Row("k", 0, {}, {"split": "left", "sex": "female"})
-    about = {"dtype": "float32", "dim": 2, "num_parts": 1, "labels": ["sex", "split"]}
-    store.write_part(
-        store.part_path(tmp_path, 0),
-        [row],
-        np.ones((1, 2), np.float32),
-        ["sex", "split"],
-        about,
-        [],
+    about = store.About(
+        model=store.Maker(path="m", step=None, sha256=""),
+        preprocess=Preprocess(16),
+        dim=2,
+        dtype="float32",
+        pictures={},
+        labels=["sex", "split"],
+        version="",
+        num_parts=1,
+        complete=True,
     )
-    store.write_about(tmp_path, about | {"complete": True})
+    store.write_part(store.part_path(tmp_path, 0), [row], np.ones((1, 2), np.float32), about)
+    store.write_about(tmp_path, about)
     found = store.read(tmp_path)
     assert found.labels["split"].tolist() == ["left"] and found.texts["split"].tolist() == [""]
     assert found.labels["sex"].tolist() == ["female"]
@@ -188,14 +174,14 @@ def test_labels_called_like_our_columns_keep_their_name_in_the_store(tmp_path):
 
 def test_wrong_calls_are_named(data, folder, tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
-        embed.open_pictures(tmp_path / "nowhere")
+        open_pictures(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no split 'dev'; it has train, val"):
-        embed.open_pictures(data, "dev")
+        open_pictures(data, "dev")
     with pytest.raises(UsageError, match="plain folder"):
-        embed.open_pictures(folder, "val")
+        open_pictures(folder, "val")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no picture here"):
-        embed.open_pictures(tmp_path / "empty")
+        open_pictures(tmp_path / "empty")
     with pytest.raises(UserError, match="no feature store here"):
         store.read(tmp_path / "empty")
     make(folder, tmp_path / "out")
@@ -214,4 +200,4 @@ def test_the_command_makes_a_store(folder, tmp_path, monkeypatch):
     arguments = [str(folder), "--model", "m", "--out", str(tmp_path / "out"), "--dtype", "float16"]
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output
-    assert "7 features of 4 numbers, 1 could not be read" in done.stdout
+    assert "7 features of 4 numbers, 1 could not be read, 1 file is no picture" in done.stdout

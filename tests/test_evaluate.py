@@ -21,6 +21,7 @@ from bioclip2_jax.evaluation.follow import new_checkpoints
 from bioclip2_jax.evaluation.run import run, run_once
 from bioclip2_jax.evaluation.tasks import Settings
 from bioclip2_jax.features import embed
+from bioclip2_jax.features.pictures import open_pictures
 from bioclip2_jax.text.taxonomy import RANKS
 
 VAL = {"red": 4, "orange": 3, "blue": 6, "green": 2}
@@ -312,7 +313,7 @@ def quiet(line: str) -> None:
 @pytest.fixture
 def features(data, tmp_path) -> Path:
     """What the perfect model makes of both splits."""
-    pictures = embed.open_pictures(data)
+    pictures = open_pictures(data)
     embed.embed(ColourModel(), "colours", pictures, tmp_path / "kept", part_rows=8, say=quiet)
     return tmp_path / "kept"
 

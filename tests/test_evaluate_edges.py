@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from bioclip2_jax import cli
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.features import embed, store
+from bioclip2_jax.features.pictures import open_pictures, pictures_below
 from bioclip2_jax.weights import load as loading
 
 
@@ -41,7 +43,7 @@ def world(tmp_path_factory) -> Path:
     (packed / "train-0.parquet").write_bytes(b"PAR1")
     table(packed / "metadata.csv", "file_name,genus,species", "a.jpg,Pica,pica")
     for name, source in (("of_dataset", home / "dataset"), ("of_folder", photos)):
-        pictures = embed.open_pictures(source)
+        pictures = open_pictures(source)
         embed.embed(ColourModel(), "colours", pictures, home / name, say=lambda line: None)
     shutil.copytree(home / "of_folder", home / "cut")
     part = store.part_path(home / "cut", 0)
@@ -55,7 +57,7 @@ def world(tmp_path_factory) -> Path:
     (home / "half_said" / "embedding.json").write_text('{"complete"')
     shutil.copytree(home / "of_folder", home / "unfinished")
     about = store.read_about(home / "unfinished")
-    store.write_about(home / "unfinished", about | {"complete": False})
+    store.write_about(home / "unfinished", replace(about, complete=False))
     return home
 
 
@@ -174,7 +176,7 @@ def test_missing_pictures_are_counted_named_and_set_aside(world, monkeypatch, tm
 
 
 def test_a_table_and_features_may_count_from_different_folders(world, monkeypatch, tmp_path):
-    pictures = embed.pictures_below(world)
+    pictures = pictures_below(world)
     embed.embed(ColourModel(), "colours", pictures, tmp_path / "kept", say=lambda line: None)
     options = f"--features {tmp_path}/kept --out {tmp_path} --annotations @table.csv"
     code, said = call(world, monkeypatch, options + " --tasks few_shot_1")

@@ -290,8 +290,7 @@ def _read(features: Path, split: str | None) -> stores.Store:
 
 
 def _head(name: str, store: stores.Store, features: Path) -> dict:
-    model = (store.about.get("model") or {}).get("path")
-    return {"analysis": name, "model": model, "features": str(features)}
+    return {"analysis": name, "model": store.about.model.path, "features": str(features)}
 
 
 def _check_known(name: str, known: np.ndarray) -> None:

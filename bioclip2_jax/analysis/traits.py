@@ -1,7 +1,5 @@
 """Species of a feature store and what is known of them: from its labels, or from a trait table."""
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
-SPECIES_COLUMNS = ("scientificName", "scientific_name", "species", "binomial", "Species1")
+SPECIES_COLUMNS = ("scientificname", "species", "binomial", "species1")  # as `normal` writes them
 _MISSING = ("", "na", "n/a", "nan", "null")
 _NO_NUMBER = (*_MISSING, "none")
 _NO_CLASS = (*_MISSING, "unknown")  # "none" is a class, such as that of birds without a crest
@@ -75,7 +74,7 @@ def list_species(
       UserError: no picture is named at this rank, or no species has enough pictures.
     """
     depth = RANKS.index(rank)
-    lineages = [taxon.lineage(rank) if taxon.ranks[depth] else None for taxon in store.taxa]
+    lineages = [taxon.lineage(rank) if taxon.ranks[depth] else () for taxon in store.taxa]
     counts = Counter(lineage for lineage in lineages if lineage)
     if not counts:
         raise UserError(f"{place}: not one picture has a {rank}; take features of a named dataset")
@@ -88,7 +87,8 @@ def list_species(
     number = {lineage: place for place, lineage in enumerate(enough)}
     numbers = np.asarray([number.get(lineage, -1) for lineage in lineages])
     taxa = [Taxon(*lineage) for lineage in enough]
-    return SpeciesList([taxon.scientific_name for taxon in taxa], taxa, numbers)
+    names = [taxon.scientific_name for taxon in taxa]
+    return SpeciesList(names=names, taxa=taxa, numbers=numbers)
 
 
 def label_values(store: Store, name: str, place: str) -> np.ndarray:
@@ -103,25 +103,25 @@ def label_values(store: Store, name: str, place: str) -> np.ndarray:
     return store.labels[name]
 
 
-def numbers_of_label(species: SpeciesList, values: Sequence[str], name: str) -> np.ndarray:
+def numbers_of_label(species: SpeciesList, values: np.ndarray, name: str) -> np.ndarray:
     """[s] float, the mean of a numeric label over the pictures of every species, NaN if unknown.
 
     Raises:
       UserError: a value is no number.
     """
     rows: list[list[float]] = [[] for _ in species.names]
-    for number, text in zip(species.numbers.tolist(), values, strict=True):
+    for number, text in zip(species.numbers.tolist(), values.tolist(), strict=True):
         if number >= 0 and text.strip().lower() not in _NO_NUMBER:
-            rows[number].append(_number(str(text), f"label {name}"))
+            rows[number].append(_number(text, f"label {name}"))
     return np.asarray([np.mean(row) if row else np.nan for row in rows])
 
 
-def majority_of_label(species: SpeciesList, values: Sequence[str]) -> list[str]:
+def majority_of_label(species: SpeciesList, values: np.ndarray) -> list[str]:
     """The commonest value of a label among the pictures of every species, "" if unknown."""
     rows: list[Counter] = [Counter() for _ in species.names]
-    for number, text in zip(species.numbers.tolist(), values, strict=True):
+    for number, text in zip(species.numbers.tolist(), values.tolist(), strict=True):
         if number >= 0 and text.strip().lower() not in _NO_CLASS:
-            rows[number][str(text)] += 1
+            rows[number][text] += 1
     return [_majority(row) for row in rows]
 
 
@@ -168,7 +168,7 @@ class TraitTable:
 
 
 def read_table(path: str | Path, species_column: str | None = None) -> TraitTable:
-    """Reads a trait table, parted by commas, semicolons or tabs.
+    """Reads a trait table.
 
     Args:
       path: of the file.
@@ -176,24 +176,16 @@ def read_table(path: str | Path, species_column: str | None = None) -> TraitTabl
 
     Raises:
       UsageError: there is no such file, or no column with species.
-      UserError: unreadable, or without rows.
+      UserError: as `open_table` and the rows of its table.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    delimiter = max(",\t;", key=text.partition("\n")[0].count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
-    try:
-        columns = [name for name in reader.fieldnames or () if name]
-        rows = list(reader)
-    except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num} is no CSV ({error})") from error
-    wanted = [species_column] if species_column else SPECIES_COLUMNS
-    column = next((name for name in wanted if name in columns), None)
+    if not path.is_file():
+        raise UsageError(f"{path}: cannot be read (no such file)")
+    table = open_table(path)
+    columns = [name for name in table.header if name]
+    column = species_column
+    if column not in columns:
+        column = table.column([normal(column)] if column else SPECIES_COLUMNS)
     if column is None:
         asked = f"no column {species_column!r}" if species_column else "no column with species"
         raise UsageError(
@@ -201,11 +193,9 @@ def read_table(path: str | Path, species_column: str | None = None) -> TraitTabl
             " (--species-column)"
         )
     rows_of: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
+    for _, row in table.rows():
         rows_of.setdefault(_key(row[column]), []).append(row)
-    if not rows_of:
-        raise UserError(f"{path}: no row in it")
-    return TraitTable(path, rows_of, columns)
+    return TraitTable(path=path, rows_of=rows_of, columns=columns)
 
 
 def known_traits(

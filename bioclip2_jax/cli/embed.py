@@ -26,11 +26,13 @@ def embed(
       bioclip2 embed data/birds --model runs/birds --out features/birds
       bioclip2 embed photos/ --model hf-hub:imageomics/bioclip-2 --out features/photos
     """
+    from bioclip2_jax.data import folders
     from bioclip2_jax.features import embed as program
     from bioclip2_jax.features.encode import spread
+    from bioclip2_jax.features.pictures import open_pictures
     from bioclip2_jax.weights.load import load
 
-    pictures = program.open_pictures(source, split)
+    pictures = open_pictures(source, split)
     about = program.embed(
         spread(load(model_path)),
         model_path,
@@ -40,5 +42,6 @@ def embed(
         batch_size=batch_size,
         say=lambda line: click.echo(line, err=True),
     )
-    skipped = f", {len(about['bad']):,} could not be read" if about["bad"] else ""
-    click.echo(f"{out}: {about['num_rows']:,} features of {about['dim']} numbers{skipped}")
+    skipped = f", {len(about.bad):,} could not be read" if about.bad else ""
+    skipped += f", {folders.remark(pictures.others)}" if pictures.others else ""
+    click.echo(f"{out}: {about.num_rows:,} features of {about.dim} numbers{skipped}")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from bioclip2_jax.errors import UsageError
+from bioclip2_jax.errors import UsageError, UserError
+
+_SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp"}
 
 
 @click.command()
@@ -26,16 +28,73 @@ def inspect(
       bioclip2 inspect --data runs/quickstart/data --extract 8 --out pictures
       bioclip2 inspect --model runs/quickstart
     """
-    from bioclip2_jax.cli import inspection
-
     if not data and not model:
         raise UsageError("nothing to inspect: give --data DIR or --model PATH")
-    if extract and not (data and out):
-        raise UsageError("--extract needs --data DIR and --out DIR")
-    if data and extract:
-        paths = inspection.extract_pictures(data, split, extract, Path(out))
-        click.echo("\n".join(str(path) for path in paths))
+    if extract:
+        if not (data and out):
+            raise UsageError("--extract needs --data DIR and --out DIR")
+        _extract(data, split, extract, Path(out))
     elif data:
-        click.echo(inspection.describe_data(data))
+        _describe_data(data)
     if model:
-        click.echo(inspection.describe_model(model))
+        _describe_model(model)
+
+
+def _describe_data(data_dir: str) -> None:
+    """Splits with their image counts, taxa per rank, and the most and least pictured taxa."""
+    from bioclip2_jax.data import dataset
+    from bioclip2_jax.text.taxonomy import RANKS
+
+    lines = [data_dir]
+    for name, count in dataset.splits(data_dir).items():
+        lines.append(f"  {name:<10} {count:>9,} images")
+    taxa = dataset.read_taxa(data_dir)
+    for rank in RANKS:
+        names = {e.taxon.lineage(rank) for e in taxa if e.taxon.lineage(rank)[-1]}
+        lines.append(f"  {rank:<10} {len(names):>9,} taxa")
+    named = [
+        f"{entry.scientific_name or '?'} ({sum(entry.counts.values()):,})"
+        for entry in sorted(taxa, key=lambda entry: -sum(entry.counts.values()))
+    ]
+    lines.append("  most pictured:  " + ", ".join(named[:3]))
+    lines.append("  least pictured: " + ", ".join(named[-3:]))
+    click.echo("\n".join(lines))
+
+
+def _describe_model(path: str) -> None:
+    """Step, sizes, preprocessing and every tensor with its shape and root mean square."""
+    import jax
+    import numpy as np
+
+    from bioclip2_jax.weights.load import load
+
+    model = load(path)
+    leaves = jax.tree_util.tree_leaves_with_path(model.params)
+    total = sum(np.size(leaf) for _, leaf in leaves)
+    step = "" if model.step is None else f", step {model.step:,}"
+    lines = [f"{path}: {total:,} parameters{step}", f"  {model.config}", f"  {model.preprocess}"]
+    for keys, leaf in leaves:
+        name = "/".join(key.key for key in keys)
+        size = np.sqrt(np.mean(np.square(np.asarray(leaf, np.float32))))
+        lines.append(f"  {name:<44} {str(np.shape(leaf)):<18} rms {size:.4g}")
+    click.echo("\n".join(lines))
+
+
+def _extract(data_dir: str, split: str, count: int, out: Path) -> None:
+    """Writes `count` images, evenly spread over a split, as they came, named by their taxon."""
+    import re
+
+    import numpy as np
+
+    from bioclip2_jax.data import dataset
+
+    source = dataset.open_split(data_dir, split)
+    if not len(source):
+        raise UserError(f"{data_dir}: split {split!r} is empty")
+    out.mkdir(parents=True, exist_ok=True)
+    for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
+        record = source[int(index)]
+        name = re.sub(r"\W+", "_", f"{record['scientificName']} {index}").strip("_")
+        path = out / (name + _SUFFIX.get(record["image"][:2], ".img"))
+        path.write_bytes(record["image"])
+        click.echo(path)

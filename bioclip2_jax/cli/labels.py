@@ -15,7 +15,7 @@ from bioclip2_jax.cli import options
 def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
     """Write txt_emb_species.npy and txt_emb_species.json for the taxa of a table.
 
-    The table has rank columns, ours or Darwin Core's, such as a dataset's taxa.csv. pybioclip's
+    The table is read as that of `bioclip2 prepare`, such as a dataset's taxa.csv. pybioclip's
     TreeOfLifeClassifier takes the files through its methods get_txt_emb and get_txt_names.
 
     \b
@@ -26,7 +26,7 @@ def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
 
     from bioclip2_jax.features.encode import spread
     from bioclip2_jax.identify import pybioclip as program
-    from bioclip2_jax.identify.predict import taxa_of
+    from bioclip2_jax.identify.name_lists import taxa_of
     from bioclip2_jax.weights.load import load
 
     rows = taxa_of(taxa)
@@ -36,6 +36,6 @@ def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
             rows,
             out,
             batch_size,
-            lambda done, _all: bar.update(done - bar.n),
+            lambda done: bar.update(done - bar.n),
         )
     click.echo(f"{out}: {program.FEATURES_FILE} and {program.NAMES_FILE} of {count:,} taxa")

@@ -13,7 +13,7 @@ SOME_FAILED = 3
 @options.MODEL
 @click.option("--labels", type=click.Path(), help="Text file with one free label a line.")
 @click.option(
-    "--taxa", type=click.Path(), help="CSV with rank columns, such as a dataset's taxa.csv."
+    "--taxa", type=click.Path(), help="Table with rank columns, such as a dataset's taxa.csv."
 )
 @click.option(
     "--rank",
@@ -47,19 +47,23 @@ def predict(
     """
     import csv
 
+    from bioclip2_jax.data import folders
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.features.encode import spread
+    from bioclip2_jax.features.pictures import find_files
+    from bioclip2_jax.identify import name_lists
     from bioclip2_jax.identify import predict as program
     from bioclip2_jax.weights.load import load
 
-    if (labels is None) == (taxa is None):
+    if labels is None and taxa is not None:
+        label_set = name_lists.read_taxa(taxa, rank or "species")
+    elif labels is None or taxa is not None:
         raise UsageError("give either --labels FILE or --taxa CSV")
-    if rank and labels:
+    elif rank:
         raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
-    paths = program.find_images(images)
-    label_set = (
-        program.read_labels(labels) if labels else program.read_taxa(taxa, rank or "species")
-    )
+    else:
+        label_set = name_lists.read_labels(labels)
+    paths, others = find_files(images)
     failed = 0
     with program.open_output(output) as file:
         model = spread(load(model_path))
@@ -72,6 +76,8 @@ def predict(
             for cells, score in answer.answers:
                 writer.writerow([answer.file_name, *cells, score])
             file.flush()
+    if others:
+        click.echo(folders.remark(others), err=True)
     if failed:
         click.echo(f"{failed} of {len(paths)} pictures could not be read", err=True)
         raise SystemExit(1 if failed == len(paths) else SOME_FAILED)

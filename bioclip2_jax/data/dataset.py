@@ -1,14 +1,15 @@
 """Random access to a dataset folder made by `bioclip2 prepare`, without TensorFlow."""
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from bioclip2_jax import files
 from bioclip2_jax.data.records import TEXT_FIELDS, Record
+from bioclip2_jax.data.tables import open_table
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 
@@ -42,7 +43,9 @@ class Source:
         if not 0 <= index < len(self):
             raise IndexError(f"{self._place} has no record {index}, only {len(self)}")
         try:
-            example = tf_example_pb2.Example.FromString(self._data_source[index])
+            serialised = self._data_source[index]
+            # The module makes its classes when it is imported.
+            example = tf_example_pb2.Example.FromString(serialised)  # pyright: ignore[reportAttributeAccessIssue]
             features = example.features.feature
             values = {name: feature.bytes_list.value[0] for name, feature in features.items()}
             record: Record = {name: values[name].decode("utf-8") for name in TEXT_FIELDS}
@@ -76,11 +79,15 @@ def dataset_folder(data_dir: str | Path) -> Path:
     raise UserError(f"{root}: no dataset here (no features.json); make one with `bioclip2 prepare`")
 
 
+def _features(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    return dict(cast(Any, builder.info.features))
+
+
 def _builder(data_dir: str | Path) -> tfds.core.DatasetBuilder:
     folder = dataset_folder(data_dir)
     try:
         builder = tfds.builder_from_directory(str(folder))
-        features = builder.info.features
+        features = _features(builder)
     except Exception as error:
         raise UserError(f"{folder}: its metadata cannot be read ({error})") from error
     missing = [name for name in (*TEXT_FIELDS, "image") if name not in features]
@@ -106,8 +113,7 @@ def label_names(data_dir: str | Path) -> list[str]:
     Raises:
       UserError: no dataset there.
     """
-    features = _builder(data_dir).info.features
-    return sorted(features["labels"]) if "labels" in features else []
+    return sorted(_features(_builder(data_dir)).get("labels", ()))
 
 
 def open_split(data_dir: str | Path, split: str) -> Source:
@@ -123,7 +129,7 @@ def open_split(data_dir: str | Path, split: str) -> Source:
     place = f"{data_dir}, split {split!r}"
     try:
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        source = Source(builder.as_data_source(split, deserialize_method=raw), place)
+        source = Source(builder.as_data_source(split, deserialize_method=raw), place)  # pyright: ignore[reportCallIssue]
         count = len(source)
     except Exception as error:
         raise UserError(
@@ -142,18 +148,17 @@ def read_taxa(data_dir: str | Path) -> list[TaxonEntry]:
     """
     path = dataset_folder(data_dir) / TAXA_FILE
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [
-                TaxonEntry(
-                    Taxon(*(row.pop(rank) for rank in RANKS)),
-                    row.pop("scientificName"),
-                    row.pop("vernacularName"),
-                    {split: int(count) for split, count in row.items()},
-                )
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+        return [
+            TaxonEntry(
+                taxon=Taxon(*(row.pop(rank) for rank in RANKS)),
+                scientific_name=row.pop("scientificName"),
+                vernacular_name=row.pop("vernacularName"),
+                counts={split: int(count) for split, count in row.items()},
+            )
+            for _, row in open_table(path).rows()
+        ]
+    except (UserError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error
 
 
 def read_caption_tokens(data_dir: str | Path) -> dict[str, int]:
@@ -165,10 +170,10 @@ def read_caption_tokens(data_dir: str | Path) -> dict[str, int]:
       UserError: no dataset there, or the list is damaged.
     """
     path = dataset_folder(data_dir) / CAPTIONS_FILE
-    try:
-        longest = json.loads(path.read_text(encoding="utf-8"))["longest_tokens"]
-        return {kind: int(tokens) for kind, tokens in longest.items()}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    try:
+        longest = files.read_json_object(path)["longest_tokens"]
+        return {kind: int(tokens) for kind, tokens in longest.items()}
+    except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error

@@ -11,15 +11,14 @@ from PIL import Image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 150_000_000  # larger than any camera's picture; a bomb otherwise
 MIN_SIDE = 8
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Raster formats alone: for PostScript and its kin Pillow would start other programs.
 _FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "PPM"]
+# Pictures for which Pillow may lack its plug-in: named among those that cannot be read.
+_PLUG_INS = {".avif", ".heic", ".heif", ".hif", ".jxl"}
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,6 +37,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 class BadImage(Exception):
     """The bytes are no usable picture; the message is the reason."""
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """What the names of pictures end with, in lower case; `decode` goes by the bytes alone."""
+    named = Image.registered_extensions().items()
+    return frozenset(_PLUG_INS | {suffix for suffix, name in named if name in _FORMATS})
 
 
 def decode(data: bytes) -> Image.Image:

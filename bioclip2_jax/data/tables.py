@@ -1,4 +1,4 @@
-"""Reads tables as people have them: CSV and TSV from spreadsheets, databases and GBIF."""
+"""Reads tables and lists as people have them, from spreadsheets, databases and GBIF."""
 
 import codecs
 import csv
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.text.taxonomy import normal
 
 # What people call a column, as `normal` writes it, the best name first.
 FILE_COLUMNS = (
@@ -41,10 +42,13 @@ class Table:
     delimiter: str
     skip: int
 
+    def columns(self, names: Sequence[str]) -> list[str]:
+        """The headers that are among `names` (as `normal` writes them), in the order of those."""
+        return [header for name in names for header in self.header if normal(header) == name]
+
     def column(self, names: Sequence[str]) -> str | None:
-        """The header that is the first of `names` (as `normal` writes them), if there is any."""
-        by_name = {normal(header): header for header in reversed(self.header)}
-        return next((by_name[name] for name in names if name in by_name), None)
+        """The first of them, if there is any."""
+        return next(iter(self.columns(names)), None)
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         """(line it begins on, header → cell without outer blanks) of each row that is not blank.
@@ -64,11 +68,6 @@ class Table:
             yield line, dict(zip(self.header, cells, strict=False))
 
 
-def normal(header: str) -> str:
-    """A column name without namespace, case, blanks, dots, dashes and underscores."""
-    return re.sub(r"[\s_.-]", "", re.split("[:/]", header)[-1].lower())
-
-
 def split_name(cell: str) -> str:
     """The split that a cell means: "Training" is train, "dev" is val."""
     name = re.sub(r"\W+", "_", cell.lower()).strip("_")
@@ -84,17 +83,14 @@ def open_table(path: Path) -> Table:
     Raises:
       UserError: missing, empty, binary, or two columns of one name.
     """
-    try:
-        encoding = _encoding(path)
-        with path.open(encoding=encoding, errors="replace") as file:
-            first, skip = file.readline(), 0
-            while first and not first.strip():
-                first, skip = file.readline(), skip + 1
-            hint = _SEP_LINE.fullmatch(first)
-            if hint:
-                first, skip = file.readline(), skip + 1
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    encoding = _encoding(path)
+    with path.open(encoding=encoding, errors="replace") as file:
+        first, skip = file.readline(), 0
+        while first and not first.strip():
+            first, skip = file.readline(), skip + 1
+        hint = _SEP_LINE.fullmatch(first)
+        if hint:
+            first, skip = file.readline(), skip + 1
     delimiter = hint[1] if hint else max(",;\t|", key=first.count)
     lines = _lines(path, encoding, delimiter, skip)
     header = tuple(next(lines, (0, []))[1])
@@ -103,24 +99,37 @@ def open_table(path: Path) -> Table:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise UserError(f"{path}: two columns are called {twice[0]!r}; rename one of them")
-    return Table(path, header, encoding, delimiter, skip)
+    return Table(path=path, header=header, encoding=encoding, delimiter=delimiter, skip=skip)
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, text without outer blanks) of every line of a list that is not blank.
+
+    Raises:
+      UserError: missing or binary.
+    """
+    with path.open(encoding=_encoding(path), errors="replace") as file:
+        return [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
 
 
 def _encoding(path: Path) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")()
     encoding = "utf-8-sig"
-    with path.open("rb") as file:
-        start = file.read(2)
-        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return "utf-16"
-        file.seek(0)
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            if b"\0" in chunk:
-                raise UserError(f"{path}: not a text table; export it as CSV in UTF-8")
-            try:
-                decoder.decode(chunk)
-            except UnicodeDecodeError:
-                encoding = "cp1252"
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+            if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                return "utf-16"
+            file.seek(0)
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                if b"\0" in chunk:
+                    raise UserError(f"{path}: not a text table or list; export it in UTF-8")
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError:
+                    encoding = "cp1252"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     return encoding
 
 

@@ -25,6 +25,7 @@ from bioclip2_jax.evaluation import tables as results
 from bioclip2_jax.evaluation.tasks import SPECIES_TASKS, Job, Settings, plan
 from bioclip2_jax.features import embed, store
 from bioclip2_jax.features.encode import SplitFeatures, embed_split, spread
+from bioclip2_jax.features.pictures import open_pictures, pictures_below
 from bioclip2_jax.text.taxonomy import TaxonEntry
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.weights.load import Model, load
@@ -86,12 +87,12 @@ def run_once(
         )
     jobs = plan(settings, tasks, kept)
     model = spread(load(model_path)) if model_path else None
-    if model and kept and embed.checksum(model) != kept.about["model"]["sha256"]:
+    if model and kept and embed.checksum(model) != kept.about.model.sha256:
         raise UsageError(
-            f"{features}: made by another model ({kept.about['model']['path']}) than --model"
+            f"{features}: made by another model ({kept.about.model.path}) than --model"
             f" {model_path}; embed the pictures with that one"
         )
-    name = model_path or kept.about["model"]["path"]
+    name = model_path or kept.about.model.path
     evaluate_subject(Subject(model, kept, Path(out), None, name), jobs, batch_size, say)
 
 
@@ -243,7 +244,7 @@ def _kept_features(
     place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
     place = subject.folder / "features" / place
     is_dataset = (root / "features.json").is_file()
-    pictures = embed.open_pictures(root) if is_dataset else embed.pictures_below(root)
+    pictures = open_pictures(root) if is_dataset else pictures_below(root)
     embed.embed(subject.model, subject.name, pictures, place, batch_size=batch_size, say=say)
     return store.read(place)
 

@@ -125,7 +125,7 @@ def store_split(store: Store, split: str, place: str) -> SplitFeatures:
 
 def _split_features(rows: Store, store: Store) -> SplitFeatures:
     datasets = rows.texts["datasetName"].tolist()
-    bad = [tuple(pair) for pair in store.about["bad"]]
+    bad = store.about.bad
     return SplitFeatures(rows.features, rows.index, rows.keys, rows.taxa, datasets, bad)
 
 
@@ -175,7 +175,7 @@ def rows_of(store: Store, files: Sequence[str], place: str | Path) -> tuple[np.n
       UserError: not one of the files has features.
     """
     row_of = {key: row for row, key in enumerate(store.keys)}
-    files = align(files, [*store.keys, *(key for key, _ in store.about["bad"])])
+    files = align(files, [*store.keys, *(key for key, _ in store.about.bad)])
     present = np.asarray([i for i, file in enumerate(files) if file in row_of], np.int64)
     if not len(present):
         example = f"; it calls one {files[0]}, the features have {store.keys[0]}" if files else ""
@@ -185,7 +185,7 @@ def rows_of(store: Store, files: Sequence[str], place: str | Path) -> tuple[np.n
 
 def missing(store: Store, files: Sequence[str]) -> list[tuple[str, str]]:
     """(file, reason) of every file without features."""
-    reasons = dict(store.about["bad"])
+    reasons = dict(store.about.bad)
     keys = [*store.keys, *reasons]
     good = set(store.keys)
     return [

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bioclip2_jax.data import images
 from bioclip2_jax.data.records import Record, taxon_of
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import ZERO_SHOT_TEMPLATES
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
@@ -71,6 +71,7 @@ def embed_images(
     count: int,
     read: Callable[[int], bytes],
     batch_size: int,
+    *,
     normalize: bool = True,
 ) -> Iterator[ImageBatch]:
     """Decodes pictures in threads and encodes them; the next batch is read while one is encoded.
@@ -95,7 +96,7 @@ def embed_images(
         except images.BadImage as error:
             return str(error)
         except OSError as error:
-            return error.strerror or str(error)
+            return error.strerror or reason(error)
 
     size = _round_up(min(batch_size, count))
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
@@ -105,43 +106,40 @@ def embed_images(
             loaded = [future.result() for future in waiting]
             following = chunks[number] if number < len(chunks) else ()
             waiting = [pool.submit(pixels, index) for index in following]
-            good = [i for i, item in zip(chunk, loaded, strict=True) if not isinstance(item, str)]
-            bad = [
-                (i, item) for i, item in zip(chunk, loaded, strict=True) if isinstance(item, str)
-            ]
-            arrays = [item for item in loaded if not isinstance(item, str)]
+            arrays = {i: x for i, x in zip(chunk, loaded, strict=True) if isinstance(x, np.ndarray)}
+            bad = [(i, x) for i, x in zip(chunk, loaded, strict=True) if isinstance(x, str)]
             features = np.zeros((0, model.config.embed_dim), np.float32)
             if arrays:
-                features = _encode(encode, np.stack(arrays), size)
-            yield ImageBatch(good, features, bad)
+                features = _encode(encode, np.stack([*arrays.values()]), size)
+            yield ImageBatch(indices=list(arrays), features=features, bad=bad)
 
 
 def embed_split(model: Model, source: Sequence[Record], batch_size: int) -> SplitFeatures:
-    """Encodes every image of a dataset split, as opened by `data.sources.open_split`.
+    """Encodes every image of a dataset split, as opened by `data.dataset.open_split`.
 
     Raises:
       UserError: there is not one readable image.
     """
-    found: dict[int, tuple[str, Taxon, str]] = {}
+    known: dict[int, tuple[str, Taxon, str]] = {}
 
     def read(index: int) -> bytes:
         record = source[index]
-        found[index] = record["key"], taxon_of(record), record["datasetName"]
+        known[index] = record["key"], taxon_of(record), record["datasetName"]
         return record["image"]
 
     batches = list(embed_images(model, len(source), read, batch_size))
     indices = [index for batch in batches for index in batch.indices]
     if not indices:
         raise UserError("the split to embed holds no readable image")
-    keys, taxa, datasets = zip(*(found[index] for index in indices), strict=True)
+    keys, taxa, datasets = zip(*(known[index] for index in indices), strict=True)
     bad = [pair for batch in batches for pair in batch.bad]
     return SplitFeatures(
-        np.concatenate([batch.features for batch in batches]),
-        np.asarray(indices),
-        list(keys),
-        list(taxa),
-        list(datasets),
-        [(found[i][0] if i in found else f"record {i}", reason) for i, reason in bad],
+        features=np.concatenate([batch.features for batch in batches]),
+        indices=np.asarray(indices),
+        keys=list(keys),
+        taxa=list(taxa),
+        datasets=list(datasets),
+        bad=[(known[i][0] if i in known else f"record {i}", why) for i, why in bad],
     )
 
 
@@ -203,7 +201,7 @@ def _round_up(size: int) -> int:
     return max(1, -(-size // devices)) * devices
 
 
-def _encode(encode: Callable, batch: np.ndarray, size: int) -> np.ndarray:
+def _encode(encode: Callable[[jax.Array], jax.Array], batch: np.ndarray, size: int) -> np.ndarray:
     """Pads [rows, ...] to `size` rows, splits them over the devices, returns [rows, dim]."""
     padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
     padded[: len(batch)] = batch

@@ -5,25 +5,66 @@ that in its own metadata, so that a file can be told apart on its own. A file is
 not at all, and the store is complete when `embedding.json` says so.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioclip2_jax import files
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
+from bioclip2_jax.weights.description import Preprocess
 
 ABOUT = "embedding.json"
 TEXTS = (*RANKS, "scientificName", "vernacularName", "datasetName", "split")
-DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
 _METADATA = b"bioclip2_jax"
 _OWN = ("key", "embedding", "norm", "index", *TEXTS)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The model of a store: where it lay, its step, and a checksum of its parameters."""
+
+    path: str
+    step: int | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class About:
+    """What `embedding.json` says of a store, and each part of itself.
+
+    Attributes:
+      model: that made it.
+      preprocess: of the pictures.
+      dim: of a feature.
+      dtype: of the kept features, "float16" or "float32".
+      pictures: what they are, see `features.pictures`, and their `count`.
+      labels: of the pictures; each is a column.
+      version: of this package.
+      num_parts: in the whole store.
+      complete: whether all of it is there.
+      num_rows: pictures that could be read.
+      bad: (key, reason) of the others.
+    """
+
+    model: Maker
+    preprocess: Preprocess
+    dim: int
+    dtype: str
+    pictures: dict[str, Any]
+    labels: list[str]
+    version: str
+    num_parts: int
+    complete: bool = False
+    num_rows: int = 0
+    bad: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -54,7 +95,7 @@ class Store:
       index: [n] int64, its number in its split or folder.
       texts: name of `TEXTS` → its value for every picture, "" where unknown.
       labels: name → its value for every picture, "" where unknown.
-      about: what `embedding.json` says.
+      about: who made it, and of what.
     """
 
     features: np.ndarray
@@ -63,7 +104,7 @@ class Store:
     index: np.ndarray
     texts: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
-    about: dict
+    about: About
 
     @property
     def taxa(self) -> list[Taxon]:
@@ -73,14 +114,14 @@ class Store:
     def select(self, rows: np.ndarray) -> "Store":
         """Some of the rows; an index array or a mask."""
         rows = np.arange(len(self.keys))[rows]
-        return Store(
-            self.features[rows],
-            self.norms[rows],
-            [self.keys[row] for row in rows],
-            self.index[rows],
-            {name: values[rows] for name, values in self.texts.items()},
-            {name: values[rows] for name, values in self.labels.items()},
-            self.about,
+        return replace(
+            self,
+            features=self.features[rows],
+            norms=self.norms[rows],
+            keys=[self.keys[row] for row in rows],
+            index=self.index[rows],
+            texts={name: values[rows] for name, values in self.texts.items()},
+            labels={name: values[rows] for name, values in self.labels.items()},
         )
 
 
@@ -89,27 +130,18 @@ def part_path(folder: str | Path, number: int) -> Path:
     return Path(folder) / f"features-{number:05d}.parquet"
 
 
-def write_part(
-    path: Path,
-    rows: Sequence[Row],
-    features: np.ndarray,
-    label_names: Sequence[str],
-    about: dict,
-    bad: Sequence[tuple[str, str]],
-) -> None:
+def write_part(path: Path, rows: Sequence[Row], features: np.ndarray, about: About) -> None:
     """Writes one part.
 
     Args:
       path: of the file.
       rows: of its pictures.
       features: [rows, dim] float32, not normalised.
-      label_names: of all labels in the store; each becomes a column.
-      about: what made the store, with `dtype` "float16" or "float32".
-      bad: (key, reason) of the pictures of this part that could not be read.
+      about: the store; `bad` holds the pictures of this part alone.
     """
     norms = np.linalg.norm(features, axis=1)
     normal = features / np.maximum(norms, 1e-12)[:, None]
-    values = pa.array(normal.astype(about["dtype"]).reshape(-1))
+    values = pa.array(normal.astype(about.dtype).reshape(-1))
     columns: dict[str, pa.Array] = {
         "key": pa.array([row.key for row in rows], pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
@@ -118,13 +150,12 @@ def write_part(
     }
     for name in TEXTS:
         columns[name] = pa.array([row.texts.get(name, "") for row in rows], pa.string())
-    for name in label_names:
+    for name in about.labels:
         columns[column_of(name)] = pa.array([r.labels.get(name, "") for r in rows], pa.string())
-    text = json.dumps(about | {"labels": list(label_names), "bad": list(bad)})
-    table = pa.table(columns).replace_schema_metadata({_METADATA: text.encode()})
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    files.write_bytes(path, buffer.getvalue().to_pybytes())
+    text = msgspec.json.encode(replace(about, complete=True, num_rows=len(rows)))
+    table = pa.table(columns).replace_schema_metadata({_METADATA: text})
+    with files.writing(path) as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def column_of(label: str) -> str:
@@ -132,11 +163,11 @@ def column_of(label: str) -> str:
     return f"label_{label}" if label in _OWN else label
 
 
-def read_part_about(path: Path) -> dict | None:
+def read_part_about(path: Path) -> About | None:
     """What a part says of itself, None if any of it cannot be read."""
     try:
-        return json.loads(_read_part(path).schema.metadata[_METADATA])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return msgspec.json.decode(_read_part(path).schema.metadata[_METADATA], type=About)
+    except (OSError, pa.ArrowException, KeyError, TypeError, msgspec.DecodeError):
         return None
 
 
@@ -144,29 +175,29 @@ def _read_part(path: Path) -> pa.Table:
     return pq.read_table(path, page_checksum_verification=True)
 
 
-def read_about(folder: str | Path) -> dict:
+def read_about(folder: str | Path) -> About:
     """What `embedding.json` says.
 
     Raises:
-      UserError: no feature store there.
+      UserError: no feature store there, or a damaged one.
     """
     path = Path(folder) / ABOUT
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    if not path.is_file():
         raise UserError(
             f"{folder}: no feature store here (no {ABOUT}); make one with `bioclip2 embed`"
-        ) from error
-    except ValueError as error:
+        )
+    try:
+        return msgspec.json.decode(files.read_text(path), type=About)
+    except msgspec.DecodeError as error:
         raise UserError(
-            f"{path}: damaged ({error}); delete it and run the same `bioclip2 embed` again, which"
-            " keeps the parts that are sound"
+            f"{path}: damaged ({reason(error)}); delete it and run the same `bioclip2 embed`"
+            " again, which keeps the parts that are sound"
         ) from error
 
 
-def write_about(folder: Path, about: dict) -> None:
+def write_about(folder: Path, about: About) -> None:
     """Writes `embedding.json`."""
-    files.write_json(folder / ABOUT, about)
+    files.write_json(folder / ABOUT, asdict(about))
 
 
 def read(folder: str | Path) -> Store:
@@ -176,27 +207,29 @@ def read(folder: str | Path) -> Store:
       UserError: none there, not complete, or damaged.
     """
     about = read_about(folder)
-    if not about.get("complete"):
+    if not about.complete:
         raise UserError(
             f"{folder}: these features are not complete; run the same `bioclip2 embed` again"
         )
-    paths = [part_path(folder, number) for number in range(about["num_parts"])]
+    paths = [part_path(folder, number) for number in range(about.num_parts)]
     try:
         table = pa.concat_tables([_read_part(path) for path in paths])
         embedding = table["embedding"].combine_chunks()
         flat = embedding.flatten().to_numpy(zero_copy_only=False)
-        features = flat.reshape(len(table), about["dim"]).astype(np.float32)
-        texts = {name: _texts(table[name]) for name in TEXTS}
-        labels = {name: _texts(table[column_of(name)]) for name in about["labels"]}
-        keys, index = table["key"].to_pylist(), table["index"].to_numpy()
-        norms = table["norm"].to_numpy()
+        return Store(
+            features=flat.reshape(len(table), about.dim).astype(np.float32),
+            norms=table["norm"].to_numpy(),
+            keys=table["key"].to_pylist(),
+            index=table["index"].to_numpy(),
+            texts={name: _texts(table[name]) for name in TEXTS},
+            labels={name: _texts(table[column_of(name)]) for name in about.labels},
+            about=about,
+        )
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{folder}: damaged ({reason}); run the same `bioclip2 embed` again, which makes only"
-            " the damaged parts"
+            f"{folder}: damaged ({reason(error)}); run the same `bioclip2 embed` again, which makes"
+            " only the damaged parts"
         ) from error
-    return Store(features, norms, keys, index, texts, labels, about)
 
 
 def align(files: Sequence[str], keys: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ def write_labels(
     taxa: Iterable[tuple[Taxon, str]],
     out: Path,
     batch_size: int = 256,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> int:
     """Writes both files into `out`; the features never lie in memory whole.
 
@@ -44,7 +44,7 @@ def write_labels(
       taxa: (taxon, common name or "").
       out: folder, made if missing.
       batch_size: texts encoded at a time.
-      progress: called with (taxa done, all taxa).
+      progress: called with the number of taxa done, again and again.
 
     Returns:
       The number of taxa.
@@ -67,15 +67,13 @@ def write_labels(
             for start in range(0, len(taxa), _TAXA_AT_A_TIME):
                 part = taxa[start : start + _TAXA_AT_A_TIME]
                 texts = [label_text(taxon, common) for taxon, common in part]
-                found = embed_classes(model, texts, batch_size, IMAGENET_TEMPLATES)
-                columns[:, start : start + len(part)] = found.T
-                if progress:
-                    progress(start + len(part), len(taxa))
+                features = embed_classes(model, texts, batch_size, IMAGENET_TEMPLATES)
+                columns[:, start : start + len(part)] = features.T
+                progress(start + len(part))
             columns.flush()
             del columns
-            Path(partial, NAMES_FILE).write_text(
-                json.dumps(names, ensure_ascii=False), encoding="utf-8"
-            )
+            text = json.dumps(names, ensure_ascii=False)
+            Path(partial, NAMES_FILE).write_text(text, encoding="utf-8")
             for name in (FEATURES_FILE, NAMES_FILE):
                 os.replace(Path(partial, name), out / name)
     except OSError as error:

@@ -2,11 +2,13 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
+T = TypeVar("T", bound=Hashable)
 TOP = (1, 3, 5)
 RESAMPLES = 1000
 
@@ -36,9 +38,9 @@ class Outcomes:
         )
 
 
-def number(items: Sequence[Hashable]) -> tuple[list[Hashable], np.ndarray]:
+def number(items: Sequence[T]) -> tuple[list[T], np.ndarray]:
     """Distinct items in order of first appearance, and the number of each: [items] int."""
-    ids: dict[Hashable, int] = {}
+    ids: dict[T, int] = {}
     numbers = [ids.setdefault(item, len(ids)) for item in items]
     return list(ids), np.asarray(numbers, np.int64)
 

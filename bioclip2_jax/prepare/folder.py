@@ -15,6 +15,7 @@ from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.data.tables import Table, normal, open_table
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare.write import Rejected, Summary, write_dataset
+from bioclip2_jax.text import taxonomy
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, clean
 
 # Column names as `tables.normal` writes them, the best first.
@@ -26,11 +27,7 @@ _FIELDS = {
     "licence": ("licence", "license", "rights"),
     "dataset_name": ("datasetname", "dataset"),
 }
-_TAXON = {
-    *RANKS,
-    *("cls", "classname", "genericname", "specificepithet", "speciesepithet"),
-    *("infraspecificepithet", "subspecies"),
-}
+_TAXON = {name for names in taxonomy.COLUMNS.values() for name in names}
 # Darwin Core terms that keep their own spelling as labels, however a table writes them.
 _TERMS = (
     *("sex", "lifeStage", "habitat", "behavior", "reproductiveCondition", "individualCount"),

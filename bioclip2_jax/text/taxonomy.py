@@ -9,6 +9,15 @@ from dataclasses import dataclass, field
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 
+# What people call a column of a lineage, as `normal` writes it, the best name first. Exports of
+# iNaturalist write taxon_family_name.
+COLUMNS = {rank: (rank, f"taxon{rank}name") for rank in RANKS} | {
+    "class": ("class", "cls", "classname", "taxonclassname"),
+    "genus": ("genus", "genericname", "taxongenusname"),
+    "epithet": ("specificepithet", "speciesepithet"),
+    "below species": ("infraspecificepithet", "subspecies", "taxonsubspeciesname"),
+}
+
 _NULL = re.compile(
     r"[\W_]*|unknown|null|none|nil|nan|n/?a|n\.a|#n/a|<na>|not (available|applicable)"
     r"|un(identified|determined|classified|assigned)|incertae sedis",
@@ -85,37 +94,40 @@ class Taxon:
 
     @classmethod
     def from_row(cls, row: Mapping[str, object]) -> "Taxon":
-        """Reads a table row with Darwin Core, pybioclip or our own headers.
+        """Reads a table row with the headers of Darwin Core, iNaturalist, pybioclip or our own.
 
         Headers may differ in case, blanks, underscores and namespace ("dwc:genus"). Ranks are
         capitalised, epithets lower-cased, null-like values dropped; Metazoa becomes Animalia and
         the clades of green plants Plantae (BioCLIP, `naming.py`). Authors, open nomenclature
         ("sp.", "cf. arctos") and a repeated genus are cut from the epithet. `scientificName` fills
-        in a missing genus or epithet, but never contradicts the genus column. An epithet
-        without any genus is dropped: it names nothing.
+        in a missing genus or epithet, but never contradicts the genus column, and the rank above
+        species that `taxonRank` says it is of. An epithet without any genus is dropped: it names
+        nothing.
         """
         cells: dict[str, str] = {}
         for key, value in row.items():
-            header = _header(str(key))
+            header = normal(str(key))
             cells[header] = cells.get(header) or clean(value)
 
-        def cell(*headers: str) -> str:
-            return next((cells[header] for header in headers if cells.get(header)), "")
+        def cell(column: str) -> str:
+            return next((cells[name] for name in COLUMNS[column] if cells.get(name)), "")
 
-        higher = [_capitalize(cell(rank)) for rank in RANKS[:5]]
+        known = {rank: cell(rank) for rank in RANKS}
+        rank, whole_name = cells.get("taxonrank", "").lower(), cells.get("scientificname", "")
+        if rank in RANKS[:6] and not known[rank]:
+            known[rank] = _uninomial(whole_name)
+        higher = [_capitalize(known[rank]) for rank in RANKS[:5]]
         higher[0] = _KINGDOMS.get(higher[0], higher[0])
-        higher[2] = higher[2] or _capitalize(cell("cls", "classname"))
-
-        genus, epithet = _split_species(cell("species"), cell("genus", "genericname"))
-        epithet = _split_species(cell("specificepithet", "speciesepithet"), genus)[1] or epithet
+        genus, epithet = _split_species(known["species"], known["genus"])
+        epithet = _split_species(cell("epithet"), genus)[1] or epithet
         if not (genus and epithet):
-            named = _split_scientific_name(cell("scientificname"))
+            named = _split_scientific_name(whole_name)
             if not genus:
                 genus, epithet = named
             elif named[0] == genus:
                 epithet = epithet or named[1]
         if epithet and " " not in epithet:
-            below = cell("infraspecificepithet", "subspecies").split()
+            below = cell("below species").split()
             # A whole trinomial may stand here; its genus and epithet are known by now.
             below = below[2:] if below and _capitalize(below[0]) == genus else below
             words = [epithet, *(word.lower() for word in below[:1]), *below[1:]]
@@ -150,8 +162,10 @@ def taxon_ids(taxon: Taxon, scientific_name: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _header(name: str) -> str:
-    return re.sub(r"[\s_.-]", "", re.split("[:/]", name)[-1].lower())
+@functools.lru_cache(4096)
+def normal(header: str) -> str:
+    """A column name without namespace, case, blanks, dots, dashes and underscores."""
+    return re.sub(r"[\s_.-]", "", re.split("[:/]", header)[-1].lower())
 
 
 def _attach_hybrid_signs(name: str) -> str:
@@ -208,6 +222,12 @@ def _split_scientific_name(name: str) -> tuple[str, str]:
         return "", ""
     epithet = _epithet(words[1:], lenient=False)
     return (words[0], epithet) if epithet or _OPEN.fullmatch(words[1].lower()) else ("", "")
+
+
+def _uninomial(name: str) -> str:
+    """The name of a taxon above species without its authors; '' if there is none."""
+    word = "".join(_words(name)[:1])
+    return word if _is_genus(word) and word != "Candidatus" else ""
 
 
 def _is_genus(word: str) -> bool:

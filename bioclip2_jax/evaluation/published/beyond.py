@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.data.tables import open_table
+from bioclip2_jax.data import tables
+from bioclip2_jax.data.folders import files_below
 from bioclip2_jax.errors import UserError
 
 FISHNET_LABELS = (
@@ -203,7 +204,7 @@ def plantdoc(root: Path) -> Split:
 
 def _table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """(line, row) of a table that has these columns; a first column without a name is an index."""
-    table = open_table(path)
+    table = tables.open_table(path)
     missing = [name for name in columns if name not in table.header]
     if missing:
         raise UserError(
@@ -218,28 +219,17 @@ def read_lines(path: Path) -> list[str]:
     Raises:
       UserError: it cannot be read, or holds none.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
+    lines = [line for _, line in tables.read_lines(path)]
+    if not lines:
         raise UserError(f"{path}: nothing in it")
-    return found
+    return lines
 
 
 def _images(folder: Path, root: Path) -> list[str]:
-    suffixes = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-    found = sorted(
-        path.relative_to(root).as_posix()
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if path.suffix.lower() in suffixes
-    )
-    if not found:
+    names = files_below(folder).pictures
+    if not names:
         raise UserError(f"{folder}: no picture here")
-    return found
+    return [(folder.relative_to(root) / name).as_posix() for name in names]
 
 
 def _folders(folder: Path, root: Path) -> tuple[list[str], np.ndarray, list[str]]:

@@ -1,0 +1,69 @@
+"""Which files below a folder are pictures; the same answer wherever a folder is named."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bioclip2_jax.data import images
+from bioclip2_jax.errors import UserError
+
+
+class Files(NamedTuple):
+    """Paths from a folder, sorted: every file below it is in one of the two lists."""
+
+    pictures: list[str]
+    others: list[str]
+
+
+def files_below(folder: str | Path) -> Files:
+    """All files below a folder. Links to folders are followed, each folder once.
+
+    Raises:
+      UserError: a folder that cannot be entered, or a picture whose name is not UTF-8.
+    """
+    files, seen = Files(pictures=[], others=[]), set()
+    for place, below, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()  # a folder that two ways lead to always gets the same name
+        for path in (Path(place, name) for name in names):
+            listed = files.pictures if _is_picture(path) else files.others
+            listed.append(path.relative_to(folder).as_posix())
+    for name in files.pictures:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):  # bytes that Python kept so
+            raise UserError(
+                f"{os.fsencode(Path(folder, name))}: a file name that is not UTF-8; rename it"
+            )
+    return Files(pictures=sorted(files.pictures), others=sorted(files.others))
+
+
+def remark(others: Sequence[str]) -> str:
+    """What to say of files that are no pictures: "3 files are no pictures (.csv, .txt)", or ""."""
+    if not others:
+        return ""
+    # Names that are not UTF-8 cannot be printed as they are.
+    paths = [Path(name.encode(errors="backslashreplace").decode()) for name in others]
+    kinds = Counter("._*" if _is_fork(path) else path.suffix.lower() or path.name for path in paths)
+    shown = ", ".join(kind for kind, _ in kinds.most_common(5)) + ", …" * (len(kinds) > 5)
+    if len(others) == 1:
+        return f"1 file is no picture ({shown})"
+    return f"{len(others):,} files are no pictures ({shown})"
+
+
+def _is_picture(path: Path) -> bool:
+    """By its name; a link that leads nowhere is one too, so that reading it says so."""
+    promised = path.suffix.lower() in images.suffixes() and not _is_fork(path)
+    return promised and (path.is_file() or not path.exists())
+
+
+def _is_fork(path: Path) -> bool:
+    """Whether macOS put it beside a file for what other file systems have no place for."""
+    return path.name.startswith("._")
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be entered ({error.strerror})") from error

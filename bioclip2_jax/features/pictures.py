@@ -1,0 +1,156 @@
+"""Which pictures to encode: files, folders, patterns, or a dataset made by `prepare`."""
+
+import glob
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bioclip2_jax.data import dataset, folders
+from bioclip2_jax.data.records import TEXT_FIELDS
+from bioclip2_jax.errors import UsageError
+from bioclip2_jax.features import store
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Numbered pictures.
+
+    Attributes:
+      name: what they are, for `embedding.json`; two that are alike hold the same pictures.
+      labels: names of all labels.
+      count: how many.
+      key: number → key, before the picture is read.
+      read: number → the encoded picture and its row.
+      others: files that lie beside them and are no pictures.
+    """
+
+    name: dict
+    labels: list[str]
+    count: int
+    key: Callable[[int], str]
+    read: Callable[[int], tuple[bytes, store.Row]]
+    others: list[str] = field(default_factory=list)
+
+
+def find_files(arguments: Sequence[str]) -> folders.Files:
+    """Expands folders (all pictures below them) and glob patterns; keeps the names of files.
+
+    Raises:
+      UsageError: a folder or pattern without any picture.
+      UserError: a folder that cannot be read.
+    """
+    pictures, others = [], []
+    for argument in arguments:
+        found, rest = [argument], []
+        if os.path.isdir(argument):
+            names, rest = folders.files_below(argument)
+            found = [str(Path(argument, name)) for name in names]
+        elif not os.path.exists(argument) and glob.has_magic(argument):
+            found = sorted(p for p in glob.glob(argument, recursive=True) if os.path.isfile(p))
+        if not found:
+            raise UsageError(_nothing(argument, rest))
+        pictures += found
+        others += rest
+    return folders.Files(pictures=pictures, others=others)
+
+
+def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
+    """The pictures of a dataset or below a folder.
+
+    Args:
+      path: a dataset made by `bioclip2 prepare`, or any folder with pictures.
+      split: of the dataset; None for all of them.
+
+    Raises:
+      UsageError: there is no picture, or a split is asked of a plain folder.
+      UserError: the dataset is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; name a dataset or a folder of pictures")
+    if next(path.glob("**/features.json"), None):
+        return _of_dataset(path, split)
+    if split:
+        raise UsageError(f"--split {split}: {path} is a plain folder, which has no splits")
+    return pictures_below(path)
+
+
+def _of_dataset(path: Path, split: str | None) -> Pictures:
+    counts = dataset.splits(path)
+    if split and split not in counts:
+        raise UsageError(f"{path}: no split {split!r}; it has {', '.join(sorted(counts))}")
+    names = [split] if split else sorted(counts)
+    opened = {name: dataset.open_split(path, name) for name in names if counts[name]}
+    starts = [0, *itertools.accumulate(len(source) for source in opened.values())]
+
+    def find(number: int) -> tuple[str, int]:
+        which = int(np.searchsorted(starts, number, side="right")) - 1
+        return list(opened)[which], number - starts[which]
+
+    def read(number: int) -> tuple[bytes, store.Row]:
+        name, index = find(number)
+        record = opened[name][index]
+        texts = {field: record[field] for field in TEXT_FIELDS if field in store.TEXTS}
+        texts["split"] = name
+        row = store.Row(key=record["key"], index=index, texts=texts, labels=record["labels"])
+        return record["image"], row
+
+    def key(number: int) -> str:
+        return "record {1} of split {0}".format(*find(number))
+
+    return Pictures(
+        name={"dataset": str(path.absolute()), "splits": {name: counts[name] for name in names}},
+        labels=dataset.label_names(path),
+        count=starts[-1],
+        key=key,
+        read=read,
+    )
+
+
+def pictures_below(path: str | Path) -> Pictures:
+    """All pictures below a folder; a key is the path from there.
+
+    Raises:
+      UsageError: there is none, or no such folder.
+      UserError: a folder cannot be read, or a file name cannot be written down.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; name a folder of pictures")
+    keys, others = folders.files_below(path)
+    if not keys:
+        raise UsageError(_nothing(path, others))
+
+    def read(number: int) -> tuple[bytes, store.Row]:
+        row = store.Row(key=keys[number], index=number, texts={}, labels={})
+        return (path / keys[number]).read_bytes(), row
+
+    # Sizes tell pictures that were replaced under the same names.
+    listing = "\n".join(f"{key} {_size(path / key)}" for key in keys)
+    digest = hashlib.sha256(listing.encode()).hexdigest()
+    return Pictures(
+        name={"folder": str(path.absolute()), "listing_sha256": digest},
+        labels=[],
+        count=len(keys),
+        key=keys.__getitem__,
+        read=read,
+        others=others,
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0  # a link that leads nowhere
+
+
+def _nothing(place: str | Path, others: Sequence[str]) -> str:
+    """The error of a place without pictures, and what else is there."""
+    packed = [name for name in others if name.endswith((".parquet", ".tar", ".zip", ".gz", ".h5"))]
+    remark = f"; {folders.remark(others)}" if others else ""
+    if packed:
+        remark += f"; if they are in {Path(packed[-1]).name}, unpack them into files first"
+    return f"{place}: no picture here{remark}"
