@@ -11,6 +11,8 @@ from PIL import Image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # which the original trained with
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MAX_PIXELS = 150_000_000  # larger than any camera's picture; a bomb otherwise
 MIN_SIDE = 8
