@@ -132,7 +132,7 @@ class Taxon:
             below = below[2:] if below and _capitalize(below[0]) == genus else below
             words = [epithet, *(word.lower() for word in below[:1]), *below[1:]]
             epithet = _epithet(words, lenient=True)
-        return cls(*higher, genus, epithet if genus else "")
+        return cls(*higher, genus=genus, species=epithet if genus else "")
 
 
 @dataclass(frozen=True)
