@@ -111,7 +111,8 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
 
     # ---- Loop
     step = CompiledStep(make_train_step(settings.step, model, mesh, shardings))
-    loop(Run(settings, model, workdir, mesh, start=done), state, step, batches)
+    this = Run(settings=settings, model=model, workdir=workdir, mesh=mesh, start=done)
+    loop(this, state, step, batches)
 
 
 class Pending(NamedTuple):

@@ -106,7 +106,7 @@ def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus
         raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
     longest = dataset.read_caption_tokens(data_dir)
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
-    return Corpus(source, seed, batch_size, lengths)
+    return Corpus(source=source, seed=seed, batch_size=batch_size, token_lengths=lengths)
 
 
 def examples_at(corpus: Corpus, step: int, part: int, parts: int) -> list[tuple[int, int]]:
