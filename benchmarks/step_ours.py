@@ -1,4 +1,4 @@
-"""Our train step at one setting; the half of `benchmarks/train_step.py` that runs JAX.
+"""Our train step at one setting; the half of `benchmarks/py` that runs JAX.
 
 Takes one JSON object as its argument and prints another.
 """
@@ -23,8 +23,13 @@ from jax.sharding import NamedSharding  # noqa: E402
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
 from bioclip2_jax.training import recipe, sharding  # noqa: E402
-from bioclip2_jax.training import step as train_step  # noqa: E402
 from bioclip2_jax.training.hardware import chip_of  # noqa: E402
+from bioclip2_jax.training.step import (  # noqa: E402
+    check_split,
+    init_state,
+    make_train_step,
+    train_flops_per_step,
+)
 from bioclip2_jax.weights import layout  # noqa: E402
 from bioclip2_jax.weights.tensors import open_safetensors  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402
@@ -55,7 +60,7 @@ def main(job: dict) -> dict:
     config.model.update({"name": job["model"], "dtype": job["dtype"], "block_parts": 1} | setting)
     settings = recipe.compose(config).step
     mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
-    train_step.check_split(settings, mesh)
+    check_split(settings, mesh)
 
     params = layout.read_params(open_safetensors(folder / "weights.safetensors"), model)
     found = np.load(folder / "batch.npz")
@@ -69,11 +74,11 @@ def main(job: dict) -> dict:
         batch[prefix + "weights"] = np.ones(count, np.float32)
     batch = jax.device_put(batch, NamedSharding(mesh, sharding.BATCH))
 
-    shapes = jax.eval_shape(lambda: train_step.init_state(settings, model, params))
+    shapes = jax.eval_shape(lambda: init_state(settings, model, params))
     shardings = sharding.tree_shardings(shapes, mesh)
-    make = jax.jit(lambda p: train_step.init_state(settings, model, p), out_shardings=shardings)
+    make = jax.jit(lambda p: init_state(settings, model, p), out_shardings=shardings)
     state = make(jax.device_put(params, shardings.params))
-    step = train_step.make_train_step(settings, model, mesh, shardings)
+    step = make_train_step(settings, model, mesh, shardings)
     before = time.perf_counter()
     step = step.lower(state, batch).compile()
     compiled = time.perf_counter() - before
@@ -106,7 +111,7 @@ def main(job: dict) -> dict:
         "peak_gib": peak / 2**30,
         "compile_seconds": compiled,
         "text_length": batch["tokens"].shape[1],
-        "model_flops": train_step.train_flops_per_step(settings, model, 77),
+        "model_flops": train_flops_per_step(settings, model, 77),
         "product_rate": product_rate(job["toy"]),
         "peak_rate": chip and chip.flops,
         "device": device.device_kind,

@@ -23,7 +23,6 @@ from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.training import progress, recipe, resume, sharding, start, xla_flags
-from bioclip2_jax.training.recipe import Settings
 from bioclip2_jax.training.step import (
     TrainState,
     check_split,
@@ -60,14 +59,14 @@ class Run:
       start: finished updates at the checkpoint it goes on from.
     """
 
-    settings: Settings
+    settings: recipe.Settings
     model: ClipConfig
     workdir: Path
     mesh: Mesh
     start: int
 
 
-def run(settings: Settings, workdir: Path) -> None:
+def run(settings: recipe.Settings, workdir: Path) -> None:
     """The training itself, from the settings to the last checkpoint.
 
     Raises:
@@ -107,12 +106,13 @@ def run(settings: Settings, workdir: Path) -> None:
     # ---- Data, from that step on; each process reads what its devices hold
     slices, num_slices = sharding.local_slices(mesh)
     batches = pipeline.batches(
-        settings.data, model.vision.image_size, done, host=slices, num_hosts=num_slices
+        settings.data, model.vision.image_size, done, slices=slices, num_slices=num_slices
     )
 
     # ---- Loop
     step = CompiledStep(make_train_step(settings.step, model, mesh, shardings))
-    loop(Run(settings, model, workdir, mesh, start=done), state, step, batches)
+    this = Run(settings=settings, model=model, workdir=workdir, mesh=mesh, start=done)
+    loop(this, state, step, batches)
 
 
 class Pending(NamedTuple):

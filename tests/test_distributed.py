@@ -23,7 +23,7 @@ from processes import (
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.training import sharding
 from bioclip2_jax.weights import checkpoint
-from bioclip2_jax.workers import processes as distributed
+from bioclip2_jax.workers import processes as workers
 
 # Long enough that a signal, which JAX looks for once a second, comes before the end; learning
 # gently, so that the last bits of a sum do not grow.
@@ -116,7 +116,7 @@ def test_an_error_of_one_process_ends_all(pair, data, tmp_path):
 
 def test_without_flags_nothing_is_taken():
     given = ["--config=a.py", "--workdir", "w"]
-    assert distributed.take_flags(given) == (None, given)
+    assert workers.take_flags(given) == (None, given)
 
 
 @pytest.mark.parametrize("equals", [False, True])
@@ -124,8 +124,8 @@ def test_flags_are_taken_in_both_spellings(equals):
     pairs = {"--coordinator": "host:123", "--num-processes": "4", "--process-id": "3"}
     words = [f"{k}={v}" if equals else (k, v) for k, v in pairs.items()]
     given = ["--workdir=w", *(words if equals else [part for pair in words for part in pair])]
-    found, rest = distributed.take_flags([*given, "--config=c"])
-    assert found == distributed.Processes("host:123", 4, 3)
+    found, rest = workers.take_flags([*given, "--config=c"])
+    assert found == workers.Processes("host:123", 4, 3)
     assert rest == ["--workdir=w", "--config=c"]
 
 
@@ -147,7 +147,7 @@ def test_flags_are_taken_in_both_spellings(equals):
 )
 def test_wrong_flags_are_named(given, sentence):
     with pytest.raises(UsageError, match=sentence):
-        distributed.take_flags(given.split())
+        workers.take_flags(given.split())
 
 
 def test_one_process_initialises_nothing(monkeypatch):
@@ -157,8 +157,8 @@ def test_one_process_initialises_nothing(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", never)
     for name in ("SLURM_STEP_NUM_TASKS", "MEGASCALE_NUM_SLICES", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
-    distributed.start(None)
-    distributed.start(distributed.Processes("host:1", 1, 0))
+    workers.start(None)
+    workers.start(workers.Processes("host:1", 1, 0))
 
 
 def test_slurm_and_tpu_pods_are_recognised(monkeypatch):
@@ -167,24 +167,24 @@ def test_slurm_and_tpu_pods_are_recognised(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x4)")
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
-    distributed.start(None)
+    workers.start(None)
     assert started[0]["local_device_ids"] == [0, 1]  # the node's only task takes both GPUs
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x2)")
-    distributed.start(None)
+    workers.start(None)
     assert "local_device_ids" not in started[1]  # JAX gives each task its own
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where no TPU is
-    monkeypatch.setattr(distributed, "_has_tpu", lambda: True)
-    monkeypatch.setattr(distributed, "_metadata", lambda name: "")
-    assert not distributed.is_tpu_pod()
-    monkeypatch.setattr(distributed, "_metadata", lambda name: "10.0.0.1,10.0.0.2")
-    assert distributed.is_tpu_pod()
-    monkeypatch.setattr(distributed, "_metadata", lambda name: "MEGASCALE_NUM_SLICES: '2'")
-    assert distributed.is_tpu_pod()
+    monkeypatch.setattr(workers, "_has_tpu", lambda: True)
+    monkeypatch.setattr(workers, "_metadata", lambda name: "")
+    assert not workers.is_tpu_pod()
+    monkeypatch.setattr(workers, "_metadata", lambda name: "10.0.0.1,10.0.0.2")
+    assert workers.is_tpu_pod()
+    monkeypatch.setattr(workers, "_metadata", lambda name: "MEGASCALE_NUM_SLICES: '2'")
+    assert workers.is_tpu_pod()
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
-    assert not distributed.is_tpu_pod()
+    assert not workers.is_tpu_pod()
 
 
 def test_a_batch_is_put_where_its_rows_belong():

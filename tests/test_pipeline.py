@@ -33,8 +33,8 @@ def corpus(tiny_data):
 AUGMENTATION = pipeline.Augmentation(SIZE, (0.5, 1.0), True, 0.2)
 
 
-def take(config, start=0, **hosts):
-    return list(pipeline.batches(recipe.compose(config).data, SIZE, start, **hosts))
+def take(config, start=0, **slices):
+    return list(pipeline.batches(recipe.compose(config).data, SIZE, start, **slices))
 
 
 def assert_same(left, right):
@@ -91,7 +91,7 @@ def test_worker_processes_change_nothing(config):
 
 @pytest.mark.parametrize("num_hosts", [2, 4])
 def test_hosts_together_see_the_batches_of_one_host(config, num_hosts):
-    parts = [take(config, host=host, num_hosts=num_hosts) for host in range(num_hosts)]
+    parts = [take(config, slices=[host], num_slices=num_hosts) for host in range(num_hosts)]
     joined = [
         {key: np.concatenate([part[key] for part in step]) for key in step[0]}
         for step in zip(*parts, strict=True)
@@ -100,12 +100,12 @@ def test_hosts_together_see_the_batches_of_one_host(config, num_hosts):
 
 
 def test_a_host_may_read_slices_that_are_not_neighbours(config):
-    quarters = [take(config, host=host, num_hosts=4) for host in (0, 2)]
+    quarters = [take(config, slices=[host], num_slices=4) for host in (0, 2)]
     joined = [
         {key: np.concatenate([part[key] for part in step]) for key in step[0]}
         for step in zip(*quarters, strict=True)
     ]
-    assert_same(take(config, host=[0, 2], num_hosts=4), joined)
+    assert_same(take(config, slices=[0, 2], num_slices=4), joined)
 
 
 def test_another_seed_gives_another_order(config):

@@ -106,14 +106,14 @@ def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus
         raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
     longest = dataset.read_caption_tokens(data_dir)
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
-    return Corpus(source, seed, batch_size, lengths)
+    return Corpus(source=source, seed=seed, batch_size=batch_size, token_lengths=lengths)
 
 
-def examples_at(corpus: Corpus, step: int, host: int, num_hosts: int) -> list[tuple[int, int]]:
-    """(epoch, record index) of every example that `host` reads at `step`, in batch order."""
+def examples_at(corpus: Corpus, step: int, part: int, parts: int) -> list[tuple[int, int]]:
+    """(epoch, record index) of every example in a slice of the batch of `step`, in batch order."""
     order: Any = grain.MapDataset.range(len(corpus.source)).shuffle(corpus.seed).repeat()
-    local = corpus.batch_size // num_hosts
-    start = step * corpus.batch_size + host * local
+    local = corpus.batch_size // parts
+    start = step * corpus.batch_size + part * local
     return [(p // len(corpus.source), int(order[p])) for p in range(start, start + local)]
 
 
@@ -121,12 +121,12 @@ def make_batch(
     corpus: Corpus,
     augmentation: Augmentation,
     step: int,
-    host: int | Sequence[int] = 0,
-    num_hosts: int = 1,
     *,
+    slices: Sequence[int] = (0,),
+    num_slices: int = 1,
     taxa: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Reads, augments and tokenises this host's slice, or slices, of one step.
+    """Reads, augments and tokenises some of the equal slices of one step's batch.
 
     A record whose image cannot be decoded becomes a grey image of weight 0.
 
@@ -135,7 +135,7 @@ def make_batch(
       float32; with `taxa` also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
     """
     size = augmentation.size
-    examples = [e for n in _several(host) for e in examples_at(corpus, step, n, num_hosts)]
+    examples = [e for n in slices for e in examples_at(corpus, step, n, num_slices)]
     pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
     weights = np.ones(len(examples), np.float32)
     kind = captions.text_kind(corpus.seed, step)
@@ -160,13 +160,13 @@ def batches(
     image_size: int,
     start: int = 0,
     *,
-    host: int | Sequence[int] = 0,
-    num_hosts: int = 1,
+    slices: Sequence[int] = (0,),
+    num_slices: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's slices of the batches of steps `start` ... `settings.steps`.
 
-    A batch is cut into `num_hosts` equal slices. Where the devices of a host are not neighbours on
-    the mesh, it is cut finer, and `host` names several of the slices.
+    A batch is cut into `num_slices` equal slices: as many as there are hosts, or more where the
+    devices of a host are not neighbours on the mesh.
 
     With replay on, the keys of the second stream carry the prefix `replay_`.
     """
@@ -188,7 +188,9 @@ def batches(
         batch = {}
         for prefix, corpus in streams.items():
             taxa = bool(settings.rank_weights) and not prefix
-            part = make_batch(corpus, augmentation, step, host, num_hosts, taxa=taxa)
+            part = make_batch(
+                corpus, augmentation, step, slices=slices, num_slices=num_slices, taxa=taxa
+            )
             batch |= {prefix + key: value for key, value in part.items()}
         return batch
 
@@ -202,7 +204,3 @@ def batches(
             grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=2)
         )
     return iter(steps)
-
-
-def _several(host: int | Sequence[int]) -> Sequence[int]:
-    return [host] if isinstance(host, int) else host

@@ -111,7 +111,7 @@ class MetricsWriter:
 def _drop_rows_after(path: Path, step: int) -> None:
     """Keeps the rows up to `step`; a last line cut off by a crash goes as well."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in files.read_text(path).splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -19,7 +19,6 @@ from ml_collections import ConfigDict, config_flags
 from bioclip2_jax.data.pipeline import DataSettings
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.files import read_json_object, write_json
-from bioclip2_jax.models.layers import Execution
 from bioclip2_jax.training import sharding
 from bioclip2_jax.training.step import StepSettings
 
@@ -108,17 +107,10 @@ def compose(config: ConfigDict) -> Settings:
     """
     recipe = config.to_dict()
     try:
-        model, values = recipe["model"], recipe["data"] | recipe["train"] | recipe["model"] | recipe
-        execution = Execution(
-            dtype=model["dtype"],
-            scan=model["scan"],
-            remat=model["remat"],
-            block_parts=model["block_parts"],
-            attention=model["attention"],
-            gather=sharding.gather,
-        )
+        values = recipe["data"] | recipe["train"] | recipe["model"] | recipe
+        execution = values | {"gather": sharding.gather}
         step = values | {"optimizer": values, "execution": execution}
-        parts = {"recipe": recipe, "model": model["name"], "data": values, "step": step}
+        parts = {"recipe": recipe, "model": values["name"], "data": values, "step": step}
         return msgspec.convert(values | parts, Settings)
     except KeyError as error:
         raise UsageError(f"the recipe has no {error}; see configs/common.py") from error

@@ -33,23 +33,23 @@ def newest_sound_step(workdir: Path, before: int | None = None) -> int | None:
     Raises:
       UserError: there are checkpoints, and all are damaged.
     """
-    found = -1
+    newest_sound = -1
     if processes.is_main():
         damaged = {}
         steps = [step for step in checkpoint.steps(workdir) if before is None or step < before]
         while steps and (what := seal.damage(checkpoint.step_dir(workdir, steps[-1]))):
             damaged[steps.pop()] = what
         if steps:
-            found = steps[-1]
-            _leave_out(workdir, damaged, found)
+            newest_sound = steps[-1]
+            _leave_out(workdir, damaged, newest_sound)
         elif damaged and before is None:
             newest, what = next(iter(damaged.items()))
             raise UserError(
                 f"{checkpoint.step_dir(workdir, newest)}: damaged checkpoint ({what}), and no older"
                 " one is sound; bring back a copy, or start in another --workdir"
             )
-    found = processes.agree(found)
-    return None if found < 0 else found
+    newest_sound = processes.agree(newest_sound)
+    return None if newest_sound < 0 else newest_sound
 
 
 def restore_newest(

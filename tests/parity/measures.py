@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file  # noqa: F401
 
 from bioclip2_jax.data import images
-from bioclip2_jax.training import recipe, sharding, step as train_step
+from bioclip2_jax.training import recipe, sharding
+from bioclip2_jax.training.step import StepSettings, init_state, make_train_step
 from bioclip2_jax.weights import layout
 from bioclip2_jax.weights.description import from_open_clip, to_open_clip
 from bioclip2_jax.weights.open import open_source
@@ -145,10 +146,10 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     found = layout.Tensors.of(tensors)
     params = jax.tree.map(jax.numpy.asarray, layout.read_params(found, size))
     mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
-    state = train_step.init_state(settings, size, params)
+    state = init_state(settings, size, params)
     shardings = sharding.tree_shardings(jax.eval_shape(lambda: state), mesh)
     state = jax.device_put(state, shardings)
-    update = train_step.make_train_step(settings, size, mesh, shardings)
+    update = make_train_step(settings, size, mesh, shardings)
     whole = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     losses = []
     for batch in batches:
@@ -165,7 +166,7 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     return float(np.abs(np.subtract(losses, theirs)).max()), float(max(relative))
 
 
-def _batch(step: int, settings: train_step.StepSettings) -> dict[str, np.ndarray]:
+def _batch(step: int, settings: StepSettings) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(step)
     batch = {}
     for prefix, size in (

@@ -22,8 +22,8 @@ def temporary_bytes(text: str) -> int | None:
     Returns:
       Bytes; None if it names no such buffer.
     """
-    found = re.findall(r"^allocation \d+: size (\d+), preallocated-temp", text, re.M)
-    return sum(map(int, found)) if found else None
+    sizes = re.findall(r"^allocation \d+: size (\d+), preallocated-temp", text, re.M)
+    return sum(map(int, sizes)) if sizes else None
 
 
 def collective_bytes(text: str) -> dict[str, float]:
@@ -41,20 +41,21 @@ def collective_bytes(text: str) -> dict[str, float]:
         # A collective that runs beside others is written out at its start, middle and end.
         seen = set()
         for line in _with_fused(name, bodies):
-            found = _OPERATION.search(line)
-            if not found:
+            collective = _OPERATION.search(line)
+            if not collective:
                 continue
-            shapes = line[: found.start()].split(" = ", 1)[1]
+            shapes = line[: collective.start()].split(" = ", 1)[1]
             operation = re.search(r'op_name="([^"]*)"', line)
-            key = found[1], shapes, operation and operation[1]
+            key = collective[1], shapes, operation and operation[1]
             if key in seen:
                 continue
             seen.add(key)
-            moved[found[1]] += times * _received(found[1], bool(found[2]), shapes, line)
+            moved[collective[1]] += times * _received(collective, shapes, line)
     return dict(moved)
 
 
-def _received(kind: str, started: bool, shapes: str, line: str) -> float:
+def _received(collective: re.Match, shapes: str, line: str) -> float:
+    kind, started = collective[1], collective[2]
     sizes = [_size(*shape) for shape in _SHAPE.findall(shapes)]
     size = sizes[-1] if started and len(sizes) > 1 else sum(sizes)  # a start also lists its inputs
     count = _group_size(line)
@@ -128,9 +129,9 @@ def _multiplicity(bodies: dict[str, list[str]]) -> dict[str, int]:
 
 def _trips(line: str, bodies: dict[str, list[str]]) -> int:
     """The compiler's own count, or else the only constant that the loop's condition compares to."""
-    known = re.search(r'known_trip_count"?:?\s*\{"?n"?:"?(\d+)', line)
-    if known:
-        return int(known[1])
+    counted = re.search(r'known_trip_count"?:?\s*\{"?n"?:"?(\d+)', line)
+    if counted:
+        return int(counted[1])
     condition = "\n".join(_with_fused(_named("condition", line), bodies))
     return max(map(int, re.findall(r"constant\((\d+)\)", condition)), default=1)
 
