@@ -77,14 +77,6 @@ class DiscreteTrait:
     accuracy_p: float
 
 
-@dataclass(frozen=True)
-class Maps:
-    """Two-dimensional maps of s species, [s, 2] float64 each."""
-
-    pca: np.ndarray
-    tsne: np.ndarray
-
-
 def prototypes(features: np.ndarray, species: np.ndarray) -> np.ndarray:
     """Mean feature of every species, of length 1.
 
@@ -237,33 +229,6 @@ def discrete_trait(
         1 / num_classes,
         p_value(accuracy),
     )
-
-
-def species_maps(prototypes: np.ndarray, seed: int = 0) -> Maps:
-    """Maps of the species by principal components and by t-SNE (cosine distance).
-
-    UMAP is left out: it would be a new dependency for a third look at the same thing.
-
-    Args:
-      prototypes: [s, d] float.
-      seed: of t-SNE.
-    """
-    features = np.asarray(prototypes, np.float64)
-    left, sizes, right = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
-    # An axis has no sign of its own: let its largest weight be positive.
-    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
-    pca = (left * sizes * signs)[:, :2]
-    pca = np.pad(pca, ((0, 0), (0, 2 - pca.shape[1])))
-    if len(features) < 10:
-        return Maps(pca, pca)
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    layout = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=seed)
-    # On a busy machine its threads wait for each other far longer than they work.
-    with threadpool_limits(1):
-        return Maps(pca, layout.fit_transform(features.astype(np.float32)).astype(np.float64))
 
 
 def p_value(statistics: np.ndarray) -> float:

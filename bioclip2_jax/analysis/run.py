@@ -17,6 +17,7 @@ from bioclip2_jax.analysis import traits
 from bioclip2_jax.analysis import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import store as stores
+from bioclip2_jax.measures.maps import flat_map, principal_map
 from bioclip2_jax.text.taxonomy import RANKS
 
 PANELS = 2
@@ -90,7 +91,7 @@ def between(
         discrete.append(row | dataclasses.asdict(found) | {"clade": leave_out})
         columns[name] = list(labels)
 
-    maps = between_species.species_maps(prototypes, seed)
+    tsne = flat_map(prototypes, seed)
     result = _head("between", store, features) | {
         "num_images": int(pictures.sum()),
         "num_species": len(species.names),
@@ -102,11 +103,11 @@ def between(
         "map": {
             "species": species.names,
             "group": [taxon.order or taxon.class_ or taxon.phylum for taxon in species.taxa],
-            "pca": maps.pca.tolist(),
-            "tsne": maps.tsne.tolist(),
+            "pca": principal_map(prototypes).tolist(),
+            "tsne": tsne.tolist(),
         },
     }
-    columns |= {"tsne_x": maps.tsne[:, 0].tolist(), "tsne_y": maps.tsne[:, 1].tolist()}
+    columns |= {"tsne_x": tsne[:, 0].tolist(), "tsne_y": tsne[:, 1].tolist()}
     from bioclip2_jax.report.figures import traits as emergence_figures
 
     figures = {"species_map.svg": emergence_figures.species_map(result)}

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 from matplotlib import pyplot
 
-from bioclip2_jax.report.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
+from bioclip2_jax.report.figures.style import COLORS, MARKERS, STYLE, WIDTH, svg
 
 # Keys of a run's row, what they are called, and the row that says what chance gives.
 PANELS = (
@@ -64,4 +64,4 @@ def scaling_curves(scaling: dict) -> str:
         all_axes[-1].set_xlabel("training pictures")
         all_axes[0].legend(loc="lower center", bbox_to_anchor=(0.45, 1.12), ncols=2, fontsize=8.5)
         figure.tight_layout()
-        return _svg(figure, "Scaling study")
+        return svg(figure, "Scaling study")

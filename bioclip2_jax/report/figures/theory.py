@@ -3,7 +3,7 @@
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from bioclip2_jax.report.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
+from bioclip2_jax.report.figures.style import COLORS, MARKERS, STYLE, WIDTH, svg
 
 _SWEEPS = {
     "species": "number of species",
@@ -61,7 +61,7 @@ def theory_curves(theory: dict) -> str:
         axes.set_ylim(bottom=0)
         _legend(axes)
         figure.tight_layout()
-        return _svg(figure, "Experiments on theorem 5.1")
+        return svg(figure, "Experiments on theorem 5.1")
 
 
 def _steps(axes: Axes, rows: list[dict]) -> None:

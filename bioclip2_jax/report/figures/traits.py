@@ -5,16 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import pyplot
 
-from bioclip2_jax.report.figures.species import (
-    COLORS,
-    MARKERS,
-    MAX_POINTS,
-    OTHER_COLOR,
-    STYLE,
-    WIDTH,
-    _svg,
-    scatter_groups,
-)
+from bioclip2_jax.report.figures.species import MAX_POINTS, scatter_groups
+from bioclip2_jax.report.figures.style import COLORS, MARKERS, OTHER_COLOR, STYLE, WIDTH, svg
 
 MAX_TRAITS = 12
 MAX_SPECIES = 24
@@ -53,7 +45,7 @@ def trait_axes(between: dict) -> str:
         figure.supxlabel("measured", fontsize=9.5)
         figure.supylabel(f"predicted, {rank} held out", fontsize=9.5)
         figure.tight_layout()
-        return _svg(figure, "Traits of species predicted from their features")
+        return svg(figure, "Traits of species predicted from their features")
 
 
 def species_map(between: dict) -> str:
@@ -130,7 +122,7 @@ def variant_panel(panel: dict, variants: Sequence[str]) -> str:
             axis.set_ticklabels([])
         axes.set_title(f"ρ = {panel['rho']:.2f}", fontsize=10, y=0.98)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, fontsize=8.5)
-        return _svg(figure, "Variants of three species in the plane of the species and across it")
+        return svg(figure, "Variants of three species in the plane of the species and across it")
 
 
 def rho_by_species(within: dict) -> str:
@@ -180,4 +172,4 @@ def rho_by_species(within: dict) -> str:
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
         first, second = within["variants"]
-        return _svg(figure, f"Share of the difference of {first} and {second} between species")
+        return svg(figure, f"Share of the difference of {first} and {second} between species")
