@@ -30,9 +30,9 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _curve(axes: Axes, steps: Sequence[int], values: Sequence[float], color: str, label: str):
-    """A noisy series as a faint line under its running mean."""
-    values = np.asarray(values, float)
+def _curve(axes: Axes, points: Sequence[tuple[int, float]], color: str, label: str) -> None:
+    """A noisy series of (step, value) as a faint line under its running mean."""
+    steps, values = np.asarray(points, float).T
     axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
     axes.plot(steps, _smooth(values, max(1, len(values) // 30)), color=color, label=label)
 
@@ -54,7 +54,7 @@ def training_curves(rows: list[dict]) -> str:
             for color, (name, label) in zip(COLORS, series.items(), strict=False):
                 points = [(row["step"], row[name]) for row in rows if name in row]
                 if points:
-                    _curve(axes, *zip(*points, strict=True), color, label)
+                    _curve(axes, points, color, label)
                     drawn += 1
             axes.set_title(title, loc="left", fontsize=9.5)
             if title == "Learning rate":
@@ -121,7 +121,7 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
         marks = [
             (row["prompted_top1"], row["chance"], row["interval"][1]) for row in ranks.values()
         ]
-        for place, value, others in zip(places, values, marks, strict=True):
+        for place, (value, others) in enumerate(zip(values, marks, strict=True)):
             axes.text(max(value, *others) + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
@@ -195,8 +195,13 @@ def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> 
       groups: order (or another rank) of every class, "" where unknown.
       description: for readers who cannot see the figure.
     """
-    rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_POINTS)).astype(int))
+    rows = spread_rows(len(features))
     return scatter_groups(flat_map(features[rows]), [groups[row] for row in rows], description)
+
+
+def spread_rows(count: int) -> list[int]:
+    """Which of so many points a map shows: all, or as many as can be told apart."""
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int)).tolist()
 
 
 def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) -> str:
@@ -207,13 +212,13 @@ def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) 
       groups: of every point, "" where unknown.
       description: for readers who cannot see the figure.
     """
-    groups = np.asarray([group or "unknown" for group in groups])
-    counts = Counter(groups.tolist())
+    group_of = np.asarray([group or "unknown" for group in groups])
+    counts = Counter(group_of.tolist())
     named = [name for name, _ in counts.most_common(len(COLORS)) if name != "unknown"]
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(WIDTH, WIDTH))
         for name, color, marker in zip(named, COLORS, MARKERS, strict=False):
-            mask = groups == name
+            mask = group_of == name
             axes.scatter(
                 *places[mask].T,
                 s=34,
@@ -223,7 +228,7 @@ def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) 
                 linewidths=0.4,
                 label=f"{name} ({mask.sum()})",
             )
-        rest = ~np.isin(groups, named)
+        rest = ~np.isin(group_of, named)
         if rest.any():
             label = f"other ({len(counts) - len(named)} groups, {rest.sum()})"
             axes.scatter(*places[rest].T, s=26, color=OTHER_COLOR, marker=".", label=label)
