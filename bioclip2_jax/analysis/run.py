@@ -6,7 +6,7 @@ Each writes `OUT/NAME.json` and figures as SVG, those of features also a CSV wit
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,27 +30,14 @@ T = TypeVar("T")
 
 
 def between(
-    features: str | Path,
-    out: str | Path,
-    wanted: traits.Wanted = traits.Wanted(),  # noqa: B008, it is frozen
-    *,
-    split: str | None = None,
-    leave_out: str = "family",
-    min_images: int = 1,
-    permutations: int = 999,
-    seed: int = 0,
+    features: str | Path, out: str | Path, settings: findings.BetweenSettings
 ) -> findings.Between:
     """Looks for traits in the prototypes of species; see `analysis.between`.
 
     Args:
       features: a feature store.
       out: folder for the results.
-      wanted: the traits; without any, the simulated tree's own.
-      split: only pictures of this split make the prototypes.
-      leave_out: rank of the clades that are held out.
-      min_images: species with fewer pictures are left out.
-      permutations: of every trait.
-      seed: of the permutations and the map.
+      settings: what is looked for; without any trait, the simulated tree's own.
 
     Returns:
       What is written to `between.json`.
@@ -60,16 +47,17 @@ def between(
       UserError: no features there, a trait that is known of too few species, or too few clades.
     """
     features, out = Path(features), Path(out)
-    store = _read(features, split)
-    species = traits.list_species(store, str(features), min_images=min_images)
-    values, classes = traits.known_traits(store, species, wanted, str(features))
+    store = _read(features, settings.split)
+    species = traits.list_species(store, str(features), min_images=settings.min_images)
+    values, classes = traits.known_traits(store, species, settings, str(features))
     pictures = species.numbers >= 0
     prototypes = between_species.prototypes(store.features[pictures], species.numbers[pictures])
-    clades = species.clades(leave_out)
+    rank, clades = settings.leave_out, species.clades(settings.leave_out)
+    draws: dict[str, Any] = {"permutations": settings.permutations, "seed": settings.seed}
 
     columns: dict[str, list] = {
         "scientificName": species.names,
-        leave_out: [taxon.ranks[RANKS.index(leave_out)] for taxon in species.taxa],
+        rank: [taxon.ranks[RANKS.index(rank)] for taxon in species.taxa],
         "num_images": np.bincount(species.numbers[pictures]).tolist(),
     }
     continuous, discrete = [], []
@@ -77,11 +65,7 @@ def between(
         with_trait = np.isfinite(numbers)
         with _naming(name, with_trait):
             gradient = between_species.continuous_trait(
-                prototypes[with_trait],
-                numbers[with_trait],
-                clades[with_trait],
-                permutations=permutations,
-                seed=seed,
+                prototypes[with_trait], numbers[with_trait], clades[with_trait], **draws
             )
         names = [species.names[row] for row in np.flatnonzero(with_trait)]
         places = (names, numbers[with_trait].tolist(), gradient.projections.tolist())
@@ -91,7 +75,7 @@ def between(
                 gradient,
                 trait=name,
                 num_species=len(names),
-                clade=leave_out,
+                clade=rank,
                 projections=list(zip(*places, strict=True)),
                 predictions=gradient.predictions.tolist(),
             )
@@ -104,11 +88,7 @@ def between(
         with_trait = np.asarray([label != "" for label in labels])
         with _naming(name, with_trait):
             separation = between_species.discrete_trait(
-                prototypes[with_trait],
-                np.asarray(labels)[with_trait],
-                clades[with_trait],
-                permutations=permutations,
-                seed=seed,
+                prototypes[with_trait], np.asarray(labels)[with_trait], clades[with_trait], **draws
             )
         discrete.append(
             _row(
@@ -117,12 +97,12 @@ def between(
                 label=name,
                 num_species=int(with_trait.sum()),
                 num_classes=len(set(labels) - {""}),
-                clade=leave_out,
+                clade=rank,
             )
         )
         columns[name] = list(labels)
 
-    tsne = flat_map(prototypes, seed).tolist()
+    tsne = flat_map(prototypes, settings.seed).tolist()
     columns["tsne_x"], columns["tsne_y"] = map(list, zip(*tsne, strict=True))
     layout = findings.SpeciesMap(
         species=species.names,
@@ -135,14 +115,7 @@ def between(
         features=str(features),
         num_images=int(pictures.sum()),
         num_species=len(species.names),
-        settings=findings.BetweenSettings(
-            **vars(wanted),
-            split=split,
-            leave_out=leave_out,
-            min_images=min_images,
-            permutations=permutations,
-            seed=seed,
-        ),
+        settings=settings,
         continuous=continuous,
         discrete=discrete,
         map=layout,
@@ -160,12 +133,8 @@ def within(
     label: str,
     values: tuple[str, str] | None = None,
     *,
-    split: str | None = None,
-    species_rank: str = "species",
     dimensions: int | None = None,
-    min_images: int = 1,
-    permutations: int = 999,
-    seed: int = 0,
+    settings: findings.WithinSettings,
 ) -> findings.Within:
     """Measures how two variants of the same species differ; see `analysis.within`.
 
@@ -174,12 +143,8 @@ def within(
       out: folder for the results.
       label: of the pictures, such as sex.
       values: its two values; None if it has just two.
-      split: only pictures of this split.
-      species_rank: rank whose taxa count as species.
       dimensions: of the between-species subspace; None takes all.
-      min_images: species with fewer pictures are left out of that subspace too.
-      permutations: random divisions of the pictures of each species.
-      seed: of all draws.
+      settings: everything else.
 
     Returns:
       What is written to `within.json`.
@@ -189,15 +154,20 @@ def within(
       UserError: no features there, or nothing to compare.
     """
     features, out = Path(features), Path(out)
-    store = _read(features, split)
+    store = _read(features, settings.split)
     texts = traits.label_values(store, label, str(features))
     variants = _two_values(texts, label, values, str(features))
-    species = traits.list_species(store, str(features), species_rank, min_images)
+    species = traits.list_species(store, str(features), settings.species_rank, settings.min_images)
     rows = np.flatnonzero(species.numbers >= 0)
     places, numbers = store.features[rows], species.numbers[rows]
     kinds = np.select([texts[rows] == variants[0], texts[rows] == variants[1]], [0, 1], -1)
     measured = within_species.within(
-        places, numbers, kinds, dimensions=dimensions, permutations=permutations, seed=seed
+        places,
+        numbers,
+        kinds,
+        dimensions=dimensions,
+        permutations=settings.permutations,
+        seed=settings.seed,
     )
     entries = [
         _row(findings.SpeciesVariants, entry, name=species.names[entry.species])
@@ -210,15 +180,7 @@ def within(
         variants=variants,
         num_species=len(entries),
         dimensions=measured.dimensions,
-        settings=findings.WithinSettings(
-            split=split,
-            species_rank=species_rank,
-            min_images=min_images,
-            permutations=permutations,
-            seed=seed,
-            subspace_species=len(species.names),
-            dim=places.shape[1],
-        ),
+        settings=replace(settings, subspace_species=len(species.names), dim=places.shape[1]),
         rho=findings.Share(
             mean=measured.rho,
             interval=measured.rho_interval,

@@ -15,7 +15,6 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
-from bioclip2_jax.evaluation.findings import Arm, Run, Scaling, ScalingSettings
+from bioclip2_jax.evaluation.findings import Arm, Run, Scaling, ScalingSettings, Study
 from bioclip2_jax.features.encode import embed_images, embed_texts
 from bioclip2_jax.prepare.simulated.individuals import (
     Individual,
@@ -49,21 +48,6 @@ CAPTIONS = ("hierarchical", "flat")
 PER_CELL = 10  # pictures of each species, sex and life stage to measure with
 GENERAL = 6000  # pictures with captions that describe
 GENERAL_STEPS = 3  # times the steps of the other runs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What is varied.
-
-    Attributes:
-      sizes: numbers of training pictures, ascending.
-      num_species: of the tree.
-      seeds: of the training; the trees and the pictures are those of seed 0.
-    """
-
-    sizes: tuple[int, ...] = (500, 1500, 4500, 13500)
-    num_species: int = 96
-    seeds: tuple[int, ...] = (0,)
 
 
 def run(

@@ -62,17 +62,7 @@ def analyze() -> None:
 @_SPLIT
 @_PERMUTATIONS
 @_SEED
-def between(
-    features: str,
-    out: str,
-    table: str | None,
-    species_column: str | None,
-    continuous: tuple[str, ...],
-    logarithms: tuple[str, ...],
-    discrete: tuple[str, ...],
-    leave_out: str,
-    **options,
-) -> None:
+def between(features: str, out: str, **options) -> None:
     """Are the species ordered by how they live, though the model was told nothing of it?
 
     Every trait is predicted for clades that the prediction has not seen, and its distances between
@@ -88,16 +78,8 @@ def between(
         --log-trait Mass --trait Hand-Wing.Index --label Habitat --out analysis
     """
     from bioclip2_jax.analysis import run as program
-    from bioclip2_jax.analysis.traits import Wanted
 
-    wanted = Wanted(
-        table=table,
-        species_column=species_column,
-        continuous=continuous,
-        logarithms=logarithms,
-        discrete=discrete,
-    )
-    result = program.between(features, out, wanted, leave_out=leave_out, **options)
+    result = program.between(features, out, findings.BetweenSettings(**options))
     for row in (*result.continuous, *result.discrete):
         click.echo(_trait_line(row))
 
@@ -125,7 +107,14 @@ def between(
 @_SPLIT
 @_PERMUTATIONS
 @_SEED
-def within(features: str, out: str, label: str, values: tuple[str, str] | None, **options) -> None:
+def within(
+    features: str,
+    out: str,
+    label: str,
+    values: tuple[str, str] | None,
+    dimensions: int | None,
+    **options,
+) -> None:
     """Does the difference of two variants lie across the differences between species?
 
     rho is the share of it that lies inside the subspace which the species span: 0 is orthogonal.
@@ -141,7 +130,10 @@ def within(features: str, out: str, label: str, values: tuple[str, str] | None, 
     """
     from bioclip2_jax.analysis import run as program
 
-    result = program.within(features, out, label, values or None, **options)
+    settings = findings.WithinSettings(**options)
+    result = program.within(
+        features, out, label, values or None, dimensions=dimensions, settings=settings
+    )
     for line in _within_lines(result):
         click.echo(line)
 
@@ -201,7 +193,7 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
         numbers = tuple(int(part) for part in sizes.split(","))
     except ValueError as error:
         raise UsageError(f"--sizes {sizes}: whole numbers with commas, such as 500,1500") from error
-    study = program.Study(sizes=numbers, num_species=species, seeds=tuple(range(seeds)))
+    study = findings.Study(sizes=numbers, num_species=species, seeds=tuple(range(seeds)))
     program.run(parse_recipe(arguments), study, out, click.echo)
 
 

@@ -97,7 +97,20 @@ class SpeciesMap:
 
 @dataclass(frozen=True, kw_only=True)
 class BetweenSettings:
-    """What was looked for (`traits.Wanted`), and how (`run.between`)."""
+    """What is looked for between species.
+
+    Attributes:
+      table: with a row for a species; None takes the labels of the pictures.
+      species_column: of the table; None finds it.
+      continuous: names of numeric traits.
+      logarithms: names of numeric traits whose logarithm is looked for.
+      discrete: names of traits with classes.
+      split: only pictures of this split make the prototypes.
+      leave_out: rank of the clades that are held out.
+      min_images: species with fewer pictures are left out.
+      permutations: of every trait.
+      seed: of the permutations and the map.
+    """
 
     table: str | None = None
     species_column: str | None = None
@@ -215,7 +228,16 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class WithinSettings:
-    """How was measured (`run.within`); the space had so many species and dimensions."""
+    """How variants within species are compared.
+
+    Attributes:
+      split: only pictures of this split.
+      species_rank: rank whose taxa count as species.
+      min_images: species with fewer pictures are left out of the space between species too.
+      permutations: random divisions of the pictures of each species.
+      seed: of all draws.
+      subspace_species, dim: species that span that space, and dimensions of the features.
+    """
 
     split: str | None = None
     species_rank: str = "species"
@@ -435,12 +457,24 @@ class Run(Measures, Arm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingSettings:
-    """What was varied (`study.Study`), and the recipe of all runs."""
+class Study:
+    """What is varied.
 
-    sizes: tuple[int, ...]
-    num_species: int
-    seeds: tuple[int, ...]
+    Attributes:
+      sizes: numbers of training pictures, ascending.
+      num_species: of the tree.
+      seeds: of the training; the trees and the pictures are those of seed 0.
+    """
+
+    sizes: tuple[int, ...] = (500, 1500, 4500, 13500)
+    num_species: int = 96
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingSettings(Study):
+    """The same and the recipe of all runs."""
+
     config: dict[str, Any]
 
 
