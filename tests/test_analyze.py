@@ -10,9 +10,10 @@ from click.testing import CliRunner
 
 from bioclip2_jax.cli.analyze import analyze
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import findings
 from bioclip2_jax.features import store
 from bioclip2_jax.prepare.simulated.tree import TRAITS, grow_tree
-from bioclip2_jax.report.figures import traits as emergence_figures
+from bioclip2_jax.report.figures import traits as drawings
 from bioclip2_jax.text.taxonomy import RANKS
 from bioclip2_jax.weights.description import Preprocess
 
@@ -210,9 +211,19 @@ def test_a_wrong_call_within_species_is_one_sentence(features, tmp_path):
 
 
 def test_figures_are_drawn_where_little_is_known():
-    within = {
-        "variants": ["m", "f"],
-        "species": [{"name": "a", "rho": None, "counts": [2, 2], "fisher_p": 0.5}],
-        "rho": {"mean": None, "interval": None, "null_mean": 0.2, "random_direction": 0.1},
-    }
-    assert emergence_figures.rho_by_species(within).startswith("<svg")
+    only = findings.SpeciesVariants(
+        name="a",
+        counts=(2, 2),
+        rho=None,
+        rho_raw=0.2,
+        rho_p=0.5,
+        fisher=0.1,
+        fisher_removed=0.1,
+        fisher_p=0.5,
+    )
+    rho = findings.Share(mean=None, null_mean=0.2, p=0.5, raw_mean=0.2, random_direction=0.1)
+    ratio = findings.Ratio(mean=0.1)
+    result = findings.Within(
+        variants=("m", "f"), species=[only], rho=rho, fisher=ratio, fisher_removed=ratio
+    )
+    assert drawings.rho_by_species(result).startswith("<svg")

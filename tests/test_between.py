@@ -256,15 +256,6 @@ def test_shuffled_classes_are_not_found(tree):
         assert sum(getattr(one, name) <= 0.05 for one in found) <= 4, name
 
 
-def test_maps_have_a_point_a_species_and_the_main_axis_first():
-    features, _, _, axis = planted(strength=2)
-    maps = between.species_maps(features)
-    assert maps.pca.shape == maps.tsne.shape == (60, 2)
-    assert abs(np.corrcoef(maps.pca[:, 0], features @ axis)[0, 1]) > 0.95
-    again = between.species_maps(features)
-    np.testing.assert_array_equal(maps.tsne, again.tsne)
-
-
 def test_results_are_a_function_of_the_seed():
     features, values, clades, _ = planted(strength=0.1)
     one, same, other = (

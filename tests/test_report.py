@@ -15,6 +15,7 @@ from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.report import gather, pictures
 from bioclip2_jax.report.build import build, percent
 from bioclip2_jax.report.figures import species as figures
+from bioclip2_jax.report.figures import style
 from bioclip2_jax.report.pictures import choose_pictures, worst_classes
 
 VAL = {"red": 4, "orange": 3, "blue": 7, "green": 2}
@@ -220,18 +221,11 @@ def test_worst_classes_prefer_the_better_proven():
     assert [row["num_images"] for row in worst_classes(rows)] == ["5", "1", "9"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 9, 10, 40])
-def test_a_map_has_a_place_for_every_class(count):
-    features = np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32)
-    places = figures.flat_map(features)
-    assert places.shape == (count, 2) and np.isfinite(places).all()
-
-
 def test_the_map_names_the_largest_groups_and_greys_the_rest():
     features = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
     groups = [f"Order{min(i // 4, 11)}" for i in range(60)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(figures.STYLE, "svg.fonttype", "none")
+        patch.setitem(style.STYLE, "svg.fonttype", "none")
         svg = figures.class_map(features, groups, "map")
     assert "Order11 (16)" in svg
     assert "other (4 groups, 16)" in svg

@@ -78,16 +78,16 @@ def test_what_is_planted_is_measured(planted):
     features, truth = planted
     names = np.stack([features[truth.of_picture == s].mean(axis=0) for s in range(60)])
     found = measure(features, truth, names)
-    assert found["zero_shot_top1"] > 0.9 and found["trait_alignment"] > 0.7
-    assert found["ridge_r_appendage"] > 0.9
-    assert abs(found["rho_sex"]) < 0.05 and found["rho_life_stage"] > 0.6
+    assert found.zero_shot_top1 > 0.9 and found.trait_alignment > 0.7
+    assert found.ridge_r_appendage > 0.9
+    assert abs(found.rho_sex) < 0.05 and found.rho_life_stage > 0.6
     # Without the space between species the life stages scatter less, and hide the sexes less.
-    assert found["fisher_removed_sex"] > 1.2 * found["fisher_sex"]
-    assert found["fisher_removed_life_stage"] < 0.5 * found["fisher_life_stage"]
+    assert found.fisher_removed_sex > 1.2 * found.fisher_sex
+    assert found.fisher_removed_life_stage < 0.5 * found.fisher_life_stage
     shuffled = truth.of_picture.copy()
     np.random.default_rng(1).shuffle(shuffled)
     other = measure(features, dataclasses.replace(truth, of_picture=shuffled), names)
-    assert other["zero_shot_top1"] < 0.1 and other["trait_alignment"] < 0.2
+    assert other.zero_shot_top1 < 0.1 and other.trait_alignment < 0.2
 
 
 def test_every_model_is_trained_once_and_measured(tmp_path, monkeypatch):
@@ -111,13 +111,13 @@ def test_every_model_is_trained_once_and_measured(tmp_path, monkeypatch):
     found = scaling_study.run(config, STUDY, tmp_path / "study", say=lambda _: None)
     names = [name for name, _ in seen]
     assert len(names) == 10 and names[3] == names[4] and len(set(names)) == 9
-    runs = {(row["captions"], row["replay"], row["images"]) for row in found["runs"]}
-    assert len(runs) == len(found["runs"]) == 9 and ("none", False, 0) in runs
+    runs = {(row.captions, row.replay, row.images) for row in found.runs}
+    assert len(runs) == len(found.runs) == 9 and ("none", False, 0) in runs
     for name, used in seen:
         replay = name.startswith(("hierarchical-1", "flat-1"))
         assert bool(used.train.replay_batch_size) == replay == bool(used.data.replay_dir)
         assert used.init == ("" if name == "general-0" else str(tmp_path / "study/runs/general-0"))
-    assert all(np.isfinite(row["trait_alignment"]) for row in found["runs"])
+    assert all(np.isfinite(row.trait_alignment) for row in found.runs)
     with pytest.raises(UsageError, match="other settings"):
         other = dataclasses.replace(STUDY, sizes=(40, 80))
         scaling_study.run(config, other, tmp_path / "study")

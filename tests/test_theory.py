@@ -104,25 +104,25 @@ def trained():
 
 def test_near_orthogonal_prototypes_turn_the_difference_out_and_leave_its_length(trained):
     start, end = trained["orthogonal"]
-    assert start["rho"] == pytest.approx(start["chance"], abs=0.15)
-    assert end["rho"] < 0.3 * end["chance"] and end["accuracy"] > 0.99
-    assert end["difference"] > 0.6 * start["difference"]
+    assert start.rho == pytest.approx(start.chance, abs=0.15)
+    assert end.rho < 0.3 * end.chance and end.accuracy > 0.99
+    assert end.difference > 0.6 * start.difference
 
 
 def test_where_species_fill_the_space_nothing_is_outside(trained):
-    assert trained["crowded"][-1]["rho"] == pytest.approx(1, abs=1e-3)
+    assert trained["crowded"][-1].rho == pytest.approx(1, abs=1e-3)
 
 
 def test_a_difference_that_looks_like_another_species_stays_inside(trained):
-    assert trained["alike"][-1]["rho_images"] > 0.8
+    assert trained["alike"][-1].rho_images > 0.8
 
 
 def test_captions_with_lineages_order_the_images_by_the_tree():
     rows = theory.hierarchy(0, marks=(0, 64), replicates=2)
-    found = {(r["captions"], r["step"]): r["tree"] for r in rows if r["space"] == "seen"}
+    found = {(r.captions, r.step): r.tree for r in rows if r.space == "seen"}
     assert found["hierarchical", 0] == found["flat", 0]  # the same start
     assert found["hierarchical", 64] > found["hierarchical", 0] > found["flat", 64]
-    captions = {r["captions"]: r["tree"] for r in rows if r["space"] == "captions"}
+    captions = {r.captions: r.tree for r in rows if r.space == "captions"}
     assert captions["hierarchical"] == pytest.approx(1) and captions["flat"] == 0
 
 

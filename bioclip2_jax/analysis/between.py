@@ -12,32 +12,23 @@ at differences inside clades, so its null leaves every difference between clades
 ancestry does inside a clade it does not see.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from bioclip2_jax.analysis.ridge import assign_folds, gradient_axis, nested_ridge
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation.findings import Gradient, Separation
 
 MAX_PAIRED = 1500  # species whose pairwise distances are compared; more are thinned at random
 MIN_SPECIES = 6
 
 
-@dataclass(frozen=True)
-class ContinuousTrait:
+@dataclass(frozen=True, kw_only=True)
+class ContinuousTrait(Gradient):
     """How a continuous trait shows in the prototypes of s species.
 
     Attributes:
-      spearman: rank correlation of the trait's and the features' (cosine) pairwise distances.
-      mantel_p: of it, when species swap their trait values.
-      ridge_r: correlation of held-out predictions and truth, both taken as departures from the mean
-        of the species that the prediction was learned from.
-      ridge_r2: 1 - squared error / squared error of that mean; 0 is no use.
-      ridge_p: of `ridge_r`, when species swap their trait values.
-      within_clade_r: the same correlation of what is left after every clade's own mean is taken
-        from predictions and truth; None if no clade has two species.
-      within_clade_p: of it, when species swap trait values with members of their clade.
       predictions: [s] float64, held out.
       axis: [d] float64 of length 1, the direction of the features in which the trait grows, fitted
         to all species.
@@ -45,44 +36,9 @@ class ContinuousTrait:
         dimensions than species they always look good.
     """
 
-    spearman: float
-    mantel_p: float
-    ridge_r: float
-    ridge_r2: float
-    ridge_p: float
-    within_clade_r: float | None
-    within_clade_p: float | None
     predictions: np.ndarray
     axis: np.ndarray
     projections: np.ndarray
-
-
-@dataclass(frozen=True)
-class DiscreteTrait:
-    """How a discrete trait with c classes shows in the prototypes of species.
-
-    Attributes:
-      separation: mean silhouette over the species, cosine distance; -1 to 1, 0 is none.
-      separation_p: of it, when species swap labels.
-      accuracy: mean over the classes of the share of species that the held-out probe names rightly;
-        classes that occur in one fold of clades alone take no part, as nothing teaches them.
-      chance: 1 / classes that take part, what a probe that ignores the features gets.
-      accuracy_p: of `accuracy`, when species swap labels.
-    """
-
-    separation: float
-    separation_p: float
-    accuracy: float
-    chance: float
-    accuracy_p: float
-
-
-@dataclass(frozen=True)
-class Maps:
-    """Two-dimensional maps of s species, [s, 2] float64 each."""
-
-    pca: np.ndarray
-    tsne: np.ndarray
 
 
 def prototypes(features: np.ndarray, species: np.ndarray) -> np.ndarray:
@@ -140,33 +96,32 @@ def continuous_trait(
     targets = np.stack(dealt + inside, axis=1)
     folds = assign_folds(clades)
     held_out = nested_ridge(features, folds, targets[:, None], groups, group_targets=True)
-    found = held_out.predictions[:, 0]
+    predictions = held_out.predictions[:, 0]
     free, bound = slice(0, permutations + 1), np.r_[0, permutations + 1 : 2 * permutations + 1]
     # Departures from what a fold is predicted without features: that guess alone would correlate
     # negatively, as the training species miss just the fold's own.
     base = held_out.baselines[:, 0]
-    correlations = _correlate((found - base)[:, free], (targets - base)[:, free])
-    residual, spread = found[:, 0] - standard, base[:, 0] - standard
-    sizes = np.bincount(clades)
+    correlations = _correlate((predictions - base)[:, free], (targets - base)[:, free])
+    residual, spread = predictions[:, 0] - standard, base[:, 0] - standard
     within_r = within_p = None
-    if sizes.max() > 1:
+    if np.bincount(clades).max() > 1:
         within = _correlate(
-            _centre_within(found[:, bound], clades), _centre_within(targets[:, bound], clades)
+            _centre_within(predictions[:, bound], clades), _centre_within(targets[:, bound], clades)
         )
         within_r, within_p = float(within[0]), p_value(within)
 
-    mean, axis = features.mean(axis=0), gradient_axis(features, folds, standard)
+    axis = gradient_axis(features, folds, standard)
     return ContinuousTrait(
-        spearman,
-        mantel_p,
-        float(correlations[0]),
-        float(1 - (residual**2).sum() / (spread**2).sum()),
-        p_value(correlations),
-        within_r,
-        within_p,
-        found[:, 0] * values.std() + values.mean(),
-        axis,
-        (features - mean) @ axis,
+        spearman=spearman,
+        mantel_p=mantel_p,
+        ridge_r=float(correlations[0]),
+        ridge_r2=float(1 - (residual**2).sum() / (spread**2).sum()),
+        ridge_p=p_value(correlations),
+        within_clade_r=within_r,
+        within_clade_p=within_p,
+        predictions=predictions[:, 0] * values.std() + values.mean(),
+        axis=axis,
+        projections=(features - features.mean(axis=0)) @ axis,
     )
 
 
@@ -178,7 +133,7 @@ def discrete_trait(
     groups: np.ndarray | None = None,
     permutations: int = 999,
     seed: int = 0,
-) -> DiscreteTrait:
+) -> Separation:
     """Looks for a discrete trait in the prototypes.
 
     The probe is ridge regression of the classes' indicators; a held-out species gets the class
@@ -210,18 +165,18 @@ def discrete_trait(
     folds = assign_folds(clades)
     table = np.zeros((len(names), folds.max() + 1), bool)
     table[numbers, folds] = True
-    kept = (table.sum(axis=1) > 1)[numbers]
-    some, folds = (np.unique(x[kept], return_inverse=True)[1] for x in (numbers, folds))
-    if len(np.unique(some)) < 2 or folds.max() < 2:
+    spread = (table.sum(axis=1) > 1)[numbers]  # species whose class occurs in several folds
+    classes, folds = (np.unique(x[spread], return_inverse=True)[1] for x in (numbers, folds))
+    num_classes = int(classes.max(initial=-1)) + 1
+    if num_classes < 2 or folds.max() < 2:
         raise UserError(
             "fewer than two labels occur in several clades, so that none can be told in a clade"
             " that is held out: leave out a finer rank"
         )
-    num_classes = int(some.max()) + 1
-    dealt = np.stack([some, *_deal_spread(some, folds, permutations, rng)], axis=1)
+    dealt = np.stack([classes, *_deal_spread(classes, folds, permutations, rng)], axis=1)
     targets = (dealt[:, None] == np.arange(num_classes)[:, None]).astype(np.float64)
     held_out = nested_ridge(
-        features[kept], folds, targets, None if groups is None else groups[kept]
+        features[spread], folds, targets, None if groups is None else groups[spread]
     )
     distances = np.full((num_classes, *dealt.shape), np.inf)
     for number in range(num_classes):
@@ -230,40 +185,13 @@ def discrete_trait(
         distances[number] = np.nan_to_num((gaps**2).sum(axis=1), nan=np.inf)
     right = (distances.argmin(axis=0) == dealt)[:, None] & (targets > 0)
     accuracy = (right.sum(axis=0) / targets.sum(axis=0)).mean(axis=0)
-    return DiscreteTrait(
-        float(separation[0]),
-        p_value(separation),
-        float(accuracy[0]),
-        1 / num_classes,
-        p_value(accuracy),
+    return Separation(
+        separation=float(separation[0]),
+        separation_p=p_value(separation),
+        accuracy=float(accuracy[0]),
+        chance=1 / num_classes,
+        accuracy_p=p_value(accuracy),
     )
-
-
-def species_maps(prototypes: np.ndarray, seed: int = 0) -> Maps:
-    """Maps of the species by principal components and by t-SNE (cosine distance).
-
-    UMAP is left out: it would be a new dependency for a third look at the same thing.
-
-    Args:
-      prototypes: [s, d] float.
-      seed: of t-SNE.
-    """
-    features = np.asarray(prototypes, np.float64)
-    left, sizes, right = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
-    # An axis has no sign of its own: let its largest weight be positive.
-    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
-    pca = (left * sizes * signs)[:, :2]
-    pca = np.pad(pca, ((0, 0), (0, 2 - pca.shape[1])))
-    if len(features) < 10:
-        return Maps(pca, pca)
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    layout = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=seed)
-    # On a busy machine its threads wait for each other far longer than they work.
-    with threadpool_limits(1):
-        return Maps(pca, layout.fit_transform(features.astype(np.float32)).astype(np.float64))
 
 
 def p_value(statistics: np.ndarray) -> float:
@@ -287,7 +215,7 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
     normal = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     distances = 1 - normal @ normal.T
     np.fill_diagonal(distances, 0)
-    found = []
+    blocks = []
     for start in range(0, labels.shape[1], 64):
         part = labels[:, start : start + 64]
         members = (part[:, None] == np.arange(num_classes)[:, None]).astype(np.float64)
@@ -301,8 +229,8 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
         with np.errstate(invalid="ignore"):
             values = (other - own) / np.maximum(np.maximum(other, own), 1e-300)
         alone = (own_count <= 1) | ~np.isfinite(other)
-        found.append(np.where(alone, 0.0, values).mean(axis=0))
-    return np.concatenate(found)
+        blocks.append(np.where(alone, 0.0, values).mean(axis=0))
+    return np.concatenate(blocks)
 
 
 def _check(values: np.ndarray, clades: np.ndarray) -> np.ndarray:
@@ -340,9 +268,9 @@ def _mantel(
     norms = np.linalg.norm(far) * np.linalg.norm(trait)
     # Swapping species permutes rows and columns of the ranks, which are found only once.
     orders = [np.arange(len(rows))] + [rng.permutation(len(rows)) for _ in range(permutations)]
-    found = np.asarray([far @ square[order[first], order[second]] for order in orders])
-    found /= max(norms, 1e-300)
-    return float(found[0]), p_value(found)
+    correlations = np.asarray([far @ square[order[first], order[second]] for order in orders])
+    correlations /= max(norms, 1e-300)
+    return float(correlations[0]), p_value(correlations)
 
 
 def _permute_within(values: np.ndarray, clades: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -357,20 +285,19 @@ def _deal_spread(
     labels: np.ndarray, folds: np.ndarray, permutations: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Permutations in which, as in the labels themselves, each class occurs in several folds."""
-    found = []
-    for tries in itertools.count():
-        if len(found) == permutations:
-            return found
-        if tries >= 100 * (permutations + 10):
-            raise UserError(
-                "a label is so rare that chance hardly ever deals it to species of several clades:"
-                " leave out a finer rank, or rows with rare labels"
-            )
+    spread: list[np.ndarray] = []
+    for _ in range(100 * (permutations + 10)):
+        if len(spread) == permutations:
+            return spread
         dealt = rng.permutation(labels)
         table = np.zeros((labels.max() + 1, folds.max() + 1), bool)
         table[dealt, folds] = True
         if (table.sum(axis=1) > 1).all():
-            found.append(dealt)
+            spread.append(dealt)
+    raise UserError(
+        "a label is so rare that chance hardly ever deals it to species of several clades:"
+        " leave out a finer rank, or rows with rare labels"
+    )
 
 
 def _centre_within(values: np.ndarray, clades: np.ndarray) -> np.ndarray:

@@ -160,7 +160,8 @@ def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> Measu
     inside = project(differences, span_of(prototypes))
     inside_images = project(differences, span_of(centres.mean(axis=0)))
     answers = (images @ prototypes.T).argmax(axis=-1)
-    losses = [loss_of(jnp.asarray(x, jnp.float32), world.prototypes, scale) for x in images[:4]]
+    beta = jnp.float32(scale)
+    losses = [loss_of(jnp.asarray(x, jnp.float32), world.prototypes, beta) for x in images[:4]]
     return Measures(
         rho=float(((inside**2).sum(axis=1) / squares).mean()),
         rho_images=float(((inside_images**2).sum(axis=1) / squares).mean()),

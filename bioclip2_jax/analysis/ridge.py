@@ -14,7 +14,7 @@ STRENGTHS = 10.0 ** np.arange(-3, 4)  # in units of the mean eigenvalue of the t
 _BLOCK = 16_000_000  # numbers held at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """Held-out predictions of c scores in p columns for s species.
 
@@ -76,8 +76,11 @@ def nested_ridge(
             )
             for start in range(0, targets.shape[2], block)
         ]
-    fields = ("predictions", "baselines", "class_means")
-    return HeldOut(*(np.concatenate([getattr(p, f) for p in parts], axis=-1) for f in fields))
+    return HeldOut(
+        predictions=np.concatenate([part.predictions for part in parts], axis=-1),
+        baselines=np.concatenate([part.baselines for part in parts], axis=-1),
+        class_means=np.concatenate([part.class_means for part in parts], axis=-1),
+    )
 
 
 def _nested_ridge(
@@ -92,14 +95,15 @@ def _nested_ridge(
     errors = np.zeros((num_folds, len(STRENGTHS), num_columns))
     sums = np.zeros((num_folds, len(STRENGTHS), num_scores, num_scores, num_columns))
     # A fit without two folds predicts each of them on behalf of the other.
-    for one in range(num_folds):
-        for two in range(one):
-            fit = _Fit(features, targets, (folds != one) & (folds != two), groups, target_groups)
-            for outer, inner in ((one, two), (two, one)):
-                truth, found = targets[folds == inner], fit.predict(folds == inner)
-                errors[outer] += ((found - truth) ** 2).sum(axis=(1, 2))
+    for first in range(num_folds):
+        for second in range(first):
+            rest = (folds != first) & (folds != second)
+            fit = _Fit(features, targets, rest, groups, target_groups)
+            for outer, inner in ((first, second), (second, first)):
+                truth, predicted = targets[folds == inner], fit.predict(folds == inner)
+                errors[outer] += ((predicted - truth) ** 2).sum(axis=(1, 2))
                 for score in range(num_scores):
-                    weighted = truth[:, score, None] * found
+                    weighted = truth[:, score, None] * predicted
                     sums[outer, :, score] += weighted.sum(axis=1)
     best = errors.argmin(axis=1)
     predictions, baselines = np.empty_like(targets), np.empty_like(targets)
@@ -113,7 +117,7 @@ def _nested_ridge(
         weights = targets[train].sum(axis=0)[:, None]
         picked = np.moveaxis(sums[fold, best[fold], :, :, columns], 0, 2)
         means[fold] = np.where(weights != 0, picked / np.where(weights, weights, 1), np.nan)
-    return HeldOut(predictions, baselines, means)
+    return HeldOut(predictions=predictions, baselines=baselines, class_means=means)
 
 
 def gradient_axis(features: np.ndarray, folds: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -131,11 +135,10 @@ def gradient_axis(features: np.ndarray, folds: np.ndarray, values: np.ndarray) -
     errors = np.zeros(len(STRENGTHS))
     for fold in range(folds.max() + 1):
         fit = _Fit(features, targets, folds != fold, one_group, one_group)
-        found = fit.predict(folds == fold)
-        errors += ((found - targets[folds == fold]) ** 2).sum(axis=(1, 2, 3))
-    everyone = np.full(len(values), True)
-    fit = _Fit(features, targets, everyone, one_group, one_group)
-    axis = fit.weights(errors.argmin())[:, 0]
+        predicted = fit.predict(folds == fold)
+        errors += ((predicted - targets[folds == fold]) ** 2).sum(axis=(1, 2, 3))
+    fit = _Fit(features, targets, np.full(len(values), True), one_group, one_group)
+    axis = fit.weights(int(errors.argmin()))[:, 0]
     return axis / max(np.linalg.norm(axis), 1e-300)
 
 
@@ -150,19 +153,19 @@ class _Fit:
         groups: np.ndarray,
         target_groups: np.ndarray,
     ):
-        known = np.bincount(groups[rows], minlength=groups.max() + 1)[groups] > 0
-        self.centred = (features - _group_means(features, rows, groups)[groups]) * known[:, None]
+        taught = np.bincount(groups[rows], minlength=groups.max() + 1)[groups] > 0
+        self.centred = (features - _group_means(features, rows, groups)[groups]) * taught[:, None]
         self.target_groups = target_groups
         self.centre = _group_means(targets, rows, target_groups)
         left, sizes, right = np.linalg.svd(self.centred[rows], full_matrices=False)
-        kept = sizes > 1e-10 * max(sizes[0], 1e-150)
-        self.right, sizes = right[kept], sizes[kept]
+        spanned = sizes > 1e-10 * max(sizes[0], 1e-150)
+        self.right, sizes = right[spanned], sizes[spanned]
         answers = (targets - self.baseline(slice(None)))[rows].reshape(rows.sum(), -1)
-        self.answers = left[:, kept].T @ answers
+        self.answers = left[:, spanned].T @ answers
         unit = (sizes**2).mean() if len(sizes) else 1.0
         self.shrink = sizes / (sizes**2 + STRENGTHS[:, None] * unit)  # [strengths, rank]
 
-    def baseline(self, rows: np.ndarray) -> np.ndarray:
+    def baseline(self, rows: np.ndarray | slice) -> np.ndarray:
         """[m, c, p], what is predicted without features."""
         return self.centre[self.target_groups[rows]]
 

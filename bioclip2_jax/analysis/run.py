@@ -3,11 +3,12 @@
 Each writes `OUT/NAME.json` and figures as SVG, those of features also a CSV with a row a species.
 """
 
-import dataclasses
-import json
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,35 +17,27 @@ from bioclip2_jax.analysis import between as between_species
 from bioclip2_jax.analysis import traits
 from bioclip2_jax.analysis import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import findings, schema
 from bioclip2_jax.features import store as stores
+from bioclip2_jax.measures.maps import flat_map, principal_map
+from bioclip2_jax.report.figures import traits as drawings
 from bioclip2_jax.text.taxonomy import RANKS
 
 PANELS = 2
 PANEL_POINTS = 50  # pictures of a variant of a species
 
+T = TypeVar("T")
+
 
 def between(
-    features: str | Path,
-    out: str | Path,
-    wanted: traits.Wanted = traits.Wanted(),  # noqa: B008, it is frozen
-    *,
-    split: str | None = None,
-    leave_out: str = "family",
-    min_images: int = 1,
-    permutations: int = 999,
-    seed: int = 0,
-) -> dict:
-    """Looks for traits in the prototypes of species; see `emergence.between`.
+    features: str | Path, out: str | Path, settings: findings.BetweenSettings
+) -> findings.Between:
+    """Looks for traits in the prototypes of species; see `analysis.between`.
 
     Args:
       features: a feature store.
       out: folder for the results.
-      wanted: the traits; without any, the simulated tree's own.
-      split: only pictures of this split make the prototypes.
-      leave_out: rank of the clades that are held out.
-      min_images: species with fewer pictures are left out.
-      permutations: of every trait.
-      seed: of the permutations and the map.
+      settings: what is looked for; without any trait, the simulated tree's own.
 
     Returns:
       What is written to `between.json`.
@@ -54,65 +47,83 @@ def between(
       UserError: no features there, a trait that is known of too few species, or too few clades.
     """
     features, out = Path(features), Path(out)
-    store = _read(features, split)
-    species = traits.list_species(store, str(features), min_images=min_images)
-    values, classes = traits.known_traits(store, species, wanted, str(features))
+    store = _read(features, settings.split)
+    species = traits.list_species(store, str(features), min_images=settings.min_images)
+    values, classes = traits.known_traits(store, species, settings, str(features))
     pictures = species.numbers >= 0
     prototypes = between_species.prototypes(store.features[pictures], species.numbers[pictures])
-    clades = species.clades(leave_out)
+    rank, clades = settings.leave_out, species.clades(settings.leave_out)
+    draws: dict[str, Any] = {"permutations": settings.permutations, "seed": settings.seed}
 
     columns: dict[str, list] = {
         "scientificName": species.names,
-        leave_out: [taxon.ranks[RANKS.index(leave_out)] for taxon in species.taxa],
+        rank: [taxon.ranks[RANKS.index(rank)] for taxon in species.taxa],
         "num_images": np.bincount(species.numbers[pictures]).tolist(),
     }
-    options = {"permutations": permutations, "seed": seed}
     continuous, discrete = [], []
     for name, numbers in values.items():
-        known = np.isfinite(numbers)
-        _check_known(name, known)
-        found = _named(
-            name, between_species.continuous_trait, prototypes[known], numbers[known],
-            clades[known], **options,
-        )  # fmt: skip
-        names = [species.names[row] for row in np.flatnonzero(known)]
-        continuous.append(_continuous_row(name, found, names, numbers[known], leave_out))
-        columns[name] = [float(v) if np.isfinite(v) else None for v in numbers]
-        columns[f"{name} predicted"] = _spread(found.predictions, known)
-    for name, labels in classes.items():
-        known = np.asarray([label != "" for label in labels])
-        _check_known(name, known)
-        some = [labels[row] for row in np.flatnonzero(known)]
-        found = _named(
-            name, between_species.discrete_trait, prototypes[known], some, clades[known], **options
+        with_trait = np.isfinite(numbers)
+        with _naming(name, with_trait):
+            gradient = between_species.continuous_trait(
+                prototypes[with_trait], numbers[with_trait], clades[with_trait], **draws
+            )
+        names = [species.names[row] for row in np.flatnonzero(with_trait)]
+        places = (names, numbers[with_trait].tolist(), gradient.projections.tolist())
+        continuous.append(
+            _row(
+                findings.ContinuousTrait,
+                gradient,
+                trait=name,
+                num_species=len(names),
+                clade=rank,
+                projections=list(zip(*places, strict=True)),
+                predictions=gradient.predictions.tolist(),
+            )
         )
-        row = {"label": name, "num_species": len(some), "num_classes": len(set(some))}
-        discrete.append(row | dataclasses.asdict(found) | {"clade": leave_out})
+        columns[name] = [float(v) if np.isfinite(v) else None for v in numbers]
+        predictions = np.full(len(numbers), None, object)
+        predictions[with_trait] = gradient.predictions
+        columns[f"{name} predicted"] = predictions.tolist()
+    for name, labels in classes.items():
+        with_trait = np.asarray([label != "" for label in labels])
+        with _naming(name, with_trait):
+            separation = between_species.discrete_trait(
+                prototypes[with_trait], np.asarray(labels)[with_trait], clades[with_trait], **draws
+            )
+        discrete.append(
+            _row(
+                findings.DiscreteTrait,
+                separation,
+                label=name,
+                num_species=int(with_trait.sum()),
+                num_classes=len(set(labels) - {""}),
+                clade=rank,
+            )
+        )
         columns[name] = list(labels)
 
-    maps = between_species.species_maps(prototypes, seed)
-    result = _head("between", store, features) | {
-        "num_images": int(pictures.sum()),
-        "num_species": len(species.names),
-        "settings": dataclasses.asdict(wanted)
-        | {"split": split, "leave_out": leave_out, "min_images": min_images}
-        | options,
-        "continuous": continuous,
-        "discrete": discrete,
-        "map": {
-            "species": species.names,
-            "group": [taxon.order or taxon.class_ or taxon.phylum for taxon in species.taxa],
-            "pca": maps.pca.tolist(),
-            "tsne": maps.tsne.tolist(),
-        },
-    }
-    columns |= {"tsne_x": maps.tsne[:, 0].tolist(), "tsne_y": maps.tsne[:, 1].tolist()}
-    from bioclip2_jax.report.figures import traits as emergence_figures
-
-    figures = {"species_map.svg": emergence_figures.species_map(result)}
+    tsne = flat_map(prototypes, settings.seed).tolist()
+    columns["tsne_x"], columns["tsne_y"] = map(list, zip(*tsne, strict=True))
+    layout = findings.SpeciesMap(
+        species=species.names,
+        group=[taxon.order or taxon.class_ or taxon.phylum for taxon in species.taxa],
+        pca=principal_map(prototypes).tolist(),
+        tsne=tsne,
+    )
+    result = findings.Between(
+        model=_model(store),
+        features=str(features),
+        num_images=int(pictures.sum()),
+        num_species=len(species.names),
+        settings=settings,
+        continuous=continuous,
+        discrete=discrete,
+        map=layout,
+    )
+    figures = {"species_map.svg": drawings.species_map(layout)}
     if continuous:
-        figures["trait_axes.svg"] = emergence_figures.trait_axes(result)
-    _write(out, "between", result, columns, figures)
+        figures["trait_axes.svg"] = drawings.trait_axes(result)
+    _write(out, result, columns, figures)
     return result
 
 
@@ -122,26 +133,18 @@ def within(
     label: str,
     values: tuple[str, str] | None = None,
     *,
-    split: str | None = None,
-    species_rank: str = "species",
     dimensions: int | None = None,
-    min_images: int = 1,
-    permutations: int = 999,
-    seed: int = 0,
-) -> dict:
-    """Measures how two variants of the same species differ; see `emergence.within`.
+    settings: findings.WithinSettings,
+) -> findings.Within:
+    """Measures how two variants of the same species differ; see `analysis.within`.
 
     Args:
       features: a feature store.
       out: folder for the results.
       label: of the pictures, such as sex.
       values: its two values; None if it has just two.
-      split: only pictures of this split.
-      species_rank: rank whose taxa count as species.
       dimensions: of the between-species subspace; None takes all.
-      min_images: species with fewer pictures are left out of that subspace too.
-      permutations: random divisions of the pictures of each species.
-      seed: of all draws.
+      settings: everything else.
 
     Returns:
       What is written to `within.json`.
@@ -151,62 +154,62 @@ def within(
       UserError: no features there, or nothing to compare.
     """
     features, out = Path(features), Path(out)
-    store = _read(features, split)
+    store = _read(features, settings.split)
     texts = traits.label_values(store, label, str(features))
     variants = _two_values(texts, label, values, str(features))
-    species = traits.list_species(store, str(features), species_rank, min_images)
+    species = traits.list_species(store, str(features), settings.species_rank, settings.min_images)
     rows = np.flatnonzero(species.numbers >= 0)
     places, numbers = store.features[rows], species.numbers[rows]
     kinds = np.select([texts[rows] == variants[0], texts[rows] == variants[1]], [0, 1], -1)
-    found = within_species.within(
-        places, numbers, kinds, dimensions=dimensions, permutations=permutations, seed=seed
+    measured = within_species.within(
+        places,
+        numbers,
+        kinds,
+        dimensions=dimensions,
+        permutations=settings.permutations,
+        seed=settings.seed,
     )
-    entries = [_species_row(entry, species.names) for entry in found.species]
-    result = _head("within", store, features) | {
-        "label": label,
-        "variants": list(variants),
-        "num_species": len(entries),
-        "dimensions": found.dimensions,
-        "settings": {
-            "split": split,
-            "species_rank": species_rank,
-            "min_images": min_images,
-            "permutations": permutations,
-            "seed": seed,
-            "subspace_species": len(species.names),
-            "dim": places.shape[1],
-        },
-        "rho": {
-            "mean": found.rho,
-            "interval": found.rho_interval,
-            "null_mean": found.null_mean,
-            "p": found.p,
-            "raw_mean": found.rho_raw,
-            "halves_mean": found.halves,
-            "random_direction": found.random_direction,
-        },
-        "fisher": {"mean": found.fisher, "interval": found.fisher_interval},
-        "fisher_removed": {
-            "mean": found.fisher_removed,
-            "interval": found.fisher_removed_interval,
-        },
-        "species": entries,
-        "panels": _panels(found, places, numbers, kinds, species.names),
-    }
-    from bioclip2_jax.report.figures import traits as emergence_figures
-
-    figures = {"rho_by_species.svg": emergence_figures.rho_by_species(result)}
-    for number, panel in enumerate(result["panels"], start=1):
-        figures[f"panel_{number}.svg"] = emergence_figures.variant_panel(panel, result["variants"])
-    columns = {key: [entry[key] for entry in entries] for key in entries[0] if key != "counts"}
+    entries = [
+        _row(findings.SpeciesVariants, entry, name=species.names[entry.species])
+        for entry in measured.species
+    ]
+    result = findings.Within(
+        model=_model(store),
+        features=str(features),
+        label=label,
+        variants=variants,
+        num_species=len(entries),
+        dimensions=measured.dimensions,
+        settings=replace(settings, subspace_species=len(species.names), dim=places.shape[1]),
+        rho=findings.Share(
+            mean=measured.rho,
+            interval=measured.rho_interval,
+            null_mean=measured.null_mean,
+            p=measured.p,
+            raw_mean=measured.rho_raw,
+            halves_mean=measured.halves,
+            random_direction=measured.random_direction,
+        ),
+        fisher=findings.Ratio(mean=measured.fisher, interval=measured.fisher_interval),
+        fisher_removed=findings.Ratio(
+            mean=measured.fisher_removed, interval=measured.fisher_removed_interval
+        ),
+        species=entries,
+        panels=_panels(measured, places, numbers, kinds, species.names),
+    )
+    figures = {"rho_by_species.svg": drawings.rho_by_species(result)}
+    for number, panel in enumerate(result.panels, start=1):
+        figures[f"panel_{number}.svg"] = drawings.variant_panel(panel, variants)
+    measures = [field.name for field in fields(findings.Variants) if field.name != "counts"]
+    columns = {key: [getattr(entry, key) for entry in entries] for key in ("name", *measures)}
     for place, variant in enumerate(variants):
-        columns[f"num_{variant}"] = [entry["counts"][place] for entry in entries]
-    _write(out, "within", result, columns, figures)
+        columns[f"num_{variant}"] = [entry.counts[place] for entry in entries]
+    _write(out, result, columns, figures)
     return result
 
 
-def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -> dict:
-    """The experiments of `emergence.theory`.
+def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -> findings.Theory:
+    """The experiments of `analysis.theory`.
 
     Args:
       out: folder for the results.
@@ -219,62 +222,12 @@ def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -
     from bioclip2_jax.analysis import theory as experiments
     from bioclip2_jax.report.figures.theory import theory_curves
 
-    found = experiments.run(seed, say=say)
+    result = experiments.run(seed, say=say)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    files.write_text(out / "theory.svg", theory_curves(found))
-    files.write_json(out / "theory.json", found)
-    return found
-
-
-def trait_line(row: dict) -> str:
-    """An entry of `continuous` or `discrete` of a between result, in one line."""
-    if "trait" in row:
-        inside = ""
-        if row["within_clade_r"] is not None:
-            inside = f", inside clades r {_r(row['within_clade_r'])} ({_p(row['within_clade_p'])})"
-        return (
-            f"{row['trait']}: r {_r(row['ridge_r'])}, R2 {_r(row['ridge_r2'])} with"
-            f" {row['clade']} left out ({_p(row['ridge_p'])}){inside}, distances"
-            f" {_r(row['spearman'])} ({_p(row['mantel_p'])}), {row['num_species']} species"
-        )
-    return (
-        f"{row['label']}: accuracy {row['accuracy']:.2f} with {row['clade']} left out, chance"
-        f" {row['chance']:.2f} ({_p(row['accuracy_p'])}), silhouette {_r(row['separation'])}"
-        f" ({_p(row['separation_p'])}), {row['num_species']} species"
-    )
-
-
-def within_lines(result: dict) -> list[str]:
-    """A within result in lines: one a species, and one over all."""
-    lines = []
-    for row in result["species"]:
-        rho = "unknown" if row["rho"] is None else _r(row["rho"])
-        counts = " + ".join(map(str, row["counts"]))
-        lines.append(
-            f"{row['name']} ({counts}): rho {rho}, uncorrected {row['rho_raw']:.2f}"
-            f" ({_p(row['rho_p'])}), Fisher {row['fisher']:.3f} ({_p(row['fisher_p'])}), without"
-            f" the species' subspace {row['fisher_removed']:.3f}"
-        )
-    rho = result["rho"]
-    mean = "unknown" if rho["mean"] is None else _r(rho["mean"])
-    span = "" if rho["interval"] is None else " [{:.2f}, {:.2f}]".format(*rho["interval"])
-    lines.append(
-        f"{result['label']}, {result['num_species']} species: rho {mean}{span}, uncorrected"
-        f" in halves {rho['halves_mean']:.2f}, random divisions {rho['null_mean']:.2f}"
-        f" ({_p(rho['p'])}), a"
-        f" random direction {rho['random_direction']:.2f} ({result['dimensions']} of"
-        f" {result['settings']['dim']} dimensions)"
-    )
-    return lines
-
-
-def _r(value: float) -> str:
-    return f"{value:+.2f}"
-
-
-def _p(value: float) -> str:
-    return f"p {value:.3f}"
+    files.write_text(out / "theory.svg", theory_curves(result))
+    schema.write(out / "theory.json", result)
+    return result
 
 
 def _read(features: Path, split: str | None) -> stores.Store:
@@ -283,55 +236,34 @@ def _read(features: Path, split: str | None) -> stores.Store:
         return store
     rows = store.texts["split"] == split
     if not rows.any():
-        known = sorted(set(store.texts["split"].tolist()) - {""})
-        has = f"it has {', '.join(known)}" if known else "it was made of a plain folder"
+        splits = sorted(set(store.texts["split"].tolist()) - {""})
+        has = f"it has {', '.join(splits)}" if splits else "it was made of a plain folder"
         raise UsageError(f"{features}: no features of split {split!r}; {has}")
     return store.select(rows)
 
 
-def _head(name: str, store: stores.Store, features: Path) -> dict:
-    return {"analysis": name, "model": store.about.model.path, "features": str(features)}
+def _model(store: stores.Store) -> str | None:
+    return store.about.model.path
 
 
-def _check_known(name: str, known: np.ndarray) -> None:
-    if not known.any():
+def _row(kind: type[T], measures: Any, **more: Any) -> T:
+    """A row of a result: what it shares with `measures` by name, and more."""
+    shared = {field.name for field in fields(kind)} - more.keys()  # pyright: ignore[reportArgumentType]
+    return kind(**{name: getattr(measures, name) for name in shared}, **more)
+
+
+@contextlib.contextmanager
+def _naming(trait: str, with_trait: np.ndarray) -> Iterator[None]:
+    """Errors about a trait name it; that it is known of no species is one of them."""
+    if not with_trait.any():
         raise UserError(
-            f"{name} is known of none of the {len(known)} species; do the names in the table agree"
-            " with those of the features?"
+            f"{trait} is known of none of the {len(with_trait)} species; do the names in the table"
+            " agree with those of the features?"
         )
-
-
-def _named(name: str, function, *args, **options):
     try:
-        return function(*args, **options)
+        yield
     except UserError as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
-def _continuous_row(
-    name: str, found: between_species.ContinuousTrait, names: list[str], values: np.ndarray, rank
-) -> dict:
-    row = dataclasses.asdict(found)
-    predictions, projections = row.pop("predictions"), row.pop("projections")
-    del row["axis"]
-    return (
-        {"trait": name, "num_species": len(names)}
-        | row
-        | {
-            "clade": rank,
-            "projections": [
-                list(x) for x in zip(names, values.tolist(), projections.tolist(), strict=True)
-            ],
-            "predictions": predictions.tolist(),
-        }
-    )
-
-
-def _spread(values: np.ndarray, known: np.ndarray) -> list:
-    column: list = [None] * len(known)
-    for row, value in zip(np.flatnonzero(known), values.tolist(), strict=True):
-        column[row] = value
-    return column
+        raise type(error)(f"{trait}: {error}") from error
 
 
 def _two_values(
@@ -339,63 +271,56 @@ def _two_values(
 ) -> tuple[str, str]:
     counts = Counter(texts.tolist())
     counts.pop("", None)
-    known = ", ".join(f"{value} ({count})" for value, count in sorted(counts.items())) or "none"
-    if values is None:
-        if len(counts) != 2:
-            raise UsageError(f"{place}: choose two values of {label} with --values: {known}")
-        return tuple(sorted(counts))
-    for value in values:
+    listed = ", ".join(f"{value} ({count})" for value, count in sorted(counts.items())) or "none"
+    if values is None and len(counts) != 2:
+        raise UsageError(f"{place}: choose two values of {label} with --values: {listed}")
+    first, second = values or sorted(counts)
+    for value in (first, second):
         if value not in counts:
-            raise UsageError(f"{place}: no picture has {label} {value!r}; there are {known}")
-    if values[0] == values[1]:
-        raise UsageError(f"--values {values[0]} {values[1]}: name two different values")
-    return tuple(values)
-
-
-def _species_row(entry: within_species.SpeciesWithin, names: list[str]) -> dict:
-    row = {"name": names[entry.species]} | dataclasses.asdict(entry)
-    del row["species"]
-    return row | {"counts": list(entry.counts)}
+            raise UsageError(f"{place}: no picture has {label} {value!r}; there are {listed}")
+    if first == second:
+        raise UsageError(f"--values {first} {second}: name two different values")
+    return first, second
 
 
 def _panels(
-    found: within_species.Within,
+    measured: within_species.Within,
     features: np.ndarray,
     numbers: np.ndarray,
     kinds: np.ndarray,
     names: list[str],
-) -> list[dict]:
+) -> list[findings.Panel]:
     # The species with the most pictures, which is no choice by how well they look.
-    order = sorted(found.species, key=lambda entry: (-min(entry.counts), entry.species))
+    order = sorted(measured.species, key=lambda entry: (-min(entry.counts), entry.species))
     panels = []
     for start in range(0, min(len(order) // 3, PANELS) * 3, 3):
         three = [entry.species for entry in order[start : start + 3]]
         panel = within_species.panel(features, numbers, kinds, three)
         points = []
-        for place in range(3):
-            for variant in (0, 1):
-                rows = np.flatnonzero((panel.species == place) & (panel.variants == variant))
-                for row in rows[:PANEL_POINTS]:
-                    xyz = panel.points[row].tolist()
-                    points.append({"species": place, "variant": variant, "xyz": xyz})
+        for place, variant in np.ndindex(3, 2):
+            rows = np.flatnonzero((panel.species == place) & (panel.variants == variant))
+            for xyz in panel.points[rows[:PANEL_POINTS]].tolist():
+                points.append(findings.Point(species=place, variant=variant, xyz=xyz))
         panels.append(
-            {
-                "names": [names[number] for number in three],
-                "rho": panel.rho,
-                "points": points,
-                "means": panel.means.tolist(),
-            }
+            findings.Panel(
+                names=[names[number] for number in three],
+                rho=panel.rho,
+                points=points,
+                means=panel.means.tolist(),
+            )
         )
     return panels
 
 
 def _write(
-    out: Path, name: str, result: dict, columns: dict[str, list], figures: dict[str, str]
+    out: Path,
+    result: findings.Between | findings.Within,
+    columns: dict[str, list],
+    figures: dict[str, str],
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    files.write_csv(out / f"{name}.csv", rows, list(columns))
-    for file, text in figures.items():
-        files.write_text(out / file, (text + "\n"))
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    files.write_text(out / f"{name}.json", (text + "\n"))
+    files.write_csv(out / f"{result.analysis}.csv", rows, list(columns))
+    for name, svg in figures.items():
+        files.write_text(out / name, svg + "\n")
+    schema.write(out / f"{result.analysis}.json", result)

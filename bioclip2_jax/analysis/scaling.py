@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 
 from bioclip2_jax.analysis import between
 from bioclip2_jax.analysis.within import SpeciesWithin, Within, within
+from bioclip2_jax.evaluation.findings import Measures
 from bioclip2_jax.measures.metrics import number
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.prepare.simulated.tree import TRAITS, Species
@@ -30,7 +31,7 @@ class Truth:
     juvenile: np.ndarray
 
 
-def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, float | None]:
+def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> Measures:
     """All quantities of one model.
 
     Traits are compared among species of one body plan, since a long beak and a long fin have
@@ -43,27 +44,9 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
       features: [n, dim] float32, L2-normalised.
       truth: of the n pictures.
       names: [s, dim] float32, L2-normalised, text features of the species.
-
-    Returns:
-      `zero_shot_top1`, `one_shot_top1`: accuracy over all species.
-      `trait_alignment`: Spearman correlation of distances between species in all traits and in the
-        features. `ridge_r_TRAIT`: correlation of a trait with its prediction from species of other
-        families; `ridge_r`: mean over the traits.
-      `habitat_accuracy`, `diet_accuracy`: balanced accuracy of a probe on other families, minus
-        chance.
-      `rho_VARIANT`, `rho_VARIANT_chance`, `fisher_VARIANT`, `fisher_removed_VARIANT` for `sex` and
-        `life_stage`: see `within`; rho is the share inside the space between the species of a
-        body plan, None where the variants' difference is no larger than its noise, chance that of a
-        random direction. `rho_halves_VARIANT` and `rho_null_VARIANT`: without the correction for
-        noise, of the variants and of random divisions of the same pictures.
     """
     labels = truth.of_picture
     right = (features @ names.T).argmax(axis=1) == labels
-    found = {
-        "zero_shot_top1": float(right.mean()),
-        "zero_shot_chance": 1 / len(truth.species),
-        "one_shot_top1": float(few_shot(features, labels, 1, {}).fold_top1.mean()),
-    }
     prototypes = between.prototypes(features, labels)
     bodies, body_of = number([species.body for species in truth.species])
     groups = [np.flatnonzero(body_of == body) for body in range(len(bodies))]
@@ -71,34 +54,46 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> dict[str, 
     families = number([species.taxon.lineage("family") for species in truth.species])[1]
     traits = np.asarray([species.traits for species in truth.species])
 
-    aligned = [_distance_correlation(traits[rows], prototypes[rows]) for rows in groups]
-    found["trait_alignment"] = _mean(aligned, groups)
     several = [rows for rows in groups if len(np.unique(families[rows])) > 1]
     inside = np.concatenate(several)
     vectors, clades = prototypes[inside], families[inside]
     plans = np.unique(body_of[inside], return_inverse=True)[1]
-    for place, trait in enumerate(TRAITS):
-        one = between.continuous_trait(
+    gradients = {
+        f"ridge_r_{trait}": between.continuous_trait(
             vectors, traits[inside, place], clades, groups=plans, permutations=0
-        )
-        found[f"ridge_r_{trait}"] = one.ridge_r
-    found["ridge_r"] = float(np.mean([found[f"ridge_r_{trait}"] for trait in TRAITS]))
+        ).ridge_r
+        for place, trait in enumerate(TRAITS)
+    }
+    above_chance = {}
     for name in ("habitat", "diet"):
         values = np.asarray([getattr(species, name) for species in truth.species])
-        one = between.discrete_trait(vectors, values[inside], clades, groups=plans, permutations=0)
-        found[f"{name}_accuracy"] = one.accuracy - one.chance
+        probe = between.discrete_trait(
+            vectors, values[inside], clades, groups=plans, permutations=0
+        )
+        above_chance[f"{name}_accuracy"] = probe.accuracy - probe.chance
+    variation = {}
     for name, variants in (("sex", truth.male), ("life_stage", truth.juvenile)):
         each = [_within_group(features, labels, variants, rows) for rows in groups]
-        species = [one for group in each for one in group.species]
-        found |= {
+        species = [entry for group in each for entry in group.species]
+        variation |= {
             f"rho_{name}": _share_inside(species),
-            f"rho_{name}_chance": _mean([one.random_direction for one in each], groups),
-            f"rho_halves_{name}": _mean([one.halves for one in each], groups),
-            f"rho_null_{name}": _mean([one.null_mean for one in each], groups),
-            f"fisher_{name}": float(np.mean([one.fisher for one in species])),
-            f"fisher_removed_{name}": float(np.mean([one.fisher_removed for one in species])),
+            f"rho_{name}_chance": _mean([group.random_direction for group in each], groups),
+            f"rho_halves_{name}": _mean([group.halves for group in each], groups),
+            f"rho_null_{name}": _mean([group.null_mean for group in each], groups),
+            f"fisher_{name}": float(np.mean([entry.fisher for entry in species])),
+            f"fisher_removed_{name}": float(np.mean([entry.fisher_removed for entry in species])),
         }
-    return found
+    aligned = [_distance_correlation(traits[rows], prototypes[rows]) for rows in groups]
+    return Measures(
+        zero_shot_top1=float(right.mean()),
+        zero_shot_chance=1 / len(truth.species),
+        one_shot_top1=float(few_shot(features, labels, 1, {}).fold_top1.mean()),
+        trait_alignment=_mean(aligned, groups),
+        ridge_r=float(np.mean(list(gradients.values()))),
+        **gradients,
+        **above_chance,
+        **variation,
+    )
 
 
 def _within_group(
@@ -110,17 +105,18 @@ def _within_group(
 
 def _share_inside(species: list[SpeciesWithin]) -> float | None:
     """rho over species; those whose variants hardly differ weigh little, None where none do."""
-    signals = np.asarray([one.signal for one in species])
+    signals = np.asarray([entry.signal for entry in species], np.float64)
+    inside = np.asarray([entry.inside for entry in species], np.float64)
     if signals.mean() < 2 * signals.std() / len(signals) ** 0.5:
         return None
-    return float(sum(one.inside for one in species) / signals.sum())
+    return float(sum(inside.tolist()) / signals.sum())
 
 
 def _distance_correlation(traits: np.ndarray, prototypes: np.ndarray) -> float:
     upper = np.triu_indices(len(traits), 1)
     apart = np.linalg.norm(traits[:, None] - traits[None], axis=2)[upper]
     seen = 1 - (prototypes @ prototypes.T)[upper]
-    return float(spearmanr(apart, seen).statistic)
+    return float(np.asarray(spearmanr(apart, seen))[0])
 
 
 def _mean(values: list[float], groups: list[np.ndarray]) -> float:

@@ -10,8 +10,8 @@ same number of steps. Every model is measured on the same pictures, which none h
 Every folder of pictures and the features of every run are kept: started again, it goes on.
 """
 
-import dataclasses
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +24,8 @@ from bioclip2_jax import files, train
 from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.findings import Arm, Run, Scaling, ScalingSettings, Study
 from bioclip2_jax.features.encode import embed_images, embed_texts
 from bioclip2_jax.prepare.simulated.individuals import (
     Individual,
@@ -48,27 +50,12 @@ GENERAL = 6000  # pictures with captions that describe
 GENERAL_STEPS = 3  # times the steps of the other runs
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """What is varied.
-
-    Attributes:
-      sizes: numbers of training pictures, ascending.
-      num_species: of the tree.
-      seeds: of the training; the trees and the pictures are those of seed 0.
-    """
-
-    sizes: tuple[int, ...] = (500, 1500, 4500, 13500)
-    num_species: int = 96
-    seeds: tuple[int, ...] = (0,)
-
-
 def run(
     config: ConfigDict,
     study: Study,
     out: str | Path,
     say: Callable[[str], None] = print,
-) -> dict:
+) -> Scaling:
     """Trains and measures all models.
 
     Args:
@@ -78,8 +65,7 @@ def run(
       say: receives one line a model.
 
     Returns:
-      What `scaling.json` holds: `settings` and one row a model in `runs`; a model that saw no
-      picture of the tree has `images` 0.
+      What `scaling.json` holds.
 
     Raises:
       UsageError: sizes that cannot be, or `out` holds a study with other settings.
@@ -90,57 +76,61 @@ def run(
             f"--sizes {','.join(map(str, study.sizes))}: ascending numbers, each at least the"
             f" number of species ({study.num_species})"
         )
-    settings = dataclasses.asdict(study) | {"config": config.to_dict()}
-    settings = json.loads(json.dumps(settings))
+    settings = ScalingSettings(**vars(study), config=json.loads(config.to_json()))
     _claim(out, settings)
     world = _World(study, model_sizes(compose(config)).vision.image_size)
     truth, pictures = world.examination()
 
-    rows = []
+    runs = []
     for seed in study.seeds:
-        general = out / "runs" / f"general-{seed}"
-        plan = [("none", False, 0, general)]
-        plan += [
-            (captions, replay, size, out / "runs" / f"{captions}-{replay:d}-{size}-{seed}")
+        general = Arm(captions="none", replay=False, images=0, seed=seed)
+        arms = [
+            Arm(captions=captions, replay=replay, images=size, seed=seed)
             for captions in CAPTIONS
             for replay in (False, True)
             for size in study.sizes
         ]
-        for captions, replay, size, workdir in plan:
-            row = {"captions": captions, "replay": replay, "images": size, "seed": seed}
-            kept = workdir / "features.npz"
-            if not kept.exists():
-                _train(config, world, out, row, workdir, general)
-                _encode(workdir, world, captions, pictures, kept)
-                if size:
+        for arm in (general, *arms):
+            workdir = out / "runs" / _name(arm)
+            features = workdir / "features.npz"
+            if not features.exists():
+                _train(config, world, out, arm)
+                _encode(workdir, world, arm.captions, pictures, features)
+                if arm.images:
                     shutil.rmtree(workdir / "checkpoints")  # many, and needed no more
-            with np.load(kept, allow_pickle=False) as stored:
-                rows.append(row | measure(stored["pictures"], truth, stored["names"]))
-            say(_one_line(rows[-1]))
-    found = {"analysis": "scaling", "settings": settings, "runs": rows}
-    files.write_json(out / "scaling.json", found)
-    files.write_csv(out / "scaling.csv", rows, list(rows[-1]))
-    files.write_text(out / "scaling.svg", scaling_curves(found))
-    return found
+            with np.load(features, allow_pickle=False) as stored:
+                measures = measure(stored["pictures"], truth, stored["names"])
+            runs.append(Run(**vars(arm), **vars(measures)))
+            say(_one_line(runs[-1]))
+    study_result = Scaling(settings=settings, runs=runs)
+    schema.write(out / "scaling.json", study_result)
+    files.write_csv(out / "scaling.csv", map(vars, runs), list(vars(runs[-1])))
+    files.write_text(out / "scaling.svg", scaling_curves(study_result))
+    return study_result
 
 
-def _claim(out: Path, settings: dict) -> None:
+def _claim(out: Path, settings: ScalingSettings) -> None:
     path = out / "settings.json"
-    if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != settings:
-            raise UsageError(f"--out {out} holds a study with other settings; name another folder")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, settings)
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        schema.write(path, settings)
+    elif schema.read(path, ScalingSettings) != settings:
+        raise UsageError(f"--out {out} holds a study with other settings; name another folder")
 
 
-def _one_line(row: dict) -> str:
-    name = f"{row['captions']} captions{', replay' * row['replay']}"
-    rho = [row[f"rho_{variant}"] for variant in ("sex", "life_stage")]
-    sex, stage = ("unknown" if value is None else f"{value:.3f}" for value in rho)
+def _name(arm: Arm) -> str:
+    if not arm.images:
+        return f"general-{arm.seed}"
+    return f"{arm.captions}-{arm.replay:d}-{arm.images}-{arm.seed}"
+
+
+def _one_line(run: Run) -> str:
+    name = f"{run.captions} captions{', replay' * run.replay}"
+    shares = (run.rho_sex, run.rho_life_stage)
+    sex, stage = ("unknown" if share is None else f"{share:.3f}" for share in shares)
     return (
-        f"{row['images']:,} pictures, {name}: zero-shot {row['zero_shot_top1']:.3f}, traits"
-        f" {row['trait_alignment']:.3f}, rho {sex} (sex) and {stage} (life stage)"
+        f"{run.images:,} pictures, {name}: zero-shot {run.zero_shot_top1:.3f}, traits"
+        f" {run.trait_alignment:.3f}, rho {sex} (sex) and {stage} (life stage)"
     )
 
 
@@ -172,19 +162,21 @@ class _World:
 
     def records(self, captions: str, size: int) -> Iterator[Record]:
         """Training pictures."""
-        for one in self._order[:size]:
-            yield self._photograph(one, self.taxon(one.species, captions), {})
+        for individual in self._order[:size]:
+            yield self._photograph(individual, self.taxon(individual.species, captions), {})
 
     def general(self) -> Iterator[Record]:
         """Pictures of the other tree, with captions that describe some of what can be seen."""
         drawn = draw_individuals(1, self._general, GENERAL)
-        for one in (one for split in drawn.values() for one in split):
-            rng = np.random.default_rng((1, 9, one.number))
-            said = {"caption": description(look_of(one), rng)}
-            yield self._photograph(one, Taxon(), said, seed=1)
+        for individual in itertools.chain(*drawn.values()):
+            rng = np.random.default_rng((1, 9, individual.number))
+            labels = {"caption": description(look_of(individual), rng)}
+            yield self._photograph(individual, Taxon(), labels, seed=1)
 
-    def _photograph(self, one, taxon: Taxon, labels: dict, seed: int = 0) -> Record:
-        record = photograph(seed, one, self.image_size)
+    def _photograph(
+        self, individual: Individual, taxon: Taxon, labels: dict, seed: int = 0
+    ) -> Record:
+        record = photograph(seed, individual, self.image_size)
         ranks = dict(zip(RANKS, taxon.ranks, strict=True))
         record |= ranks | {"scientificName": taxon.scientific_name, "vernacularName": ""}
         return record | {"labels": labels}
@@ -192,47 +184,49 @@ class _World:
     def examination(self) -> tuple[Truth, list[bytes]]:
         """Pictures to measure with, as many of each sex and life stage, and their truth."""
         pictures, rows = [], []
-        number = 1 << 20  # beyond those of the training
+        numbers = itertools.count(1 << 20)  # beyond those of the training
         rng = np.random.default_rng((0, 10))
         for which, species in enumerate(self.species):
-            for male, juvenile in np.ndindex(2, 2):
-                for _ in range(PER_CELL):
-                    habitat = draw_habitat(species, rng.random())
-                    one = Individual(number, species, bool(male), bool(juvenile), habitat)
-                    pictures.append(photograph(0, one, self.image_size)["image"])
-                    rows.append((which, male, juvenile))
-                    number += 1
-        return Truth(self.species, *np.asarray(rows).T), pictures
+            for male, juvenile, _ in np.ndindex(2, 2, PER_CELL):
+                individual = Individual(
+                    number=next(numbers),
+                    species=species,
+                    male=bool(male),
+                    juvenile=bool(juvenile),
+                    habitat=draw_habitat(species, rng.random()),
+                )
+                pictures.append(photograph(0, individual, self.image_size)["image"])
+                rows.append((which, male, juvenile))
+        of_picture, male, juvenile = np.asarray(rows).T
+        truth = Truth(species=self.species, of_picture=of_picture, male=male, juvenile=juvenile)
+        return truth, pictures
 
 
 # ---- Training and measuring
 
 
-def _train(
-    config: ConfigDict, world: _World, out: Path, row: dict, workdir: Path, general: Path
-) -> None:
+def _train(config: ConfigDict, world: _World, out: Path, arm: Arm) -> None:
     """One run; its pictures are made if they are not there."""
-    replay_folder = out / "pictures" / "general"
-    folder = out / "pictures" / f"{row['captions']}-{row['images']}"
-    if not row["images"]:
-        folder = replay_folder
+    general = out / "pictures" / "general"
+    folder = out / "pictures" / f"{arm.captions}-{arm.images}" if arm.images else general
     if not folder.exists():
-        found = world.records(row["captions"], row["images"]) if row["images"] else world.general()
-        labels = () if row["images"] else ("caption",)
-        write_dataset({"train": found}, folder, name="study", description="", label_names=labels)
-    config = ConfigDict(config.to_dict())
-    config.seed = row["seed"]
-    config.compile_cache = str((out / "compile_cache").resolve())
-    config.data.dir = str(folder)
-    if row["images"]:
-        config.init = str(general)
+        records = world.records(arm.captions, arm.images) if arm.images else world.general()
+        labels = () if arm.images else ("caption",)
+        write_dataset({"train": records}, folder, name="study", description="", label_names=labels)
+    recipe = config.to_dict()
+    recipe["seed"] = arm.seed
+    recipe["compile_cache"] = str((out / "compile_cache").resolve())
+    recipe["data"]["dir"] = str(folder)
+    if arm.images:
+        recipe["init"] = str(out / "runs" / f"general-{arm.seed}")
     else:
-        config.train.steps *= GENERAL_STEPS
-    if row["replay"]:
-        config.data.replay_dir = str(replay_folder)
+        recipe["train"]["steps"] *= GENERAL_STEPS
+    if arm.replay:
+        recipe["data"]["replay_dir"] = str(general)
     else:
-        config.train.replay_batch_size = 0
-    train.run(compose(config), workdir)
+        recipe["train"]["replay_batch_size"] = 0
+    workdir = out / "runs" / _name(arm)
+    train.run(compose(ConfigDict(recipe)), workdir)
     if not (workdir / "done.json").exists():
         raise UserError(f"{workdir}: stopped before its end; the same command goes on")
 

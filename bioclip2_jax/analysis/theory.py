@@ -30,6 +30,7 @@ compares captions that spell out a lineage with captions that share nothing.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ import numpy as np
 
 from bioclip2_jax.analysis import linear_encoder
 from bioclip2_jax.analysis.linear_encoder import World
+from bioclip2_jax.evaluation import findings
+from bioclip2_jax.evaluation.findings import Setting
 
 STEPS = 1024
 REPLICATES = 8
@@ -47,30 +50,6 @@ TREE_DIM = 128
 TREE_RATE = 1.0  # slower learning leaves the images where the factors put them
 MORPHOLOGY = 8  # factors that evolve along the tree
 LOOKS = 48  # factors in which every species differs from every other
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One setting of the first experiment.
-
-    Attributes:
-      species: K.
-      dim: d of the embeddings.
-      scale: inverse temperature beta.
-      cosine: between any two prototypes: 0 is orthonormal, 1 all the same.
-      strength: length of the variants' difference, where species have length 1.
-      overlap: share, as a cosine, of the difference that looks like another species.
-      shared: the same factor makes the variants of all species (as size may), instead of one
-        factor a species. In the latter case embeddings of the variants are free parameters.
-    """
-
-    species: int = 16
-    dim: int = 64
-    scale: float = 30.0
-    cosine: float = 0.0
-    strength: float = 1.0
-    overlap: float = 0.0
-    shared: bool = True
 
 
 SWEEPS = {
@@ -88,7 +67,7 @@ def run(
     steps: int = STEPS,
     replicates: int = REPLICATES,
     say: Callable[[str], None] = lambda line: None,
-) -> dict:
+) -> findings.Theory:
     """Both experiments; about a minute on two cores.
 
     Args:
@@ -96,35 +75,28 @@ def run(
       steps: of training.
       replicates: worlds whose mean is reported; the standard error goes to `..._se`.
       say: told what was measured, line by line.
-
-    Returns:
-      `theory.json`: `orthogonality` has rows of `Setting`, `step`, `chance`, `stiffness_ratio`
-      and `linear_encoder.Measures`, `sweep` names the setting that varies ("course": none, every
-      reported step is a row); `hierarchy` has rows of `hierarchy`.
     """
+    marks = _marks(steps)
     rows = []
     for shared in (True, False):
-        course = orthogonality(
-            Setting(shared=shared), seed, marks=_marks(steps), replicates=replicates
-        )
-        rows += [{"sweep": "course"} | row for row in course]
+        rows += orthogonality(Setting(shared=shared), seed, marks=marks, replicates=replicates)
     for name, values in SWEEPS.items():
         for value in values:
             setting = dataclasses.replace(Setting(), **{name: value})
-            row = orthogonality(setting, seed, marks=_marks(steps), replicates=replicates)[-1]
-            rows.append({"sweep": name} | row)
+            rows += orthogonality(setting, seed, marks=marks, replicates=replicates, sweep=name)[
+                -1:
+            ]
             say(
-                f"{name} {value:g}: rho {row['rho']:.3f} (chance {row['chance']:.3f}), difference"
-                f" {row['difference']:.2f}"
+                f"{name} {value:g}: rho {rows[-1].rho:.3f} (chance {rows[-1].chance:.3f}),"
+                f" difference {rows[-1].difference:.2f}"
             )
-    settings = {"seed": seed, "steps": steps, "replicates": replicates}
-    settings |= {"base": dataclasses.asdict(Setting()), "branches": list(BRANCHES)}
-    return {
-        "analysis": "theory",
-        "settings": settings,
-        "orthogonality": rows,
-        "hierarchy": hierarchy(seed, marks=_marks(steps), replicates=replicates),
-    }
+    return findings.Theory(
+        settings=findings.TheorySettings(
+            seed=seed, steps=steps, replicates=replicates, base=Setting(), branches=BRANCHES
+        ),
+        orthogonality=rows,
+        hierarchy=hierarchy(seed, marks=marks, replicates=replicates),
+    )
 
 
 def stiffness_ratio(species: int, scale: float, cosine: float = 0.0) -> float:
@@ -155,28 +127,39 @@ def even_prototypes(rng: np.random.Generator, species: int, dim: int, cosine: fl
 
 
 def orthogonality(
-    setting: Setting, seed: int, *, marks: tuple[int, ...], replicates: int = REPLICATES
-) -> list[dict]:
+    setting: Setting,
+    seed: int,
+    *,
+    marks: tuple[int, ...],
+    replicates: int = REPLICATES,
+    sweep: str = "course",
+) -> list[findings.Orthogonality]:
     """Trains a linear encoder in one setting and measures the variants at the marks.
 
     Factors: one a species, one or K for the variants, `POSES` of noise. All start as random
-    directions, so that rho starts at chance. `pull_inside` and `pull_outside` are the rates of
-    `linear_encoder.pulls`.
+    directions, so that rho starts at chance.
     """
     worlds = [_world(setting, np.random.default_rng([seed, 1, i])) for i in range(replicates)]
     stacked = _stack(worlds)
     weights = linear_encoder.initial_weights(jax.random.key(seed), stacked)
     weights = linear_encoder.train(stacked, weights, setting.scale, jax.random.key(seed + 1), marks)
-    fixed = dataclasses.asdict(setting) | {"chance": chance(setting.species, setting.dim)}
-    fixed["stiffness_ratio"] = stiffness_ratio(setting.species, setting.scale, setting.cosine)
     rows = []
     for place, step in enumerate(marks):
-        found = []
-        for world, own in zip(worlds, np.asarray(weights)[:, place], strict=True):
-            row = linear_encoder.measure(world, own, setting.scale, seed)._asdict()
-            inside, outside = linear_encoder.pulls(world, own, setting.scale)
-            found.append(row | {"pull_inside": inside, "pull_outside": outside})
-        rows.append(fixed | {"step": step} | _mean(found))
+        measures = []
+        for world, encoder in zip(worlds, np.asarray(weights)[:, place], strict=True):
+            row = linear_encoder.measure(world, encoder, setting.scale, seed)._asdict()
+            inside, outside = linear_encoder.pulls(world, encoder, setting.scale)
+            measures.append(row | {"pull_inside": inside, "pull_outside": outside})
+        rows.append(
+            findings.Orthogonality(
+                **vars(setting),
+                sweep=sweep,
+                chance=chance(setting.species, setting.dim),
+                stiffness_ratio=stiffness_ratio(setting.species, setting.scale, setting.cosine),
+                step=step,
+                **_mean(measures),
+            )
+        )
     return rows
 
 
@@ -189,15 +172,18 @@ def _world(setting: Setting, rng: np.random.Generator) -> World:
     poses = np.zeros((count, POSES))
     noise = np.zeros(count + variants.shape[1] + POSES)
     noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
+    differences = np.concatenate([setting.overlap * another, share * variants, poses], axis=1)
     return _as_world(
-        np.concatenate([own, np.zeros_like(variants), poses], axis=1),
-        setting.strength * np.concatenate([setting.overlap * another, share * variants, poses], 1),
-        noise,
-        even_prototypes(rng, count, setting.dim, setting.cosine),
+        species=np.concatenate([own, np.zeros_like(variants), poses], axis=1),
+        differences=setting.strength * differences,
+        noise=noise,
+        prototypes=even_prototypes(rng, count, setting.dim, setting.cosine),
     )
 
 
-def hierarchy(seed: int, *, marks: tuple[int, ...], replicates: int = REPLICATES) -> list[dict]:
+def hierarchy(
+    seed: int, *, marks: tuple[int, ...], replicates: int = REPLICATES
+) -> list[findings.Hierarchy]:
     """Captions that spell out the lineage against captions that share nothing.
 
     Assumptions: captions are fixed. A hierarchical one is the sum of a vector a rank, all
@@ -207,12 +193,9 @@ def hierarchy(seed: int, *, marks: tuple[int, ...], replicates: int = REPLICATES
     clades), `LOOKS` factors of no meaning, and a variant factor that all species share. Half of the
     species of each genus are never trained on.
 
-    Returns:
-      Rows for `captions` "hierarchical" or "flat", `space` "captions", "seen" or "unseen" (the
-      mean images of these species) and `step`. Spearman correlations over pairs of species between
-      the distance in that space and: `tree`, ranks apart; `phylogenetic`, the difference in one
-      morphological factor; `ecological`, in the ecological one; `ecological_in_genus`, the same
-      over pairs of a genus. Seen species have `chance` and `linear_encoder.Measures`, too.
+    Correlations are over pairs of species, between their distance in a space and: `tree`, ranks
+    apart; `phylogenetic`, the difference in one morphological factor; `ecological`, in the
+    ecological one; `ecological_in_genus`, the same over pairs of a genus.
     """
     ancestry = np.stack(
         [np.arange(math.prod(BRANCHES)) // math.prod(BRANCHES[i + 1 :]) for i in range(4)], axis=1
@@ -222,7 +205,7 @@ def hierarchy(seed: int, *, marks: tuple[int, ...], replicates: int = REPLICATES
     scale = Setting().scale
     rows = []
     for captions in ("hierarchical", "flat"):
-        worlds = [tree.world(getattr(tree, captions)) for tree in drawn]
+        worlds = [tree.world(tree.captions[captions]) for tree in drawn]
         trained = _stack([_part(world, seen) for world in worlds])
         # The same start for both kinds of captions.
         weights = linear_encoder.initial_weights(jax.random.key(seed + 2), trained)
@@ -230,21 +213,25 @@ def hierarchy(seed: int, *, marks: tuple[int, ...], replicates: int = REPLICATES
         weights = np.asarray(
             linear_encoder.train(trained, weights, scale, key, marks, rate=TREE_RATE)
         )
-        texts = [tree.order(np.asarray(getattr(tree, captions))[seen], seen) for tree in drawn]
-        rows.append({"captions": captions, "space": "captions", "step": marks[-1]} | _mean(texts))
+        texts = [tree.order(tree.captions[captions][seen], seen) for tree in drawn]
+        rows.append(
+            findings.Hierarchy(captions=captions, space="captions", step=marks[-1], **_mean(texts))
+        )
         for place, step in enumerate(marks):
+            encoders = list(zip(drawn, worlds, weights[:, place], strict=True))
             for space, part in (("seen", seen), ("unseen", ~seen)):
-                found = []
-                for tree, world, own in zip(drawn, worlds, weights[:, place], strict=True):
-                    images = np.asarray(world.species)[part] @ own
-                    row = tree.order(images, part)
-                    if space == "seen":
-                        measured = linear_encoder.measure(_part(world, seen), own, scale, seed)
-                        row |= measured._asdict()
-                    found.append(row)
-                row = {"captions": captions, "space": space, "step": step} | _mean(found)
+                images = [
+                    tree.order(np.asarray(world.species)[part] @ encoder, part)
+                    for tree, world, encoder in encoders
+                ]
+                row = findings.Hierarchy(captions=captions, space=space, step=step, **_mean(images))
                 if space == "seen":
-                    row["chance"] = chance(int(seen.sum()), TREE_DIM)
+                    measures = [
+                        linear_encoder.measure(_part(world, seen), encoder, scale, seed)._asdict()
+                        for _, world, encoder in encoders
+                    ]
+                    random_rho = chance(int(seen.sum()), TREE_DIM)
+                    row = findings.SeenHierarchy(**vars(row), chance=random_rho, **_mean(measures))
                 rows.append(row)
     return rows
 
@@ -256,15 +243,17 @@ class _Tree:
         self.ancestry = ancestry
         ranks = ancestry.shape[1]
         steps = [rng.normal(size=(taxa.max() + 1, MORPHOLOGY))[taxa] for taxa in ancestry.T]
-        self.morphology = sum(steps) / math.sqrt(ranks)
+        self.morphology = np.sum(steps, axis=0) / math.sqrt(ranks)
         self.ecology = rng.normal(size=len(ancestry))
         self.looks = rng.normal(size=(len(ancestry), LOOKS)) / math.sqrt(LOOKS)
         counts = ancestry.max(axis=0) + 1
         words = np.linalg.qr(rng.normal(size=(TREE_DIM, counts.sum())))[0].T
         starts = np.cumsum(counts) - counts
-        self.hierarchical = sum(words[starts[i] + ancestry[:, i]] for i in range(ranks))
-        self.hierarchical /= math.sqrt(ranks)
-        self.flat = words[starts[-1] + ancestry[:, -1]]
+        by_rank = [words[starts[i] + ancestry[:, i]] for i in range(ranks)]
+        self.captions = {
+            "hierarchical": np.sum(by_rank, axis=0) / math.sqrt(ranks),
+            "flat": by_rank[-1],
+        }
 
     def world(self, prototypes: np.ndarray) -> World:
         shown = np.concatenate([self.morphology, self.ecology[:, None]], axis=1)
@@ -274,7 +263,12 @@ class _Tree:
         differences[:, shown.shape[1]] = 1
         noise = np.zeros(differences.shape[1])
         noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
-        return _as_world(np.concatenate([shown, hidden], axis=1), differences, noise, prototypes)
+        return _as_world(
+            species=np.concatenate([shown, hidden], axis=1),
+            differences=differences,
+            noise=noise,
+            prototypes=prototypes,
+        )
 
     def order(self, vectors: np.ndarray, part: np.ndarray) -> dict[str, float]:
         """Spearman correlations of distances between the species of a part with their traits."""
@@ -293,7 +287,7 @@ class _Tree:
         pairs["ecological_in_genus"] = (far[genus], niche[genus])
         # Distances that are all the same order nothing.
         return {
-            name: float(spearmanr(x, y)[0]) if np.ptp(x) > 0 else 0.0
+            name: float(np.asarray(spearmanr(x, y))[0]) if np.ptp(x) > 0 else 0.0
             for name, (x, y) in pairs.items()
         }
 
@@ -303,24 +297,25 @@ def _marks(steps: int) -> tuple[int, ...]:
     return (0, *sorted({steps // 4**i for i in range(5)} - {0}))
 
 
-def _as_world(*arrays: np.ndarray) -> World:
-    return World(*(jnp.asarray(x, jnp.float32) for x in arrays))
+def _as_world(**arrays: np.ndarray) -> World:
+    return World(**{name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()})
 
 
 def _stack(worlds: list[World]) -> World:
-    return World(*(jnp.stack(arrays) for arrays in zip(*worlds, strict=True)))
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *worlds)
 
 
 def _part(world: World, part: np.ndarray) -> World:
-    return World(world.species[part], world.differences[part], world.noise, world.prototypes[part])
+    species, differences = world.species[part], world.differences[part]
+    prototypes = world.prototypes[part]
+    return world._replace(species=species, differences=differences, prototypes=prototypes)
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+def _mean(rows: list[dict[str, float]]) -> dict[str, Any]:
     """Means over the replicates, and their standard errors as `..._se`."""
-    out = {}
+    means = {}
     for name in rows[0]:
         values = np.asarray([row[name] for row in rows])
-        out[name] = float(values.mean())
         spread = values.std(ddof=1) if len(values) > 1 else 0.0
-        out[f"{name}_se"] = float(spread / math.sqrt(len(values)))
-    return out
+        means |= {name: float(values.mean()), f"{name}_se": float(spread / math.sqrt(len(values)))}
+    return means

@@ -10,6 +10,7 @@ import numpy as np
 
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation.findings import BetweenSettings
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
@@ -17,25 +18,6 @@ SPECIES_COLUMNS = ("scientificname", "species", "binomial", "species1")  # as `n
 _MISSING = ("", "na", "n/a", "nan", "null")
 _NO_NUMBER = (*_MISSING, "none")
 _NO_CLASS = (*_MISSING, "unknown")  # "none" is a class, such as that of birds without a crest
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to look for between species.
-
-    Attributes:
-      table: CSV with a row for a species; None takes the labels of the pictures.
-      species_column: of the table; None finds it.
-      continuous: names of numeric traits.
-      logarithms: of those, the ones whose logarithm is looked for.
-      discrete: names of traits with classes.
-    """
-
-    table: str | None = None
-    species_column: str | None = None
-    continuous: Sequence[str] = ()
-    logarithms: Sequence[str] = ()
-    discrete: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -199,7 +181,7 @@ def read_table(path: str | Path, species_column: str | None = None) -> TraitTabl
 
 
 def known_traits(
-    store: Store, species: SpeciesList, wanted: Wanted, place: str
+    store: Store, species: SpeciesList, wanted: BetweenSettings, place: str
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Name → values [s] of the continuous traits, NaN unknown, and of the discrete, "" unknown.
 

@@ -23,46 +23,23 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation.findings import Interval, Variants
 
 BOOTSTRAPS = 2000
 MIN_IMAGES = 2  # of each variant
 MIN_FOR_RHO = 4  # of each variant, for the scatter inside a half
 HALVINGS = 24  # in all, but at least one a species: many species average on their own
+_TIE = 1e-12  # divisions that are the same differ by rounding
 
 
-@dataclass(frozen=True)
-class SpeciesWithin:
-    """One species with both variants.
-
-    Attributes:
-      species: its number.
-      counts: pictures of variants 0 and 1.
-      rho: corrected for noise; None where the difference does not exceed its noise, or with fewer
-        than four pictures of a variant. Not clipped: an orthogonal difference is as often below 0
-        as above.
-      rho_raw: with U from all pictures, not corrected.
-      rho_p: share of random divisions of the same pictures whose difference lies inside U at most
-        as much; small means more orthogonal than the variation between individuals.
-      fisher: ||m1 - m2||^2 / (tr S1 + tr S2), S the covariance inside a variant.
-      fisher_removed: the same after U is projected out.
-      fisher_p: share of random divisions whose means differ at least as much.
-      signal, inside: unbiased estimates of ||v||^2 and ||U'v||^2; None where rho needs more
-        pictures.
-    """
+@dataclass(frozen=True, kw_only=True)
+class SpeciesWithin(Variants):
+    """One species with both variants; `species` is its number."""
 
     species: int
-    counts: tuple[int, int]
-    rho: float | None
-    rho_raw: float
-    rho_p: float
-    fisher: float
-    fisher_removed: float
-    fisher_p: float
-    signal: float
-    inside: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Within:
     """Over all species with both variants.
 
@@ -84,19 +61,19 @@ class Within:
     dimensions: int
     species: list[SpeciesWithin]
     rho: float | None
-    rho_interval: tuple[float, float] | None
+    rho_interval: Interval | None
     rho_raw: float
     halves: float
     null_mean: float
     p: float
     random_direction: float
     fisher: float
-    fisher_interval: tuple[float, float] | None
+    fisher_interval: Interval | None
     fisher_removed: float
-    fisher_removed_interval: tuple[float, float] | None
+    fisher_removed_interval: Interval | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     """Three species in three dimensions, as in the paper's figure.
 
@@ -148,66 +125,64 @@ def within(
     features = np.asarray(features, np.float64)
     names, numbers = np.unique(np.asarray(species), return_inverse=True)
     variants = np.asarray(variants)
-    means = np.stack(
-        [_species_mean(features[numbers == k], variants[numbers == k]) for k in range(len(names))]
-    )
+    pictures_of = [np.flatnonzero(numbers == number) for number in range(len(names))]
+    means = np.stack([_species_mean(features[rows], variants[rows]) for rows in pictures_of])
     dimensions = check_dimensions(len(names), features.shape[1], dimensions)
     basis = _basis(means, dimensions)
-    tables = [np.bincount(variants[(numbers == k) & (variants >= 0)], minlength=2)
-              for k in range(len(names))]  # fmt: skip
-    measured = [k for k, table in enumerate(tables) if table.min() >= MIN_IMAGES]
-    entries, shares, nulls = [], [], []
-    for number in measured:
-        rows = np.flatnonzero((numbers == number) & (variants >= 0))
-        others = np.delete(means, number, axis=0)
-        rng = np.random.default_rng((seed, number))
-        halvings = -(-HALVINGS // len(measured))
-        # Its matrices are small: threads would wait for each other longer than they work.
-        with threadpool_limits(1):
-            entry, share, null = _one_species(
-                features[rows], variants[rows], others, basis, permutations, halvings, rng
-            )
-        counts = (int(tables[number][0]), int(tables[number][1]))
-        entries.append(SpeciesWithin(names[number].item(), counts, *entry))
-        shares.append(share)
-        nulls.append(null)
-    if not entries:
+    labelled = [rows[variants[rows] >= 0] for rows in pictures_of]
+    measured = [
+        number
+        for number, rows in enumerate(labelled)
+        if np.bincount(variants[rows], minlength=2).min() >= MIN_IMAGES
+    ]
+    if not measured:
         raise UserError(
             f"no species has {MIN_IMAGES} pictures of each variant: there is nothing to compare"
         )
+    entries, shares, nulls = [], [], []
+    for number in measured:
+        rows = labelled[number]
+        # Its matrices are small: threads would wait for each other longer than they work.
+        with threadpool_limits(1):
+            entry, share, null = _one_species(
+                features[rows],
+                variants[rows],
+                species=names[number].item(),
+                others=np.delete(means, number, axis=0),
+                basis=basis,
+                permutations=permutations,
+                halvings=-(-HALVINGS // len(measured)),
+                rng=np.random.default_rng((seed, number)),
+            )
+        entries.append(entry)
+        shares.append(share)
+        nulls.append(null)
     null = np.mean(nulls, axis=0)
     pairs = np.asarray([(e.inside, e.signal) for e in entries if e.inside is not None])
     pairs = pairs.reshape(-1, 2)
     rng = np.random.default_rng((seed, len(names)))
     draws = rng.integers(len(entries), size=(BOOTSTRAPS, len(entries)))
     pair_draws = rng.integers(max(len(pairs), 1), size=(BOOTSTRAPS, len(pairs)))
-
-    def interval(values: np.ndarray, count: int = len(entries)) -> tuple[float, float] | None:
-        if count < 3:
-            return None
-        low, high = np.quantile(values, (0.025, 0.975))
-        return float(low), float(high)
-
-    def mean(name: str) -> tuple[float, tuple[float, float] | None]:
-        values = np.asarray([getattr(entry, name) for entry in entries])
-        return float(values.mean()), interval(values[draws].mean(axis=1))
-
     sums = pairs[pair_draws].sum(axis=1)
     inside, signal = pairs.sum(axis=0)
     ratios = sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
-    known = signal > 0 and not np.isnan(ratios).any()
+    bounded = signal > 0 and not np.isnan(ratios).any()
+    fisher = np.asarray([entry.fisher for entry in entries])
+    fisher_removed = np.asarray([entry.fisher_removed for entry in entries])
     return Within(
-        dimensions,
-        entries,
-        float(inside / signal) if signal > 0 else None,
-        interval(ratios, len(pairs)) if known else None,
-        mean("rho_raw")[0],
-        float(np.mean(shares)),
-        float(null.mean()),
-        _share(null <= np.mean(shares) + _TIE),
-        dimensions / features.shape[1],
-        *mean("fisher"),
-        *mean("fisher_removed"),
+        dimensions=dimensions,
+        species=entries,
+        rho=float(inside / signal) if signal > 0 else None,
+        rho_interval=_interval(ratios, len(pairs)) if bounded else None,
+        rho_raw=float(np.mean([entry.rho_raw for entry in entries])),
+        halves=float(np.mean(shares)),
+        null_mean=float(null.mean()),
+        p=_share(null <= np.mean(shares) + _TIE),
+        random_direction=dimensions / features.shape[1],
+        fisher=float(fisher.mean()),
+        fisher_interval=_interval(fisher[draws].mean(axis=1), len(entries)),
+        fisher_removed=float(fisher_removed.mean()),
+        fisher_removed_interval=_interval(fisher_removed[draws].mean(axis=1), len(entries)),
     )
 
 
@@ -266,20 +241,24 @@ def panel(
     centre = centres.mean(axis=0)
     inside = ((differences @ plane) ** 2).sum(axis=1)
     return Panel(
-        (features[rows] - centre) @ axes,
-        place,
-        variants[rows],
-        (means - centre) @ axes,
-        float((inside / np.maximum((differences**2).sum(axis=1), 1e-300)).mean()),
+        points=(features[rows] - centre) @ axes,
+        species=place,
+        variants=variants[rows],
+        means=(means - centre) @ axes,
+        rho=float((inside / np.maximum((differences**2).sum(axis=1), 1e-300)).mean()),
     )
-
-
-_TIE = 1e-12  # divisions that are the same differ by rounding
 
 
 def _share(hits: np.ndarray) -> float:
     """Permutation p-value; the observed case counts itself."""
     return float((1 + hits.sum()) / (1 + len(hits)))
+
+
+def _interval(draws: np.ndarray, num_species: int) -> Interval | None:
+    if num_species < 3:
+        return None
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _species_mean(features: np.ndarray, variants: np.ndarray) -> np.ndarray:
@@ -313,13 +292,15 @@ def _difference_weights(
 def _one_species(
     features: np.ndarray,
     variants: np.ndarray,
+    *,
+    species: int,
     others: np.ndarray,
     basis: np.ndarray,
     permutations: int,
     halvings: int,
     rng: np.random.Generator,
-) -> tuple[tuple, float, np.ndarray]:
-    """The fields of `SpeciesWithin` after `counts`; the halves' raw rho, observed and permuted."""
+) -> tuple[SpeciesWithin, float, np.ndarray]:
+    """Also returns the halves' raw rho, observed and permuted."""
     counts = np.bincount(variants)
     means = np.stack([features[variants == variant].mean(axis=0) for variant in (0, 1)])
     residuals = features - means[variants]
@@ -352,15 +333,17 @@ def _one_species(
     signal = length - squares @ (1 / (spare * counts[variants]))
     spread = float(squares @ (1 / spare))
     flat_spread = float(((residuals @ basis) ** 2).sum(axis=1) @ (1 / spare))
-    entry = (
-        inside / signal if enough and signal > 0 else None,
-        flat_length / max(length, 1e-300),
-        _share(null <= observed + _TIE),
-        length / max(spread, 1e-300),
-        (length - flat_length) / max(spread - flat_spread, 1e-300),
-        _share(permuted >= length * (1 - _TIE)),
-        float(signal),
-        float(inside) if enough else None,
+    entry = SpeciesWithin(
+        species=species,
+        counts=(int(counts[0]), int(counts[1])),
+        rho=float(inside / signal) if enough and signal > 0 else None,
+        rho_raw=flat_length / max(length, 1e-300),
+        rho_p=_share(null <= observed + _TIE),
+        fisher=length / max(spread, 1e-300),
+        fisher_removed=(length - flat_length) / max(spread - flat_spread, 1e-300),
+        fisher_p=_share(permuted >= length * (1 - _TIE)),
+        signal=float(signal),
+        inside=float(inside) if enough else None,
     )
     return entry, observed, null
 

@@ -2,6 +2,7 @@
 
 import click
 
+from bioclip2_jax.evaluation import findings
 from bioclip2_jax.text.taxonomy import RANKS
 
 # Shared by the analyses of kept features.
@@ -54,24 +55,14 @@ def analyze() -> None:
     "--leave-out",
     default="family",
     show_default=True,
-    type=click.Choice(RANKS[:6]),
+    type=click.Choice(RANKS[:-1]),
     help="Rank of the clades that are predicted from the others.",
 )
 @_MIN_IMAGES
 @_SPLIT
 @_PERMUTATIONS
 @_SEED
-def between(
-    features: str,
-    out: str,
-    table: str | None,
-    species_column: str | None,
-    continuous: tuple[str, ...],
-    logarithms: tuple[str, ...],
-    discrete: tuple[str, ...],
-    leave_out: str,
-    **options,
-) -> None:
+def between(features: str, out: str, **options) -> None:
     """Are the species ordered by how they live, though the model was told nothing of it?
 
     Every trait is predicted for clades that the prediction has not seen, and its distances between
@@ -87,12 +78,10 @@ def between(
         --log-trait Mass --trait Hand-Wing.Index --label Habitat --out analysis
     """
     from bioclip2_jax.analysis import run as program
-    from bioclip2_jax.analysis.traits import Wanted
 
-    wanted = Wanted(table, species_column, continuous, logarithms, discrete)
-    result = program.between(features, out, wanted, leave_out=leave_out, **options)
-    for row in result["continuous"] + result["discrete"]:
-        click.echo(program.trait_line(row))
+    result = program.between(features, out, findings.BetweenSettings(**options))
+    for row in (*result.continuous, *result.discrete):
+        click.echo(_trait_line(row))
 
 
 @analyze.command(short_help="Find sex or life stage across the species' differences.")
@@ -118,7 +107,14 @@ def between(
 @_SPLIT
 @_PERMUTATIONS
 @_SEED
-def within(features: str, out: str, label: str, values: tuple[str, str] | None, **options) -> None:
+def within(
+    features: str,
+    out: str,
+    label: str,
+    values: tuple[str, str] | None,
+    dimensions: int | None,
+    **options,
+) -> None:
     """Does the difference of two variants lie across the differences between species?
 
     rho is the share of it that lies inside the subspace which the species span: 0 is orthogonal.
@@ -134,8 +130,11 @@ def within(features: str, out: str, label: str, values: tuple[str, str] | None, 
     """
     from bioclip2_jax.analysis import run as program
 
-    result = program.within(features, out, label, values or None, **options)
-    for line in program.within_lines(result):
+    settings = findings.WithinSettings(**options)
+    result = program.within(
+        features, out, label, values or None, dimensions=dimensions, settings=settings
+    )
+    for line in _within_lines(result):
         click.echo(line)
 
 
@@ -194,5 +193,52 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
         numbers = tuple(int(part) for part in sizes.split(","))
     except ValueError as error:
         raise UsageError(f"--sizes {sizes}: whole numbers with commas, such as 500,1500") from error
-    study = program.Study(numbers, species, tuple(range(seeds)))
+    study = findings.Study(sizes=numbers, num_species=species, seeds=tuple(range(seeds)))
     program.run(parse_recipe(arguments), study, out, click.echo)
+
+
+def _trait_line(row: findings.ContinuousTrait | findings.DiscreteTrait) -> str:
+    """An entry of `continuous` or `discrete` of a between result, in one line."""
+    if isinstance(row, findings.DiscreteTrait):
+        return (
+            f"{row.label}: accuracy {row.accuracy:.2f} with {row.clade} left out, chance"
+            f" {row.chance:.2f} ({_p(row.accuracy_p)}), silhouette {_r(row.separation)}"
+            f" ({_p(row.separation_p)}), {row.num_species} species"
+        )
+    inside = ""
+    if row.within_clade_r is not None:
+        inside = f", inside clades r {_r(row.within_clade_r)} ({_p(row.within_clade_p)})"
+    return (
+        f"{row.trait}: r {_r(row.ridge_r)}, R2 {_r(row.ridge_r2)} with {row.clade} left out"
+        f" ({_p(row.ridge_p)}){inside}, distances {_r(row.spearman)} ({_p(row.mantel_p)}),"
+        f" {row.num_species} species"
+    )
+
+
+def _within_lines(result: findings.Within) -> list[str]:
+    """A within result in lines: one a species, and one over all."""
+    lines = []
+    for row in result.species:
+        counts = " + ".join(map(str, row.counts))
+        lines.append(
+            f"{row.name} ({counts}): rho {_r(row.rho)}, uncorrected {row.rho_raw:.2f}"
+            f" ({_p(row.rho_p)}), Fisher {row.fisher:.3f} ({_p(row.fisher_p)}), without the"
+            f" species' subspace {row.fisher_removed:.3f}"
+        )
+    rho = result.rho
+    span = "" if rho.interval is None else " [{:.2f}, {:.2f}]".format(*rho.interval)
+    lines.append(
+        f"{result.label}, {result.num_species} species: rho {_r(rho.mean)}{span}, uncorrected in"
+        f" halves {rho.halves_mean:.2f}, random divisions {rho.null_mean:.2f} ({_p(rho.p)}), a"
+        f" random direction {rho.random_direction:.2f} ({result.dimensions} of"
+        f" {result.settings.dim} dimensions)"
+    )
+    return lines
+
+
+def _r(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.2f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"p {value:.3f}"

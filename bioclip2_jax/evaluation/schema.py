@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from etils import epath
 
 from bioclip2_jax import files
@@ -13,7 +14,15 @@ T = TypeVar("T")
 
 def write(path: epath.PathLike, result: Any) -> None:
     """Writes a dataclass as JSON, whole or not at all; what is not a number becomes null."""
-    files.write_bytes(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    text = msgspec.json.encode(result, enc_hook=_plain)
+    files.write_bytes(path, msgspec.json.format(text, indent=1) + b"\n")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and texts as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 def read(path: epath.PathLike, kind: type[T]) -> T:
@@ -25,4 +34,7 @@ def read(path: epath.PathLike, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(files.read_text(path), type=kind)
     except msgspec.DecodeError as error:
-        raise UserError(f"{path}: not a result of this kind ({reason(error)})") from error
+        raise UserError(
+            f"{path}: not a result of this version of bioclip2 ({reason(error)}); make it again, or"
+            " take it out of the folder"
+        ) from error

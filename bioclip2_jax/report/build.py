@@ -13,6 +13,7 @@ from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.report import emergence, gather, pictures, published, tables
 from bioclip2_jax.report.figures import species as figures
+from bioclip2_jax.report.figures.style import inline
 from bioclip2_jax.report.gather import Result
 
 _CLASS_COLUMNS = ("order", "scientificName", "vernacularName", "num_images", "top1")
@@ -70,7 +71,7 @@ def _write(
     numbers = itertools.count(1)
 
     def draw(svg: str) -> Markup:
-        return Markup(figures.inline(svg, f"f{next(numbers)}"))
+        return Markup(inline(svg, f"f{next(numbers)}"))
 
     latest = gather.newest(found)
     answered = [result for result in latest if result.kind == "zero_shot"]

@@ -5,9 +5,10 @@ from collections import defaultdict
 import numpy as np
 from matplotlib import pyplot
 
-from bioclip2_jax.report.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
+from bioclip2_jax.evaluation.findings import Scaling
+from bioclip2_jax.report.figures.style import COLORS, MARKERS, STYLE, WIDTH, svg
 
-# Keys of a run's row, what they are called, and the row that says what chance gives.
+# Measures of a run, what they are called, and the measure that says what chance gives.
 PANELS = (
     ("zero_shot_top1", "Species named right, zero-shot", "zero_shot_chance"),
     ("trait_alignment", "Distances in features and in traits", None),
@@ -21,35 +22,35 @@ PANELS = (
 _LINES = (("hierarchical", False), ("hierarchical", True), ("flat", False), ("flat", True))
 
 
-def scaling_curves(scaling: dict) -> str:
-    """SVG of a study, as `scaling.json` holds it.
+def scaling_curves(scaling: Scaling) -> str:
+    """SVG of a study.
 
     Lines are means over the seeds, bars their range; the point at the left is the general model
     that all runs start from.
     """
-    rows = scaling["runs"]
-    sizes = sorted({row["images"] for row in rows if row["images"]})
+    runs = scaling.runs
+    sizes = sorted({run.images for run in runs if run.images})
     start = sizes[0] / (sizes[1] / sizes[0] if len(sizes) > 1 else 3)
     with pyplot.rc_context(STYLE):
         figure, all_axes = pyplot.subplots(
             len(PANELS), 1, figsize=(WIDTH, 1.75 * len(PANELS)), sharex=True
         )
-        for axes, (key, title, chance) in zip(all_axes, PANELS, strict=True):
-            if chance and chance in rows[0]:
-                axes.axhline(rows[0][chance], color="#555", linestyle=":", linewidth=1)
+        for axes, (measure, title, chance) in zip(all_axes, PANELS, strict=True):
+            if chance and getattr(runs[0], chance) is not None:
+                axes.axhline(getattr(runs[0], chance), color="#555", linestyle=":", linewidth=1)
             for place, (captions, replay) in enumerate(_LINES):
                 values = defaultdict(list)
-                for row in rows:
-                    if row["images"] == 0 or (row["captions"], row["replay"]) == (captions, replay):
-                        value = np.nan if row[key] is None else row[key]
-                        values[row["images"] or start].append(value)
+                for run in runs:
+                    if run.images == 0 or (run.captions, run.replay) == (captions, replay):
+                        value = getattr(run, measure)
+                        values[run.images or start].append(np.nan if value is None else value)
                 x = sorted(values)
                 mean = np.asarray([np.mean(values[size]) for size in x])
                 spread = [mean - [min(values[s]) for s in x], [max(values[s]) for s in x] - mean]
                 axes.errorbar(
                     x,
                     mean,
-                    yerr=spread if len(scaling["settings"]["seeds"]) > 1 else None,
+                    yerr=spread if len(scaling.settings.seeds) > 1 else None,
                     color=COLORS[0 if captions == "hierarchical" else 4],
                     linestyle="-" if replay else "--",
                     marker=MARKERS[place],
@@ -64,4 +65,4 @@ def scaling_curves(scaling: dict) -> str:
         all_axes[-1].set_xlabel("training pictures")
         all_axes[0].legend(loc="lower center", bbox_to_anchor=(0.45, 1.12), ncols=2, fontsize=8.5)
         figure.tight_layout()
-        return _svg(figure, "Scaling study")
+        return svg(figure, "Scaling study")

@@ -1,80 +1,25 @@
-"""The report's figures as inline SVG, drawn narrow enough to stay readable on a phone."""
+"""Figures about the evaluation of species and about a training run."""
 
-import html
-import io
-import re
 from collections import Counter
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; shapes repeat the message.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-OTHER_COLOR = "#B0B0B0"
-BAR_COLOR = "#A8CBE3"
-GRID_COLOR = "#E4E7EB"
-# Those that are hard to see in a dark page follow its scheme.
-_PAGE_COLORS = {
-    "#000000": "currentColor",
-    "#FFFFFF": "var(--paper)",
-    GRID_COLOR: "var(--line)",
-    BAR_COLOR: "var(--bars)",
-    COLORS[0]: "var(--blue)",
-}
-WIDTH = 4.0  # inches: with 9.5 points text stays readable at the width of a phone
+from bioclip2_jax.measures.maps import flat_map
+from bioclip2_jax.report.figures.style import (
+    BAR_COLOR,
+    COLORS,
+    MARKERS,
+    OTHER_COLOR,
+    STYLE,
+    WIDTH,
+    svg,
+)
+
 MAX_POINTS = 2000
-STYLE = {
-    "font.size": 9.5,
-    "font.family": "sans-serif",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "report",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID_COLOR,
-    "legend.frameon": False,
-    "legend.columnspacing": 1.0,
-    "legend.handletextpad": 0.5,
-    "text.parse_math": False,  # a dollar in a name is a dollar
-}
-
-
-def _svg(figure: Figure, description: str) -> str:
-    """The figure as an SVG element that scales with the page and speaks to screen readers."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    pyplot.close(figure)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    # Ids repeat between figures of one page.
-    prefix = re.sub(r"\W+", "-", description.lower())[:40]
-    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    label = html.escape(description, quote=True)
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-
-
-def inline(svg: str, prefix: str) -> str:
-    """A figure as part of a page: with ids of its own, in the page's colours of ink and paper.
-
-    Args:
-      svg: from a function of this file or of `emergence_figures.py`.
-      prefix: another one for every figure of the page.
-    """
-    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    return re.sub(
-        r"#[0-9a-f]{6}\b", lambda match: _PAGE_COLORS.get(match[0].upper(), match[0]), svg
-    )
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -85,9 +30,9 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _curve(axes: Axes, steps: Sequence[int], values: Sequence[float], color: str, label: str):
-    """A noisy series as a faint line under its running mean."""
-    values = np.asarray(values, float)
+def _curve(axes: Axes, points: Sequence[tuple[int, float]], color: str, label: str) -> None:
+    """A noisy series of (step, value) as a faint line under its running mean."""
+    steps, values = np.asarray(points, float).T
     axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
     axes.plot(steps, _smooth(values, max(1, len(values) // 30)), color=color, label=label)
 
@@ -109,7 +54,7 @@ def training_curves(rows: list[dict]) -> str:
             for color, (name, label) in zip(COLORS, series.items(), strict=False):
                 points = [(row["step"], row[name]) for row in rows if name in row]
                 if points:
-                    _curve(axes, *zip(*points, strict=True), color, label)
+                    _curve(axes, points, color, label)
                     drawn += 1
             axes.set_title(title, loc="left", fontsize=9.5)
             if title == "Learning rate":
@@ -118,7 +63,7 @@ def training_curves(rows: list[dict]) -> str:
                 axes.legend()
         all_axes[-1].set_xlabel("step")
         figure.tight_layout()
-        return _svg(figure, "Training curves")
+        return svg(figure, "Training curves")
 
 
 def accuracy_over_steps(results: list[dict]) -> str:
@@ -140,7 +85,7 @@ def accuracy_over_steps(results: list[dict]) -> str:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=3, fontsize=8.5)
-        return _svg(figure, "Species accuracy over training")
+        return svg(figure, "Species accuracy over training")
 
 
 def accuracy_per_rank(ranks: dict[str, dict]) -> str:
@@ -176,7 +121,7 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
         marks = [
             (row["prompted_top1"], row["chance"], row["interval"][1]) for row in ranks.values()
         ]
-        for place, value, others in zip(places, values, marks, strict=True):
+        for place, (value, others) in enumerate(zip(values, marks, strict=True)):
             axes.text(max(value, *others) + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
@@ -185,7 +130,7 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(axis="y", visible=False)
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=3, fontsize=8.5)
-        return _svg(figure, "Accuracy per rank")
+        return svg(figure, "Accuracy per rank")
 
 
 def reliability(bins: list[dict]) -> str:
@@ -231,7 +176,7 @@ def reliability(bins: list[dict]) -> str:
             one.set_xticks([0, 0.25, 0.5, 0.75, 1])
         figure.align_ylabels()
         figure.tight_layout()
-        return _svg(figure, "Reliability of the probabilities")
+        return svg(figure, "Reliability of the probabilities")
 
 
 def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -242,31 +187,6 @@ def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return centre - half, centre + half
 
 
-def flat_map(features: np.ndarray) -> np.ndarray:
-    """Lays vectors out in two dimensions: t-SNE, or principal components below ten of them.
-
-    Args:
-      features: [n, dim] float32.
-
-    Returns:
-      [n, 2] float.
-    """
-    if len(features) < 10:
-        centred = features - features.mean(axis=0)
-        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-        flat = (left * sizes)[:, :2]
-        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    layout = TSNE(
-        init="pca", perplexity=min(30.0, (len(features) - 1) / 3), metric="cosine", random_state=0
-    )
-    # On a busy machine its threads wait for each other far longer than they work.
-    with threadpool_limits(1):
-        return layout.fit_transform(features)
-
-
 def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> str:
     """A flat map of class vectors, coloured and shaped by group; small groups share grey.
 
@@ -275,8 +195,13 @@ def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> 
       groups: order (or another rank) of every class, "" where unknown.
       description: for readers who cannot see the figure.
     """
-    rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_POINTS)).astype(int))
+    rows = spread_rows(len(features))
     return scatter_groups(flat_map(features[rows]), [groups[row] for row in rows], description)
+
+
+def spread_rows(count: int) -> list[int]:
+    """Which of so many points a map shows: all, or as many as can be told apart."""
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int)).tolist()
 
 
 def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) -> str:
@@ -287,13 +212,13 @@ def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) 
       groups: of every point, "" where unknown.
       description: for readers who cannot see the figure.
     """
-    groups = np.asarray([group or "unknown" for group in groups])
-    counts = Counter(groups.tolist())
+    group_of = np.asarray([group or "unknown" for group in groups])
+    counts = Counter(group_of.tolist())
     named = [name for name, _ in counts.most_common(len(COLORS)) if name != "unknown"]
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(WIDTH, WIDTH))
         for name, color, marker in zip(named, COLORS, MARKERS, strict=False):
-            mask = groups == name
+            mask = group_of == name
             axes.scatter(
                 *places[mask].T,
                 s=34,
@@ -303,7 +228,7 @@ def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) 
                 linewidths=0.4,
                 label=f"{name} ({mask.sum()})",
             )
-        rest = ~np.isin(groups, named)
+        rest = ~np.isin(group_of, named)
         if rest.any():
             label = f"other ({len(counts) - len(named)} groups, {rest.sum()})"
             axes.scatter(*places[rest].T, s=26, color=OTHER_COLOR, marker=".", label=label)
@@ -312,4 +237,4 @@ def scatter_groups(places: np.ndarray, groups: Sequence[str], description: str) 
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, fontsize=8.5)
-        return _svg(figure, description)
+        return svg(figure, description)

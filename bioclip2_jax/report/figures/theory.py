@@ -1,9 +1,12 @@
 """The experiments on Theorem 5.1 as one figure."""
 
+from collections.abc import Sequence
+
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from bioclip2_jax.report.figures.species import COLORS, MARKERS, STYLE, WIDTH, _svg
+from bioclip2_jax.evaluation.findings import Hierarchy, Orthogonality, Theory
+from bioclip2_jax.report.figures.style import COLORS, MARKERS, STYLE, WIDTH, svg
 
 _SWEEPS = {
     "species": "number of species",
@@ -13,26 +16,26 @@ _SWEEPS = {
 }
 
 
-def theory_curves(theory: dict) -> str:
-    """SVG of `theory.json`: the course of training, the sweeps, and the role of the hierarchy."""
-    rows = theory["orthogonality"]
+def theory_curves(theory: Theory) -> str:
+    """SVG of the course of training, the sweeps, and the role of the hierarchy."""
+    rows = theory.orthogonality
     with pyplot.rc_context(STYLE):
         figure, all_axes = pyplot.subplots(
             2 + len(_SWEEPS), 1, figsize=(WIDTH, 2.2 * (2 + len(_SWEEPS)))
         )
-        course = [row for row in rows if row["sweep"] == "course"]
+        course = [row for row in rows if row.sweep == "course"]
         for place, shared in enumerate((True, False)):
-            part = [row for row in course if row["shared"] == shared]
+            part = [row for row in course if row.shared == shared]
             name = "one factor for all species" if shared else "one factor a species"
-            _line(all_axes[0], [max(row["step"], 1) for row in part], part, place, name)
-        all_axes[0].axhline(course[0]["chance"], color="#555", linestyle=":", label="chance")
+            _line(all_axes[0], [max(row.step, 1) for row in part], part, place, name)
+        all_axes[0].axhline(course[0].chance, color="#555", linestyle=":", label="chance")
         _steps(all_axes[0], course)
         _legend(all_axes[0])
         for axes, (name, label) in zip(all_axes[1:-1], _SWEEPS.items(), strict=True):
-            part = [row for row in rows if row["sweep"] == name]
-            values = [row[name] for row in part]
+            part = [row for row in rows if row.sweep == name]
+            values = [getattr(row, name) for row in part]
             _line(axes, values, part, 0, "after training")
-            chances = [row["chance"] for row in part]
+            chances = [row.chance for row in part]
             axes.plot(values, chances, color="#555", linestyle=":", label="chance")
             if name in ("species", "scale"):
                 _logarithmic(axes, values)
@@ -41,37 +44,36 @@ def theory_curves(theory: dict) -> str:
             axes.set_ylabel("ρ")
             axes.set_ylim(bottom=0)
         axes = all_axes[-1]
+        seen = [row for row in theory.hierarchy if row.space == "seen"]
         for place, captions in enumerate(("hierarchical", "flat")):
-            part = [
-                row
-                for row in theory["hierarchy"]
-                if row["captions"] == captions and row["space"] == "seen"
-            ]
+            part = [row for row in seen if row.captions == captions]
             axes.errorbar(
-                [max(row["step"], 1) for row in part],
-                [row["tree"] for row in part],
-                yerr=[row["tree_se"] for row in part],
+                [max(row.step, 1) for row in part],
+                [row.tree for row in part],
+                yerr=[row.tree_se for row in part],
                 color=COLORS[place],
                 marker=MARKERS[place],
                 markersize=4,
                 label=f"{captions} captions",
             )
-        _steps(axes, part)
+        _steps(axes, seen)
         axes.set_ylabel("distances and tree")
         axes.set_ylim(bottom=0)
         _legend(axes)
         figure.tight_layout()
-        return _svg(figure, "Experiments on theorem 5.1")
+        return svg(figure, "Experiments on theorem 5.1")
 
 
-def _steps(axes: Axes, rows: list[dict]) -> None:
+def _steps(axes: Axes, rows: Sequence[Orthogonality | Hierarchy]) -> None:
     """An axis of training steps; the start stands where step 1 would."""
-    steps = sorted({row["step"] for row in rows})
+    steps = sorted({row.step for row in rows})
     _logarithmic(axes, [max(step, 1) for step in steps], steps)
     axes.set_xlabel("training step")
 
 
-def _logarithmic(axes: Axes, values: list[float], labels: list[float] | None = None) -> None:
+def _logarithmic(
+    axes: Axes, values: Sequence[float], labels: Sequence[float] | None = None
+) -> None:
     axes.set_xscale("log")
     axes.set_xticks(values, [f"{label:g}" for label in labels or values])
     axes.minorticks_off()
@@ -81,11 +83,13 @@ def _legend(axes: Axes) -> None:
     axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
 
 
-def _line(axes: Axes, x: list[float], rows: list[dict], place: int, label: str) -> None:
+def _line(
+    axes: Axes, x: Sequence[float], rows: Sequence[Orthogonality], place: int, label: str
+) -> None:
     axes.errorbar(
         x,
-        [row["rho"] for row in rows],
-        yerr=[row["rho_se"] for row in rows],
+        [row.rho for row in rows],
+        yerr=[row.rho_se for row in rows],
         color=COLORS[place],
         marker=MARKERS[place],
         markersize=4,

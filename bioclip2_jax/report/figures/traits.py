@@ -1,90 +1,79 @@
-"""Figures of `bioclip2 analyze` as SVG, from the results as they are in its JSON files."""
+"""Figures of `bioclip2 analyze between` and `within` as SVG."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import pyplot
 
-from bioclip2_jax.report.figures.species import (
-    COLORS,
-    MARKERS,
-    MAX_POINTS,
-    OTHER_COLOR,
-    STYLE,
-    WIDTH,
-    _svg,
-    scatter_groups,
-)
+from bioclip2_jax.evaluation.findings import Between, Panel, SpeciesMap, Within
+from bioclip2_jax.report.figures.species import scatter_groups, spread_rows
+from bioclip2_jax.report.figures.style import COLORS, MARKERS, OTHER_COLOR, STYLE, WIDTH, svg
 
 MAX_TRAITS = 12
 MAX_SPECIES = 24
 
 
-def trait_axes(between: dict) -> str:
+def trait_axes(between: Between) -> str:
     """Held-out prediction of every continuous trait against its true value, a dot a species.
 
-    Args:
-      between: content of `between.json`; of many traits, those best predicted are drawn.
+    Of many traits, those best predicted are drawn.
     """
-    rows = sorted(between["continuous"], key=lambda row: -row["ridge_r"])[:MAX_TRAITS]
-    columns = min(2, len(rows))
-    lines = -(-len(rows) // columns)
+    traits = sorted(between.continuous, key=lambda trait: -trait.ridge_r)[:MAX_TRAITS]
+    columns = min(2, len(traits))
+    lines = -(-len(traits) // columns)
     with pyplot.rc_context(STYLE):
         figure, all_axes = pyplot.subplots(
             lines, columns, figsize=(WIDTH, 0.5 + 2.05 * lines), squeeze=False
         )
-        for axes, row in zip(all_axes.flat, rows, strict=False):
-            truth = np.asarray([value for _, value, _ in row["projections"]], float)
-            found = np.asarray(row["predictions"], float)
+        for axes, trait in zip(all_axes.flat, traits, strict=False):
+            truth = np.asarray([value for _, value, _ in trait.projections], float)
             low, high = truth.min(), truth.max()
             axes.plot([low, high], [low, high], color=OTHER_COLOR, linewidth=1)
             axes.scatter(
-                truth, found, s=18, color=COLORS[0], alpha=0.75, edgecolors="white", linewidths=0.3
+                truth,
+                trait.predictions,
+                s=18,
+                color=COLORS[0],
+                alpha=0.75,
+                edgecolors="white",
+                linewidths=0.3,
             )
-            name = row["trait"].removeprefix("trait_").replace("_", " ")
+            name = trait.trait.removeprefix("trait_").replace("_", " ")
             name = name if len(name) <= 22 else f"{name[:21]}…"  # the next panel's begins there
-            p_value = f"p = {row['ridge_p']:.3f}"
-            axes.set_title(f"{name}\nr = {row['ridge_r']:.2f}, {p_value}", loc="left", fontsize=9)
+            measured = f"r = {trait.ridge_r:.2f}, p = {trait.ridge_p:.3f}"
+            axes.set_title(f"{name}\n{measured}", loc="left", fontsize=9)
             axes.tick_params(labelsize=8)
             axes.locator_params(nbins=4)
-        for axes in all_axes.flat[len(rows) :]:
+        for axes in all_axes.flat[len(traits) :]:
             axes.set_visible(False)
-        rank = rows[0]["clade"]
         figure.supxlabel("measured", fontsize=9.5)
-        figure.supylabel(f"predicted, {rank} held out", fontsize=9.5)
+        figure.supylabel(f"predicted, {traits[0].clade} held out", fontsize=9.5)
         figure.tight_layout()
-        return _svg(figure, "Traits of species predicted from their features")
+        return svg(figure, "Traits of species predicted from their features")
 
 
-def species_map(between: dict) -> str:
-    """The species laid out by t-SNE, coloured and shaped by order.
-
-    Args:
-      between: content of `between.json`.
-    """
-    places = np.asarray(between["map"]["tsne"], float)
-    groups = between["map"]["group"]
-    rows = np.unique(np.linspace(0, len(places) - 1, min(len(places), MAX_POINTS)).astype(int))
-    return scatter_groups(
-        places[rows], [groups[row] for row in rows], "Map of the species by their features"
-    )
+def species_map(layout: SpeciesMap) -> str:
+    """The species laid out by t-SNE, coloured and shaped by order."""
+    rows = spread_rows(len(layout.tsne))
+    places, groups = np.asarray(layout.tsne)[rows], [layout.group[row] for row in rows]
+    return scatter_groups(places, groups, "Map of the species by their features")
 
 
-def variant_panel(panel: dict, variants: Sequence[str]) -> str:
+def variant_panel(panel: Panel, variants: Sequence[str]) -> str:
     """Three species in the plane of their means and one direction out of it, as in the paper.
 
     Args:
-      panel: an entry of `panels` of `within.json`.
+      panel: what is drawn.
       variants: names of the two variants.
     """
-    with pyplot.rc_context(STYLE | {"axes.grid": True}):
+    with pyplot.rc_context(STYLE):
         figure = pyplot.figure(figsize=(WIDTH, WIDTH))
         axes = figure.add_subplot(projection="3d")
-        points = np.asarray([point["xyz"] for point in panel["points"]], float)
-        species = np.asarray([point["species"] for point in panel["points"]])
-        kinds = np.asarray([point["variant"] for point in panel["points"]])
-        for number, name in enumerate(panel["names"]):
-            color, means = COLORS[number], np.asarray(panel["means"][number], float)
+        points = np.asarray([point.xyz for point in panel.points], float)
+        species = np.asarray([point.species for point in panel.points])
+        kinds = np.asarray([point.variant for point in panel.points])
+        for number, name in enumerate(panel.names):
+            color, means = COLORS[number], np.asarray(panel.means[number], float)
             for variant in (0, 1):
                 mask = (species == number) & (kinds == variant)
                 # Variants differ by shape and fill, so that colour is free for the species.
@@ -111,12 +100,12 @@ def variant_panel(panel: dict, variants: Sequence[str]) -> str:
                 )
         for variant, name in enumerate(variants):
             axes.scatter(
-                [], [], [],
+                *points[:0].T,  # for the legend alone
                 marker=MARKERS[2 * variant],
                 facecolors="#555555" if variant else "none",
                 edgecolors="#555555",
                 label=name,
-            )  # fmt: skip
+            )
         low, high = axes.get_zlim()
         ground = np.asarray([axes.get_xlim(), axes.get_ylim()])
         x, y = np.meshgrid(*ground)
@@ -128,49 +117,48 @@ def variant_panel(panel: dict, variants: Sequence[str]) -> str:
         axes.set_zlabel("across it", labelpad=-12, fontsize=8.5)
         for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
             axis.set_ticklabels([])
-        axes.set_title(f"ρ = {panel['rho']:.2f}", fontsize=10, y=0.98)
+        axes.set_title(f"ρ = {panel.rho:.2f}", fontsize=10, y=0.98)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, fontsize=8.5)
-        return _svg(figure, "Variants of three species in the plane of the species and across it")
+        return svg(figure, "Variants of three species in the plane of the species and across it")
 
 
-def rho_by_species(within: dict) -> str:
+def rho_by_species(within: Within) -> str:
     """rho of every species and of all, with what random divisions and directions give.
 
-    Species whose variants do not differ clearly (p above 0.05) are drawn hollow.
-
-    Args:
-      within: content of `within.json`; of many species, those with the most pictures are drawn.
+    Species whose variants do not differ clearly (p above 0.05) are drawn hollow; of many species,
+    those with the most pictures are drawn.
     """
-    known = [row for row in within["species"] if row["rho"] is not None]
-    rows = sorted(known, key=lambda row: -sum(row["counts"]))[:MAX_SPECIES]
-    rows.sort(key=lambda row: row["rho"])
-    rho = within["rho"]
+    rows = [(entry.rho, entry) for entry in within.species if entry.rho is not None]
+    rows = sorted(rows, key=lambda row: -sum(row[1].counts))[:MAX_SPECIES]
+    rows.sort(key=lambda row: row[0])
+    rho = within.rho
     places = np.arange(len(rows)) + 1
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(
             figsize=(WIDTH, 1.5 + 0.24 * len(rows)), layout="constrained"
         )
         for value, style, name in (
-            (rho["null_mean"], ":", "random division"),
-            (rho["random_direction"], "--", "random direction"),
+            (rho.null_mean, ":", "random division"),
+            (rho.random_direction, "--", "random direction"),
         ):
             axes.axvline(value, color="#555555", linestyle=style, linewidth=1.2, label=name)
-        for place, row in zip(places, rows, strict=True):
-            clear = row["fisher_p"] <= 0.05
+        for place, (share, entry) in zip(places, rows, strict=True):
+            clear = entry.fisher_p <= 0.05
             axes.scatter(
-                np.clip(row["rho"], -0.1, 1),
+                np.clip(share, -0.1, 1),
                 place,
                 s=34,
                 facecolors=COLORS[0] if clear else "white",
                 edgecolors=COLORS[0],
                 zorder=3,
             )
-        if rho["mean"] is not None:
-            mean = np.clip(rho["mean"], -0.1, 1)
-            if rho["interval"] is not None:
-                axes.plot(np.clip(rho["interval"], -0.1, 1), [0, 0], color=COLORS[4], linewidth=3)
+        if rho.mean is not None:
+            if rho.interval is not None:
+                axes.plot(np.clip(rho.interval, -0.1, 1), [0, 0], color=COLORS[4], linewidth=3)
+            mean = np.clip(rho.mean, -0.1, 1)
             axes.scatter(mean, 0, s=60, marker="D", color=COLORS[4], zorder=3)
-        axes.set_yticks([0, *places], ["all", *(row["name"] for row in rows)], fontsize=8.5)
+        names = ["all", *(entry.name for _, entry in rows)]
+        axes.set_yticks(np.arange(len(names)), names, fontsize=8.5)
         for label in axes.get_yticklabels()[1:]:
             label.set_fontstyle("italic")
         axes.set_ylim(len(rows) + 0.6, -0.6)
@@ -179,5 +167,5 @@ def rho_by_species(within: dict) -> str:
         axes.set_xlabel("ρ: share inside the species' subspace")
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
-        first, second = within["variants"]
-        return _svg(figure, f"Share of the difference of {first} and {second} between species")
+        first, second = within.variants
+        return svg(figure, f"Share of the difference of {first} and {second} between species")
