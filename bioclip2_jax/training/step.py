@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
 from bioclip2_jax.models import clip
-from bioclip2_jax.models.layers import ATTENTION, REMAT, Execution
+from bioclip2_jax.models.execution import ATTENTION, REMAT, Execution
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.text.taxonomy import RANKS
 from bioclip2_jax.training import optim, sharding
@@ -111,12 +111,12 @@ def losses(
     """
     train, settings = config.train, config.model
     execution = Execution(
-        settings.dtype,
-        settings.scan,
-        settings.remat,
-        settings.block_parts,
-        settings.attention,
-        sharding.gather,
+        dtype=settings.dtype,
+        scan=settings.scan,
+        remat=settings.remat,
+        block_parts=settings.block_parts,
+        attention=settings.attention,
+        gather=sharding.gather,
     )
 
     def features_of(params: dict, rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
