@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 from bioclip2_jax.data.images import CLIP_MEAN, CLIP_STD
-from bioclip2_jax.models import clip, layers
-from bioclip2_jax.models.layers import Execution
+from bioclip2_jax.models import clip, gradients, layers
+from bioclip2_jax.models.execution import Execution, run_blocks
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 
 CONFIG = ClipConfig(
@@ -272,14 +272,14 @@ def test_a_layer_norm_has_the_gradients_that_jax_derives_in_double_precision(off
 def test_gradients_have_the_type_of_what_they_change():
     scale = jnp.ones(8, jnp.bfloat16)
     x = jax.random.normal(jax.random.key(0), (4, 8), jnp.bfloat16)
-    found = slopes(layers._layer_norm, 1.0, x, scale, scale)
+    found = slopes(gradients.layer_norm, 1.0, x, scale, scale)
     assert {one.dtype for one in found} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_gelu_has_the_gradient_that_jax_derives():
     x, weights = jax.random.normal(jax.random.key(0), (2, 500)) * 3
     expected = slopes(functools.partial(jax.nn.gelu, approximate=False), weights, x)
-    found = slopes(layers.exact_gelu, weights, x)
+    found = slopes(gradients.exact_gelu, weights, x)
     np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
 
 
@@ -294,13 +294,20 @@ def test_an_odd_number_of_tokens_is_padded_for_cudnn_and_padding_changes_nothing
         return attend(query, key, value, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_a_cpu)
-    stds = layers.InitialStds.text(32, 2)
-    blocks = layers.stack_blocks(2, 32, 2, 64, causal, layers.exact_gelu, stds, nnx.Rngs(0))
+    config = layers.BlockConfig(
+        width=32,
+        heads=2,
+        hidden=64,
+        causal=causal,
+        activation=gradients.exact_gelu,
+        stds=layers.InitialStds.text(32, 2),
+    )
+    blocks = layers.stack_blocks(2, config, nnx.Rngs(0))
     x, weights = jax.random.normal(jax.random.key(0), (2, 4, 7, 32))
 
     def slopes(execution):
         def total(blocks, x):
-            return (weights * layers.run_blocks(blocks, x, execution)).sum()
+            return (weights * run_blocks(blocks, x, execution)).sum()
 
         return nnx.value_and_grad(total, argnums=(0, 1))(blocks, x)
 
@@ -318,7 +325,7 @@ def test_an_odd_number_of_tokens_is_padded_for_cudnn_and_padding_changes_nothing
 def test_gelu_is_exact_unless_the_config_asks_for_the_quick_one(params):
     x = np.linspace(-4, 4, 41)
     exact = [0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in x]
-    np.testing.assert_allclose(layers.exact_gelu(jnp.asarray(x)), exact, atol=1e-6)
+    np.testing.assert_allclose(gradients.exact_gelu(jnp.asarray(x)), exact, atol=1e-6)
     np.testing.assert_allclose(
         layers.quick_gelu(jnp.asarray(x)), x / (1 + np.exp(-1.702 * x)), atol=1e-6
     )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bioclip2_jax.models import layers
+from bioclip2_jax.models.execution import DEFAULT_EXECUTION, Execution
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.models.text import TextTower
 from bioclip2_jax.models.vit import ImageTower
@@ -29,14 +29,17 @@ class Clip(nnx.Module):
       logit_scale: [] float32, the logarithm of the factor on cosine similarities.
     """
 
-    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs, replay_projection: bool = False):
-        activation = layers.quick_gelu if config.quick_gelu else layers.exact_gelu
-        self.config = config
-        self.execution = layers.DEFAULT_EXECUTION
-        self.image = ImageTower(
-            config.vision, config.embed_dim, activation, replay_projection, rngs
-        )
-        self.text = TextTower(config.text, config.embed_dim, activation, rngs)
+    def __init__(
+        self,
+        config: ClipConfig,
+        rngs: nnx.Rngs,
+        *,
+        execution: Execution = DEFAULT_EXECUTION,
+        replay_projection: bool = False,
+    ):
+        self.config, self.execution = config, execution
+        self.image = ImageTower(config, execution, rngs, replay_projection=replay_projection)
+        self.text = TextTower(config, execution, rngs)
         self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / 0.07), jnp.float32))
 
     def image_trunk(self, images: jax.Array, patch_keep: jax.Array | None = None) -> jax.Array:
@@ -50,7 +53,7 @@ class Clip(nnx.Module):
         Returns:
           [batch, width] in the compute dtype.
         """
-        return self.image(images, patch_keep, self.execution)
+        return self.image(images, patch_keep)
 
     def project_image(
         self, pooled: jax.Array, replay: bool = False, normalize: bool = True
@@ -77,7 +80,7 @@ class Clip(nnx.Module):
 
         Cutting the padding after the last end-of-text token does not change the result.
         """
-        return l2_normalize(self.text(tokens, self.execution))
+        return l2_normalize(self.text(tokens))
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
@@ -94,7 +97,7 @@ def normalize_images(images: jax.Array, mean: Sequence[float], std: Sequence[flo
 
 def init_params(config: ClipConfig, seed: int, *, replay_projection: bool = False) -> dict:
     """Random float32 parameters, spread as open_clip's, see `layers.InitialStds`. Traceable."""
-    model = Clip(config, rngs=nnx.Rngs(seed), replay_projection=replay_projection)
+    model = Clip(config, nnx.Rngs(seed), replay_projection=replay_projection)
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
@@ -103,9 +106,7 @@ def abstract_params(config: ClipConfig, *, replay_projection: bool = False) -> d
     return jax.eval_shape(lambda: init_params(config, 0, replay_projection=replay_projection))
 
 
-def bind(
-    config: ClipConfig, params: dict, execution: layers.Execution = layers.DEFAULT_EXECUTION
-) -> Clip:
+def bind(config: ClipConfig, params: dict, execution: Execution = DEFAULT_EXECUTION) -> Clip:
     """The model with these parameters; cheap, and usable inside `jit`.
 
     Args:
@@ -113,9 +114,10 @@ def bind(
       execution: how it is run. LayerNorm, normalisation and the result are float32.
     """
     replay = "replay_projection" in params["image"]
-    model = nnx.eval_shape(lambda: Clip(config, rngs=nnx.Rngs(0), replay_projection=replay))
-    graph, state = nnx.split(model, nnx.Param)
+
+    def create() -> Clip:
+        return Clip(config, nnx.Rngs(0), execution=execution, replay_projection=replay)
+
+    graph, state = nnx.split(nnx.eval_shape(create), nnx.Param)
     nnx.replace_by_pure_dict(state, params)
-    model = nnx.merge(graph, state)
-    model.execution = execution
-    return model
+    return nnx.merge(graph, state)

@@ -5,36 +5,41 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioclip2_jax.models import layers
-from bioclip2_jax.models.presets import TextConfig
+from bioclip2_jax.models.execution import Execution, run_blocks
+from bioclip2_jax.models.presets import ClipConfig
 
 
 class TextTower(nnx.Module):
     """Causal transformer, pooled at the end-of-text token: the text half of OpenAI's CLIP."""
 
-    def __init__(
-        self, config: TextConfig, embed_dim: int, activation: layers.Activation, rngs: nnx.Rngs
-    ):
-        width = config.width
-        self.token_embedding = layers.normal(rngs, (config.vocab_size, width), 0.02)
-        self.position_embedding = layers.normal(rngs, (config.context_length, width), 0.01)
-        stds = layers.InitialStds.text(width, config.layers)
-        self.blocks = layers.stack_blocks(
-            config.layers, width, config.heads, 4 * width, True, activation, stds, rngs
+    def __init__(self, config: ClipConfig, execution: Execution, rngs: nnx.Rngs):
+        text, width = config.text, config.text.width
+        self.execution = execution
+        self.token_embedding = layers.normal(rngs, (text.vocab_size, width), 0.02)
+        self.position_embedding = layers.normal(rngs, (text.context_length, width), 0.01)
+        block = layers.BlockConfig(
+            width=width,
+            heads=text.heads,
+            hidden=4 * width,
+            causal=True,
+            activation=layers.activation(config),
+            stds=layers.InitialStds.text(width, text.layers),
         )
+        self.blocks = layers.stack_blocks(text.layers, block, rngs)
         self.ln_final = layers.LayerNorm(width)
-        self.projection = layers.normal(rngs, (width, embed_dim), width**-0.5)
+        self.projection = layers.normal(rngs, (width, config.embed_dim), width**-0.5)
 
-    def __call__(self, tokens: jax.Array, execution: layers.Execution) -> jax.Array:
+    def __call__(self, tokens: jax.Array) -> jax.Array:
         """Tokens [batch, length] int32 → [batch, embed_dim], not normalised."""
-        dtype = jnp.dtype(execution.dtype)
+        dtype, gather = jnp.dtype(self.execution.dtype), self.execution.gather
         length = tokens.shape[1]
         # Gathered in full precision: the gradients of frequent tokens are sums of very many.
-        embedding = execution.gather(self.token_embedding[...])
+        embedding = gather(self.token_embedding[...])
         x = embedding[tokens].astype(dtype)
         x = x + self.position_embedding[...][:length].astype(dtype)
-        x = layers.run_blocks(self.blocks, x, execution)
+        x = run_blocks(self.blocks, x, self.execution)
         # End-of-text has the largest id, and nothing after it can reach it: the mask is causal.
         end = jnp.argmax(tokens, axis=1, keepdims=True) == jnp.arange(length)
         # A sum over a mask: the gradient of picking by index would be a scatter.
         x = self.ln_final(jnp.where(end[:, :, None], x, 0).sum(1))
-        return x @ execution.gather(self.projection[...].astype(dtype))
+        return x @ gather(self.projection[...].astype(dtype))

@@ -1,13 +1,12 @@
 """The image tower."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bioclip2_jax.models import layers
-from bioclip2_jax.models.presets import VisionConfig
+from bioclip2_jax.models.execution import Execution, run_blocks
+from bioclip2_jax.models.presets import ClipConfig
 
 
 class ImageTower(nnx.Module):
@@ -18,45 +17,46 @@ class ImageTower(nnx.Module):
 
     def __init__(
         self,
-        config: VisionConfig,
-        embed_dim: int,
-        activation: layers.Activation,
-        replay_projection: bool,
+        config: ClipConfig,
+        execution: Execution,
         rngs: nnx.Rngs,
+        *,
+        replay_projection: bool = False,
     ):
-        self.config = config
-        width, patch = config.width, config.patch_size
-        std = width**-0.5
-        self.patch_embed = PatchEmbed(patch, width, rngs)
+        vision, width = config.vision, config.vision.width
+        hidden, std = int(vision.mlp_ratio * width), width**-0.5
+        self.execution = execution
+        self.patch_embed = PatchEmbed(vision.patch_size, width, rngs)
         self.class_embedding = layers.normal(rngs, (width,), std)
-        tokens = 1 + (config.image_size // patch) ** 2
+        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
         self.position_embedding = layers.normal(rngs, (tokens, width), std)
         self.ln_pre = layers.LayerNorm(width)
-        hidden = int(config.mlp_ratio * width)
-        stds = layers.InitialStds.image(width, hidden)
-        self.blocks = layers.stack_blocks(
-            config.layers, width, config.heads, hidden, False, activation, stds, rngs
+        block = layers.BlockConfig(
+            width=width,
+            heads=vision.heads,
+            hidden=hidden,
+            causal=False,
+            activation=layers.activation(config),
+            stds=layers.InitialStds.image(width, hidden),
         )
+        self.blocks = layers.stack_blocks(vision.layers, block, rngs)
         self.ln_post = layers.LayerNorm(width)
-        self.projection = layers.normal(rngs, (width, embed_dim), std)
+        self.projection = layers.normal(rngs, (width, config.embed_dim), std)
         if replay_projection:
             # Starts as a copy: the original fills both from the same LAION weights.
             self.replay_projection = nnx.Param(self.projection[...])
 
-    def __call__(
-        self, images: jax.Array, patch_keep: jax.Array | None, execution: layers.Execution
-    ) -> jax.Array:
+    def __call__(self, images: jax.Array, patch_keep: jax.Array | None = None) -> jax.Array:
         """See `Clip.image_trunk`."""
-        embed = functools.partial(self._embed, dtype=jnp.dtype(execution.dtype))
-        if execution.remat in ("full", "offload"):
+        embed = self._embed
+        if self.execution.remat in ("full", "offload"):
             embed = jax.checkpoint(embed)  # little work, but three copies of all tokens
-        x = layers.run_blocks(self.blocks, embed(images, patch_keep), execution)
+        x = run_blocks(self.blocks, embed(images, patch_keep), self.execution)
         return self.ln_post(x[:, 0])
 
-    def _embed(
-        self, images: jax.Array, patch_keep: jax.Array | None, dtype: jnp.dtype
-    ) -> jax.Array:
+    def _embed(self, images: jax.Array, patch_keep: jax.Array | None) -> jax.Array:
         """The tokens [batch, 1 + patches kept, width] that enter the blocks."""
+        dtype = jnp.dtype(self.execution.dtype)
         position = self.position_embedding[...].astype(dtype)
         x = self.patch_embed(images.astype(dtype)) + position[1:]
         if patch_keep is not None:

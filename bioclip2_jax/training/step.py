@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
 from bioclip2_jax.models import clip
-from bioclip2_jax.models.layers import ATTENTION, REMAT, Execution
+from bioclip2_jax.models.execution import ATTENTION, REMAT, Execution
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.text.taxonomy import RANKS
 from bioclip2_jax.training import optim, sharding
