@@ -116,7 +116,7 @@ def train(
 
 @jax.jit
 def _train(worlds, weights, scale, keys, spans, rate):
-    def one(world: World, weights: jax.Array, key: jax.Array) -> jax.Array:
+    def train_one(world: World, weights: jax.Array, key: jax.Array) -> jax.Array:
         means = _variant_means(world)
         moments = jnp.mean(means**2, axis=(0, 1)) + world.noise**2
         # Unused factors have no moment and no gradient.
@@ -137,7 +137,7 @@ def _train(worlds, weights, scale, keys, spans, rate):
         _, later = jax.lax.scan(segment, (weights, jnp.zeros_like(weights)), spans)
         return jnp.concatenate([weights[None], later])
 
-    return jax.vmap(one)(worlds, weights, keys)
+    return jax.vmap(train_one)(worlds, weights, keys)
 
 
 def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> Measures:

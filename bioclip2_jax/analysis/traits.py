@@ -128,11 +128,11 @@ class TraitTable:
           UsageError: no such column.
           UserError: a value is no number.
         """
-        found = []
+        means = []
         for name, texts in zip(names, self._texts(names, column, _NO_NUMBER), strict=True):
             values = [_number(text, f"{self.path}: {column} of {name}") for text in texts]
-            found.append(np.mean(values) if values else np.nan)
-        return np.asarray(found)
+            means.append(np.mean(values) if values else np.nan)
+        return np.asarray(means)
 
     def majority(self, names: Sequence[str], column: str) -> list[str]:
         """The commonest value of a species' rows, "" where unknown.
