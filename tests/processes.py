@@ -26,13 +26,17 @@ _KINGDOMS = ("Animalia", "Plantae", "Fungi")
 
 
 def arguments(workdir: Path, data: Path, *flags: str, **changes: object) -> list[str]:
-    """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything."""
+    """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
+
+    Compiled steps are kept in the cache of all tests.
+    """
     settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
     settings |= {"warmup_steps": 3} | changes
     return [
         QUICKSTART,
         f"--workdir={workdir}",
         f"--config.data.dir={data}",
+        f"--config.compile_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         *(f"--config.train.{key}={value}" for key, value in settings.items()),
         *flags,
     ]
