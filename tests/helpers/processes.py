@@ -20,7 +20,7 @@ from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.weights import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 _KINGDOMS = ("Animalia", "Plantae", "Fungi")
 
