@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bioclip2_jax.text.tokenizer import tokenize
     from bioclip2_jax.weights.load import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "load", "tokenize"]
 
 STARTED = time.perf_counter()  # of the process, as nearly as we know

@@ -60,7 +60,7 @@ cuda_extra() {
       fail "nvidia-smi finds no GPU here; install NVIDIA's driver, or train on the CPU with bioclip2 train"
     found="999.0, 99.0"
   fi
-  driver="$(sed 's/\..*//' <<<"$found" | sort -n | head -1)"
+  driver="$(cut -d. -f1 <<<"$found" | sort -n | head -1)"
   capability="$(sed 's/.*, *//; s/\.//' <<<"$found" | sort -n | head -1)"
   # CUDA 13 needs driver 580 and leaves out GPUs older than compute capability 7.5.
   if [ "$driver" -ge 580 ] && [ "$capability" -ge 75 ]; then

@@ -1,9 +1,23 @@
-"""Eight forced CPU devices for every test, and the datasets that several tests read."""
+"""Eight forced CPU devices and one cache of programs for every test, and shared datasets."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Tests spend their time on compiling, and the less on that the less is optimised.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+# Also for the workers of pytest-xdist and whatever tests start, which inherit it.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_OWN_CACHE = _CACHE not in os.environ
+if _OWN_CACHE:
+    os.environ[_CACHE] = tempfile.mkdtemp(prefix="bioclip2-tests-")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Several processes share the processors; threads that wait for work would only take them away.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 import io
 from pathlib import Path
@@ -17,6 +31,14 @@ from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_unconfigure() -> None:
+    """Removes the cache, in the process that made it."""
+    if _OWN_CACHE:
+        shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
+
+
 _TAXA = {
     Taxon(
         "Animalia", "Chordata", "Aves", "Piciformes", "Picidae", "Picus", "viridis"

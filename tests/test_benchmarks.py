@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(script: str, *options: str) -> dict:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / script, *options, "--json"],
         capture_output=True,

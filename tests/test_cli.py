@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from commands import bioclip2
 
 from bioclip2_jax import __version__, cli
 
@@ -22,12 +23,6 @@ COMMANDS = [
 ]
 
 
-def bioclip2(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "bioclip2_jax", *arguments], capture_output=True, text=True
-    )
-
-
 def test_help_lists_every_command_and_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['bioclip2', '--help']\n"
@@ -43,7 +38,9 @@ def test_help_lists_every_command_and_imports_nothing_heavy():
 
 
 def test_version():
-    assert bioclip2("--version").stdout.strip() == f"bioclip2, version {__version__}"
+    command = [sys.executable, "-m", "bioclip2_jax", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.strip() == f"bioclip2, version {__version__}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

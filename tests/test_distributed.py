@@ -27,7 +27,7 @@ from bioclip2_jax.workers import processes as workers
 
 # Long enough that a signal, which JAX looks for once a second, comes before the end; learning
 # gently, so that the last bits of a sum do not grow.
-RUN = {"steps": 80, "checkpoint_every": 1000, "learning_rate": 1e-4}
+RUN = {"steps": 80, "batch_size": 8, "checkpoint_every": 1000, "learning_rate": 1e-4}
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,22 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import bioclip2
 
 import bioclip2_jax
-from bioclip2_jax import cli
 from bioclip2_jax.text.taxonomy import RANKS
 
 ROOT = Path(__file__).parent.parent
 
 
-def bioclip2(*arguments: object) -> str:
-    done = CliRunner().invoke(cli.cli, [str(argument) for argument in arguments])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
+def succeed(*arguments: object) -> str:
+    done = bioclip2(*arguments)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -27,19 +25,20 @@ def bioclip2(*arguments: object) -> str:
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     data = workdir / "data"
-    bioclip2("prepare", "simulate", "--out", data, "--species", 12, "--images", 200)
-    bioclip2(
+    succeed("prepare", "simulate", "--out", data, "--species", 12, "--images", 200)
+    succeed(
         *("train", f"--config={ROOT / 'configs' / 'quickstart.py'}", f"--workdir={workdir}"),
         *(f"--config.data.dir={data}", "--config.train.steps=4", "--config.train.batch_size=16"),
         *(f"--config.data.replay_dir={data}", "--config.train.replay_batch_size=8"),
+        f"--config.compile_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
     )
-    bioclip2("evaluate", "--workdir", workdir, "--data", data, "--split", "val")
-    bioclip2("export", "--workdir", workdir, "--out", workdir / "export")
-    bioclip2(
+    succeed("evaluate", "--workdir", workdir, "--data", data, "--split", "val")
+    succeed("export", "--workdir", workdir, "--out", workdir / "export")
+    succeed(
         *("inspect", "--data", data, "--split", "test", "--extract", 3),
         *("--out", workdir / "pictures"),
     )
-    bioclip2("report", "--workdir", workdir, "--data", data, "--out", workdir / "report.html")
+    succeed("report", "--workdir", workdir, "--data", data, "--out", workdir / "report.html")
     return workdir
 
 
@@ -66,7 +65,7 @@ def test_the_export_gives_the_features_of_the_run(run):
 
 
 def test_predictions_are_csv_with_the_columns_of_pybioclip(run):
-    text = bioclip2(
+    text = succeed(
         *("predict", run / "pictures", "--model", run / "export", "--k", 2),
         *("--taxa", run / "data" / "taxa.csv"),
     )

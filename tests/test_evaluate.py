@@ -456,7 +456,7 @@ def test_the_command_prints_a_line_a_task(workdir, data):
 
 def test_the_evaluator_does_not_import_the_trainer():
     code = (
-        "import sys, bioclip2_jax.evaluate;"
+        "import sys, bioclip2_jax.evaluation.run;"
         "bad = {'bioclip2_jax.train', 'bioclip2_jax.training.step', 'tensorflow', 'torch'};"
         "print(sorted(bad & set(sys.modules)))"
     )

@@ -4,10 +4,9 @@ import csv
 import io
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
+from commands import bioclip2
 from PIL import Image
 
 from bioclip2_jax.data import dataset
@@ -226,11 +225,6 @@ def test_a_broken_table_is_one_sentence_and_nothing_is_written(pictures, kind):
 def test_a_folder_of_pictures_that_is_not_there_is_named(pictures):
     with pytest.raises(UsageError, match="--images .*nowhere: there is no such folder"):
         prepare(pictures, HEADER + row(0), images=pictures / "nowhere")
-
-
-def bioclip2(*arguments):
-    command = [sys.executable, "-m", "bioclip2_jax", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def test_the_command_ends_with_both_counts_and_fails_only_if_nothing_is_left(pictures, tmp_path):

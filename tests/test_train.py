@@ -29,7 +29,7 @@ from bioclip2_jax.weights.write import write
 @pytest.fixture(scope="module")
 def undisturbed(tiny_data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    run_together(1, arguments(workdir, tiny_data))
+    run_together(1, arguments(workdir, tiny_data, "--config.compile_cache=compile_cache"))
     return workdir
 
 
@@ -94,7 +94,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_steps_since_the_l
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    (messages,) = run_together(1, arguments(workdir, tiny_data))
+    (messages,) = run_together(1, arguments(workdir, tiny_data, compiled(undisturbed)))
     name = victim.relative_to(newest)
     assert f"12: damaged checkpoint ({name} is not what was written)" in messages
     assert "going on after step 8" in messages

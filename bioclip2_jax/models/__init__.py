@@ -1,0 +1,1 @@
+"""The two towers, in Flax NNX; parameters are plain nested dicts."""

@@ -99,7 +99,7 @@ def _cell(one: BenchmarkSet, result: Result) -> Cell:
 
 
 def _differences(one: BenchmarkSet, images: int, classes: int | None) -> str:
-    """ "40 of 1,000 pictures" where a set is not the published one; else nothing."""
+    """As in "40 of 1,000 pictures", where a set is not the published one; else nothing."""
     told = []
     if one.images and abs(images - one.images) > CLOSE * one.images:
         told.append(f"{images:,} pictures, not {one.images:,}")

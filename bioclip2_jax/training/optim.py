@@ -25,7 +25,6 @@ class OptimizerSettings:
 
 def learning_rate(settings: OptimizerSettings) -> optax.Schedule:
     """Linear warm-up `peak * (step + 1) / warmup`, then a cosine that would reach 0 at `steps`."""
-
     warmup = settings.warmup_steps
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:

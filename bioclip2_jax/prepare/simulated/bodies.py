@@ -60,10 +60,12 @@ class Pen:
         self._scale = abs(np.linalg.det(matrix)) ** 0.5
 
     def polygon(self, points, colour: Colour) -> None:
+        """Fills a polygon of [n, 2] corners."""
         placed = np.asarray(points, np.float64) @ self._matrix + self._centre
         self._draw.polygon(placed.ravel().tolist(), fill=colour)
 
     def ellipse(self, x, y, rx, ry, colour: Colour, angle: float = 0.0) -> None:
+        """Fills an ellipse; `angle` is in radians."""
         points = _CIRCLE * (rx, ry)
         if angle:
             cos, sin = np.cos(angle), np.sin(angle)
@@ -71,6 +73,7 @@ class Pen:
         self.polygon(points + (x, y), colour)
 
     def line(self, points, colour: Colour, width: float) -> None:
+        """Draws a line through [n, 2] points, `width` in body coordinates."""
         placed = np.asarray(points, np.float64) @ self._matrix + self._centre
         pixels = max(1, round(width * self._scale))
         self._draw.line(placed.ravel().tolist(), fill=colour, width=pixels)

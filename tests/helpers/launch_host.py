@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRAIN = ["--config=configs/a.py", "--workdir=my run"]
 
 # A part of `bioclip2`: a training that goes on until SIGTERM comes.

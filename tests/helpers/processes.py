@@ -20,19 +20,23 @@ from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.weights import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 _KINGDOMS = ("Animalia", "Plantae", "Fungi")
 
 
 def arguments(workdir: Path, data: Path, *flags: str, **changes: object) -> list[str]:
-    """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything."""
+    """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
+
+    Compiled steps are kept in the cache of all tests.
+    """
     settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
     settings |= {"warmup_steps": 3} | changes
     return [
         QUICKSTART,
         f"--workdir={workdir}",
         f"--config.data.dir={data}",
+        f"--config.compile_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         *(f"--config.train.{key}={value}" for key, value in settings.items()),
         *flags,
     ]
