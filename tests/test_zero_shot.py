@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from bioclip2_jax.evaluation.protocols.zero_shot import zero_shot
 from bioclip2_jax.measures import scores as module
-from bioclip2_jax.measures.scores import probabilities, sum_groups, zero_shot
+from bioclip2_jax.measures.scores import probabilities, sum_groups
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:

@@ -10,16 +10,16 @@ from bioclip2_jax.report import published
 from bioclip2_jax.report.figures import scaling as scaling_figures
 from bioclip2_jax.report.figures import theory as theory_figures
 from bioclip2_jax.report.figures import traits as trait_figures
-from bioclip2_jax.report.gather import Result
+from bioclip2_jax.report.gather import ResultFile
 
 SHOWN_SPECIES = 12  # rows of the table of variants
 
 
-def part(result: Result, draw: Callable[[str], Markup]) -> dict:
+def part(result: ResultFile, draw: Callable[[str], Markup]) -> dict:
     """What the page shows of one analysis.
 
     Args:
-      result: of a kind in `read.ANALYSES`.
+      result: of a kind in `gather.ANALYSES`.
       draw: puts a figure into the page.
     """
     values = schema.read(result.path, KINDS[result.kind])
