@@ -16,6 +16,7 @@ from bioclip2_jax.evaluation.protocols.newt import newt
 from bioclip2_jax.evaluation.protocols.parts import Parts
 from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
 from bioclip2_jax.evaluation.published.beyond import BinaryTasks, OldAndNew, TwoParts
+from bioclip2_jax.evaluation.published.folders import Labelled
 from bioclip2_jax.evaluation.subject import Job, Subject, missing, rows_of
 from bioclip2_jax.features.store import Store
 
@@ -136,17 +137,16 @@ def _over_seeds(protocol: Callable[..., Scores], job: Job, parts: Parts) -> list
 def _two_parts(job: Job[TwoParts], subject: Subject, normalize: bool) -> tuple[Parts, Store]:
     pictures, store = job.pictures, subject.store(job.root)
 
-    def part(files: list[str], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows, present = rows_of(store, files, str(job.root))
+    def part(labelled: Labelled) -> tuple[np.ndarray, np.ndarray]:
+        rows, present = rows_of(store, labelled.files, str(job.root))
         scale = 1 if normalize else store.norms[rows, None]
-        return store.features[rows] * scale, labels[present]
+        return store.features[rows] * scale, labelled.labels[present]
 
-    train = part(pictures.train_files, pictures.train_labels)
-    return Parts(*train, *part(pictures.test_files, pictures.test_labels)), store
+    return Parts(*part(pictures.train), *part(pictures.test)), store
 
 
 def _files(job: Job[TwoParts]) -> list[str]:
-    return [*job.pictures.train_files, *job.pictures.test_files]
+    return [*job.pictures.train.files, *job.pictures.test.files]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -8,7 +8,6 @@ import numpy as np
 from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
-from bioclip2_jax.evaluation.tasks import TASKS
 from bioclip2_jax.measures.paired import paired
 from bioclip2_jax.measures.scores import number
 
@@ -41,25 +40,16 @@ def compare(first: str | Path, second: str | Path) -> schema.Comparison:
       UsageError: a folder holds no such results, or they have no task in common.
       UserError: the results are of other pictures, names or supports, or are damaged.
     """
-    tables = _tables(Path(first)), _tables(Path(second))
-    common = [task for task in tables[0] if task in tables[1]]
+    ours, theirs = _held(Path(first)), _held(Path(second))
+    common = [task for task in ours if task in theirs]
     if not common:
         raise UsageError(
-            f"{first} holds {', '.join(tables[0])} and {second} {', '.join(tables[1])}: no task in"
-            " common"
+            f"{first} holds {', '.join(ours)} and {second} {', '.join(theirs)}: no task in common"
         )
-    held = {
-        task: (
-            Held(Path(first), _result(Path(first), task), tables[0][task]),
-            Held(Path(second), _result(Path(second), task), tables[1][task]),
-        )
-        for task in common
-    }
-    ours, theirs = held[common[0]]
     return schema.Comparison(
-        first=ours.result.model or str(first),
-        second=theirs.result.model or str(second),
-        tasks={task: _compare_task(task, *pair) for task, pair in held.items()},
+        first=ours[common[0]].result.model or str(first),
+        second=theirs[common[0]].result.model or str(second),
+        tasks={task: _compare_task(task, ours[task], theirs[task]) for task in common},
     )
 
 
@@ -76,26 +66,22 @@ def one_line(task: str, result: schema.TaskComparison) -> str:
     )
 
 
-def _tables(folder: Path) -> dict[str, dict[str, Answers]]:
-    """Task → answers, for every task in which at least one picture was asked for."""
+def _held(folder: Path) -> dict[str, Held]:
+    """Every task in which at least one picture was asked for."""
     tables = {
         path.name.removesuffix(SUFFIX): _answers(path) for path in sorted(folder.glob(f"*{SUFFIX}"))
     }
-    tables = {task: answers for task, answers in tables.items() if answers}
-    if not tables:
+    held = {
+        task: Held(folder, schema.read(folder / f"{task}.json", schema.SpeciesResult), answers)
+        for task, answers in tables.items()
+        if answers
+    }
+    if not held:
         raise UsageError(
             f"{folder}: no results image by image here (zero_shot{SUFFIX}); give a folder that"
             " `bioclip2 evaluate` wrote, such as WORKDIR/eval/STEP"
         )
-    return tables
-
-
-def _result(folder: Path, task: str) -> schema.SpeciesResult:
-    kind = TASKS[task].result if task in TASKS else schema.Result
-    result = schema.read(folder / f"{task}.json", kind)
-    if not isinstance(result, schema.SpeciesResult):
-        raise UserError(f"{folder / task}{SUFFIX}: there is no task of that name; take it out")
-    return result
+    return held
 
 
 def _compare_task(task: str, first: Held, second: Held) -> schema.TaskComparison:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation.published import folders
+from bioclip2_jax.evaluation.published.folders import Labelled
 
 FISHNET_LABELS = (
     *("FeedingPath", "Tropical", "Temperate", "Subtropical", "Boreal", "Polar"),
@@ -44,15 +45,12 @@ class TwoParts:
     """A set with a training and a test part.
 
     Attributes:
-      train_files, test_files: file names.
-      train_labels, test_labels: [images] int classes, or [images, labels] 0 and 1.
+      train, test: file names; labels [images] int classes, or [images, labels] 0 and 1.
       names: of the classes or labels.
     """
 
-    train_files: list[str]
-    train_labels: np.ndarray
-    test_files: list[str]
-    test_labels: np.ndarray
+    train: Labelled
+    test: Labelled
     names: list[str]
 
 
@@ -97,18 +95,14 @@ def fishnet(root: Path) -> TwoParts:
     Raises:
       UserError: a table is missing, lacks a column or holds another value.
     """
-    train_files, train_labels = _fishnet_part(root / "train.csv")
-    test_files, test_labels = _fishnet_part(root / "test.csv")
     return TwoParts(
-        train_files=train_files,
-        train_labels=train_labels,
-        test_files=test_files,
-        test_labels=test_labels,
+        train=_fishnet_part(root / "train.csv"),
+        test=_fishnet_part(root / "test.csv"),
         names=list(FISHNET_LABELS),
     )
 
 
-def _fishnet_part(path: Path) -> tuple[list[str], np.ndarray]:
+def _fishnet_part(path: Path) -> Labelled:
     files, labels = [], []
     for number, row in folders.read_table(path, ("image", "Folder", *FISHNET_LABELS)):
         cells = [row[label].strip() for label in FISHNET_LABELS]
@@ -127,7 +121,7 @@ def _fishnet_part(path: Path) -> tuple[list[str], np.ndarray]:
         labels.append(values)
     if not files:
         raise UserError(f"{path}: no row with all nine labels")
-    return files, np.asarray(labels)
+    return Labelled(files, np.asarray(labels))
 
 
 def awa2(root: Path) -> TwoParts:
@@ -154,7 +148,7 @@ def awa2(root: Path) -> TwoParts:
     if predicates.exists():
         attributes = [line.split()[-1] for line in folders.read_lines(predicates)]
 
-    def part(path: Path) -> tuple[list[str], np.ndarray]:
+    def part(path: Path) -> Labelled:
         files, labels = [], []
         for name in folders.read_lines(path):
             if name not in names:
@@ -162,15 +156,11 @@ def awa2(root: Path) -> TwoParts:
             pictures = folders.pictures_in(root / "JPEGImages" / name, root)
             files += pictures
             labels += [matrix[names.index(name)]] * len(pictures)
-        return files, np.asarray(labels)
+        return Labelled(files, np.asarray(labels))
 
-    train_files, train_labels = part(root / "trainclasses.txt")
-    test_files, test_labels = part(root / "testclasses.txt")
     return TwoParts(
-        train_files=train_files,
-        train_labels=train_labels,
-        test_files=test_files,
-        test_labels=test_labels,
+        train=part(root / "trainclasses.txt"),
+        test=part(root / "testclasses.txt"),
         names=attributes,
     )
 
@@ -185,7 +175,7 @@ def herbarium19(root: Path) -> OldAndNew:
     Raises:
       UserError: a folder or the split is missing, or the split names no such class.
     """
-    files, labels, names = folders.class_folders(root / "small-train", root)
+    pictures, names = folders.class_folders(root / "small-train", root)
     path = root / "old_classes.txt"
     if not path.exists():
         raise UserError(
@@ -197,7 +187,7 @@ def herbarium19(root: Path) -> OldAndNew:
         raise UserError(f"{path}: holds something other than numbers from 0 to {len(names) - 1}")
     is_old = np.zeros(len(names), bool)
     is_old[[int(line) for line in numbers]] = True
-    return OldAndNew(files=files, labels=labels, is_old=is_old)
+    return OldAndNew(files=pictures.files, labels=pictures.labels, is_old=is_old)
 
 
 def plantdoc(root: Path) -> TwoParts:
@@ -206,16 +196,11 @@ def plantdoc(root: Path) -> TwoParts:
     Raises:
       UserError: a folder is missing, or a test class has no training picture.
     """
-    train_files, train_labels, train_names = folders.class_folders(root / "train", root)
-    test_files, test_labels, test_names = folders.class_folders(root / "test", root)
+    train, train_names = folders.class_folders(root / "train", root)
+    test, test_names = folders.class_folders(root / "test", root)
     unknown = sorted(set(test_names) - set(train_names))
     if unknown:
         raise UserError(f"{root / 'test' / unknown[0]}: the training part has no such class")
     numbers = np.asarray([train_names.index(name) for name in test_names])
-    return TwoParts(
-        train_files=train_files,
-        train_labels=train_labels,
-        test_files=test_files,
-        test_labels=numbers[test_labels],
-        names=train_names,
-    )
+    test = Labelled(test.files, numbers[test.labels])
+    return TwoParts(train=train, test=test, names=train_names)

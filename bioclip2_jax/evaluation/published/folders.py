@@ -2,12 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.folders import files_below
 from bioclip2_jax.errors import UserError
+
+
+class Labelled(NamedTuple):
+    """File names, and what is true of each: labels [images, ...] int."""
+
+    files: list[str]
+    labels: np.ndarray
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -49,8 +57,8 @@ def pictures_in(folder: Path, root: Path) -> list[str]:
     return [(folder.relative_to(root) / name).as_posix() for name in pictures]
 
 
-def class_folders(folder: Path, root: Path) -> tuple[list[str], np.ndarray, list[str]]:
-    """Pictures, labels [pictures] and names of the classes of a folder with one folder a class.
+def class_folders(folder: Path, root: Path) -> tuple[Labelled, list[str]]:
+    """The pictures of a folder with one folder a class, and the names of the classes.
 
     Raises:
       UserError: there is none, or one without pictures.
@@ -60,4 +68,4 @@ def class_folders(folder: Path, root: Path) -> tuple[list[str], np.ndarray, list
         raise UserError(f"{folder}: no folder of a class here")
     pictures = [pictures_in(folder / name, root) for name in names]
     labels = np.repeat(np.arange(len(names)), [len(part) for part in pictures])
-    return [file for part in pictures for file in part], labels, names
+    return Labelled([file for part in pictures for file in part], labels), names
