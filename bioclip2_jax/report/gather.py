@@ -7,19 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation import findings, schema
 from bioclip2_jax.evaluation.tasks import TASKS
 from bioclip2_jax.report import published
 
-# Analysis → what its file must hold to be a result.
-ANALYSES: dict[str, dict[str, type]] = {
-    "between": {"continuous": list, "discrete": list},
-    "within": {"rho": dict, "fisher": dict, "fisher_removed": dict, "species": list},
-    "theory": {"settings": dict},
-    "scaling": {"runs": list},
-}
+# Name of the file → what it holds.
+KINDS: dict[str, type] = {name: task.result for name, task in TASKS.items()} | findings.KINDS
 # Folders of a run that hold many files and no result.
 _NO_RESULTS = ("checkpoints", "features", "tensorboard", "compile_cache")
 
@@ -30,7 +27,7 @@ class ResultFile:
 
     Attributes:
       path: the file.
-      kind: its name without suffix, of `TASKS` or `ANALYSES`.
+      kind: its name without suffix, of `KINDS`.
       model: name to show; "" where the result is of no model.
       source: model or features as the file names them.
       step: of the checkpoint, None for others.
@@ -116,8 +113,7 @@ def newest(results: Iterable[ResultFile]) -> list[ResultFile]:
 def _result_files(folder: Path) -> Iterable[Path]:
     for place, below, names in os.walk(folder):
         below[:] = sorted(n for n in below if n not in _NO_RESULTS and not n.startswith("."))
-        kinds = (*TASKS, *ANALYSES)
-        yield from (Path(place, f"{kind}.json") for kind in kinds if f"{kind}.json" in names)
+        yield from (Path(place, f"{kind}.json") for kind in KINDS if f"{kind}.json" in names)
 
 
 def _natural(path: Path) -> list:
@@ -127,33 +123,20 @@ def _natural(path: Path) -> list:
 
 def _read(path: Path) -> ResultFile:
     """A result, its model by its whole name."""
-    if path.stem in TASKS:
-        values = schema.read(path, TASKS[path.stem].result)
-        # A first version did not name the model.
-        folder = path.parent if values.step is None else path.parent.parent.parent
-        return ResultFile(
-            path=path,
-            kind=path.stem,
-            model=_origin(values.model or str(folder)),
-            source=values.model or "",
-            step=values.step,
-            version=values.version,
-            settings=vars(values.settings),
-            values=values,
-        )
-    found = files.read_json_object(path)
-    for key, kind in ANALYSES[path.stem].items():
-        if not isinstance(found.get(key), kind):
-            raise not_a_result(path, f"no proper {key!r}")
+    values = schema.read(path, KINDS[path.stem])
+    step, model = getattr(values, "step", None), getattr(values, "model", None)
+    source = model or getattr(values, "features", "")
+    if not model and isinstance(values, schema.Result):  # the first version did not name it
+        model = str(path.parent if step is None else path.parent.parent.parent)
     return ResultFile(
         path=path,
         kind=path.stem,
-        model=_origin(found.get("model") or ""),
-        source=found.get("model") or found.get("features") or "",
-        step=found.get("step"),
-        version=found.get("version") or "",
-        settings=found.get("settings") or {},
-        values=found,
+        model=_origin(model or ""),
+        source=source,
+        step=step,
+        version=getattr(values, "version", ""),
+        settings=msgspec.to_builtins(values.settings),
+        values=values,
     )
 
 

@@ -70,7 +70,7 @@ def training_curves(rows: list[dict]) -> str:
 
 def accuracy_over_steps(results: Sequence[schema.ZeroShotResult]) -> str:
     """Zero-shot accuracy of every evaluated checkpoint, `results` by ascending step."""
-    steps = [result.step for result in results]
+    steps = [result.step or 0 for result in results]
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(WIDTH, 3.0))
         series = (("macro_top1", "class average"), ("top1", "all images"))
@@ -110,7 +110,7 @@ def accuracy_per_rank(ranks: Mapping[str, schema.NamedRank]) -> str:
             zorder=3,
         )
         axes.scatter(
-            [row.chance for row in ranks.values()],
+            [row.chance or 0 for row in ranks.values()],
             places,
             marker="|",
             s=160,
