@@ -3,7 +3,6 @@ import pytest
 
 from bioclip2_jax.measures import accuracy
 from bioclip2_jax.measures.accuracy import Outcomes, Stratum
-from bioclip2_jax.measures.scores import top_k
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 
@@ -14,20 +13,6 @@ def outcomes_of(right: list[int], trials: list[int] | None = None) -> Outcomes:
         top=dict.fromkeys(accuracy.TOP, hits),
         ranks=dict.fromkeys(RANKS, hits),
     )
-
-
-def test_top_k_is_best_first_and_breaks_ties_by_index():
-    scores = np.array([[0.1, 0.5, 0.5, 0.9], [0.3, 0.3, 0.3, 0.3]])
-    assert top_k(scores, 3).tolist() == [[3, 1, 2], [0, 1, 2]]
-
-
-def test_top_k_is_clipped_to_the_number_of_classes():
-    assert top_k(np.array([[0.2, 0.8]]), 5).tolist() == [[1, 0]]
-
-
-def test_top_k_agrees_with_a_full_sort():
-    scores = np.random.default_rng(0).normal(size=(20, 50))
-    assert (top_k(scores, 5) == np.argsort(-scores, axis=1)[:, :5]).all()
 
 
 def test_lineage_groups_separate_equal_genus_names_of_different_families():

@@ -122,7 +122,7 @@ class Curves:
         step, *set_name, _ = path.relative_to(self._home).parts
         if result.step is None or step != str(result.step):
             return  # a result of another model, put here by hand
-        group = "/".join(("eval", *set_name, result.task))
+        group = "/".join(("eval", *set_name, path.stem))
         self._board.write(result.step, figures(result), group)
 
     def close(self) -> None:
