@@ -66,8 +66,8 @@ def zero_shot(toy: bool) -> dict:
     images, classes, dim = (200, 500, 32) if toy else (10_000, 100_000, 768)
     import numpy as np
 
+    from bioclip2_jax.evaluation.protocols.zero_shot import zero_shot
     from bioclip2_jax.measures import calibration, open_set
-    from bioclip2_jax.measures.scores import zero_shot
 
     features, labels, names, groups = world(images, classes, dim, 0.25)
     prompted = {r: names[: of.max() + 1].copy() for r, of in groups.items() if r != "species"}
@@ -85,7 +85,7 @@ def zero_shot(toy: bool) -> dict:
         "dim": dim,
         "top1": float(top1),
         **row,
-        "temperature": scaled["temperature"],
+        "temperature": scaled.temperature,
         "calibration_seconds": calibrated["seconds"],
         "auroc": opened.auroc_probability,
         "open_set_seconds": novel["seconds"],

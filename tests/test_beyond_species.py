@@ -12,10 +12,10 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluation.protocols.awa2 import awa2
-from bioclip2_jax.evaluation.protocols.fishnet import fishnet
 from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
+from bioclip2_jax.evaluation.protocols.multi_label import awa2, fishnet
 from bioclip2_jax.evaluation.protocols.newt import newt
+from bioclip2_jax.evaluation.protocols.parts import Parts
 from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
 from bioclip2_jax.measures import heads
 
@@ -155,7 +155,7 @@ def test_fishnet_agrees_with_gradients_by_hand():
             same = answers_by_hand(params, tx, own, protocol) == ty
             values.append(same.all(axis=1).mean())
     for protocol, values in theirs.items():
-        ours = [fishnet(x, y, tx, ty, protocol, seed).accuracy for seed in range(3)]
+        ours = [fishnet(Parts(x, y, tx, ty), protocol, seed).accuracy for seed in range(3)]
         assert abs(np.mean(ours) - np.mean(values)) < 0.005
         assert np.mean(ours) > 0.1
 
@@ -177,7 +177,7 @@ def test_awa2_agrees_with_gradients_by_hand():
             values.append(f1(answers_by_hand(params, tx, own, protocol), columns))
         before.append(f1(answers_by_hand(start(x, y, seed), tx, own, "corrected"), slice(7)))
     for protocol, values in theirs.items():
-        ours = [awa2(x, y, tx, ty, protocol, seed).f1 for seed in range(3)]
+        ours = [awa2(Parts(x, y, tx, ty), protocol, seed).f1 for seed in range(3)]
         assert abs(np.mean(ours) - np.mean(values)) < 0.005
     assert np.mean(ours) > np.mean(before) + 0.05  # it did learn
 
@@ -195,7 +195,7 @@ def test_the_head_learns_what_a_linear_map_can():
 def test_the_slips_of_the_original_lower_the_figure():
     rng = np.random.default_rng(4)
     (x, y), (tx, ty) = many_labels(rng, 1200), many_labels(rng, 1200)
-    faithful, corrected = (fishnet(x, y, tx, ty, p) for p in ("faithful", "corrected"))
+    faithful, corrected = (fishnet(Parts(x, y, tx, ty), p) for p in ("faithful", "corrected"))
     assert faithful.accuracy < corrected.accuracy
     np.testing.assert_allclose(corrected.right.mean(), corrected.accuracy)
     assert corrected.per_label.shape == (9,)
@@ -205,7 +205,7 @@ def test_awa2_scores_two_attributes_or_all():
     rng = np.random.default_rng(5)
     (x, y), (tx, ty) = many_labels(rng, 3000, labels=6), many_labels(rng, 800, labels=6)
     for protocol, threshold in (("faithful", 0.5), ("corrected", 0.0)):
-        found = awa2(x, y, tx, ty, protocol, seed=2)
+        found = awa2(Parts(x, y, tx, ty), protocol, seed=2)
         params = heads.train_head(x, y, 1e-5, seed=2)
         answers = heads.evaluation_logits(params, tx, protocol, 2) > threshold
         wanted = {"labels": np.unique(ty)} if protocol == "faithful" else {}
@@ -300,7 +300,7 @@ def test_plantdoc_is_the_nearest_of_one_example_a_class():
     features, labels = clusters(rng, 8, 30, 16, 1.5)
     train, test = np.arange(240) < 120, np.arange(240) >= 120
     x, tx = unit(features)[train], unit(features)[test]
-    found = plantdoc(x, labels[train], tx, labels[test])
+    found = plantdoc(Parts(x, labels[train], tx, labels[test]))
     averages = []
     for repeat in range(5):
         np.random.seed(repeat)
@@ -319,4 +319,4 @@ def test_plantdoc_is_the_nearest_of_one_example_a_class():
     assert found.macro == pytest.approx(np.mean(averages))
     assert found.accuracy == found.folds.mean() and found.std == found.folds.std()
     with pytest.raises(UserError, match="class 8 has test pictures"):
-        plantdoc(x, labels[train], tx, labels[test] + 1)
+        plantdoc(Parts(x, labels[train], tx, labels[test] + 1))

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from bioclip2_jax.measures import calibration
-from bioclip2_jax.measures import scores as zero_shot
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -31,8 +30,8 @@ def test_the_calibration_error_is_that_of_fifteen_bins():
     scores = np.append(rng.random(300), [0.0, 1.0])
     right = rng.random(302) < scores**2
     found = calibration.summary(scores, right)
-    assert found["ece"] == pytest.approx(plain_ece(scores, right))
-    assert sum(part["count"] for part in found["bins"]) == 302
+    assert found.ece == pytest.approx(plain_ece(scores, right))
+    assert sum(part.count for part in found.bins) == 302
 
 
 @pytest.fixture(scope="module")
@@ -58,27 +57,27 @@ def test_the_temperature_is_the_one_of_least_loss_on_one_half(world):
     fitted, judged = order[:1500], order[1500:]
     grid = np.exp(np.linspace(0, 3, 3001))
     best = grid[np.argmin([loss(fitted, t) for t in grid])]
-    assert found["temperature"] == pytest.approx(best, rel=2e-3)
-    assert found["temperature"] == pytest.approx(4, rel=0.1)  # the labels were drawn at 40 / 4
-    for name, temperature in (("before", 1.0), ("after", found["temperature"])):
+    assert found.temperature == pytest.approx(best, rel=2e-3)
+    assert found.temperature == pytest.approx(4, rel=0.1)  # the labels were drawn at 40 / 4
+    for name, temperature in (("before", 1.0), ("after", found.temperature)):
         chances = plain_softmax(logits[judged] / temperature)
         right = chances.argmax(axis=1) == labels[judged]
-        assert found[f"nll_{name}"] == pytest.approx(loss(judged, temperature), rel=1e-4)
-        assert found[f"ece_{name}"] == pytest.approx(
+        assert getattr(found, f"nll_{name}") == pytest.approx(loss(judged, temperature), rel=1e-4)
+        assert getattr(found, f"ece_{name}") == pytest.approx(
             plain_ece(chances.max(axis=1), right), abs=1e-3
         )
-    assert found["ece_after"] < 0.05 < found["ece_before"]
+    assert found.ece_after < 0.05 < found.ece_before
 
 
 def test_a_long_list_is_fitted_on_fewer_images_and_judged_on_all(world, monkeypatch):
     images, labels, classes = world
     whole = calibration.temperature_scaling(images, labels, classes, 40.0)
     monkeypatch.setattr(calibration, "FIT_SCORES", 6 * 700)
-    monkeypatch.setattr(zero_shot, "CHUNK_ELEMENTS", 600)
+    monkeypatch.setattr("bioclip2_jax.measures.scores.CHUNK_ELEMENTS", 600)
     some = calibration.temperature_scaling(images, labels, classes, 40.0)
-    assert (some["num_fitted"], some["num_judged"]) == (700, 1500)
-    assert some["nll_before"] == pytest.approx(whole["nll_before"], rel=1e-5)
-    assert some["temperature"] == pytest.approx(whole["temperature"], rel=0.1)
+    assert (some.num_fitted, some.num_judged) == (700, 1500)
+    assert some.nll_before == pytest.approx(whole.nll_before, rel=1e-5)
+    assert some.temperature == pytest.approx(whole.temperature, rel=0.1)
 
 
 def test_one_image_gives_no_temperature(world):

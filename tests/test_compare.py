@@ -17,7 +17,8 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.evaluation.compare import compare
 from bioclip2_jax.evaluation.run import run_once
-from bioclip2_jax.evaluation.tasks import Settings, parse_tasks
+from bioclip2_jax.evaluation.schema import Settings
+from bioclip2_jax.evaluation.tasks import parse_tasks
 from bioclip2_jax.measures.paired import paired
 
 
@@ -49,7 +50,7 @@ def test_the_p_value_is_mcnemars_exact_one():
 
 
 def test_p_is_uniform_enough_where_there_is_no_difference(monkeypatch):
-    monkeypatch.setattr("bioclip2_jax.measures.paired.RESAMPLES", 10)
+    monkeypatch.setattr("bioclip2_jax.measures.intervals.RESAMPLES", 10)
     rng = np.random.default_rng(1)
     values = [
         paired(rng.random(60) < 0.5, rng.random(60) < 0.5, np.zeros(60, int), seed=i).p

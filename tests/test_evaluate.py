@@ -13,13 +13,12 @@ from colour_world import ColourModel, square, write_world
 
 from bioclip2_jax.cli.evaluate import evaluate as command
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation import follow
+from bioclip2_jax.evaluation import follow, questions
 from bioclip2_jax.evaluation import run as evaluate
-from bioclip2_jax.evaluation import species as species_tasks
-from bioclip2_jax.evaluation import tasks as jobs
 from bioclip2_jax.evaluation.follow import new_checkpoints
 from bioclip2_jax.evaluation.run import run, run_once
-from bioclip2_jax.evaluation.tasks import Settings
+from bioclip2_jax.evaluation.schema import Settings
+from bioclip2_jax.evaluation.tasks import parse_tasks
 from bioclip2_jax.features import embed
 from bioclip2_jax.features.pictures import open_pictures
 from bioclip2_jax.text.taxonomy import RANKS
@@ -168,22 +167,22 @@ def test_pictures_of_species_off_the_list_are_unknown_organisms(workdir, tmp_pat
 @pytest.mark.parametrize("labels, count", [("train", 3), ("split", 2), ("all", 4)])
 def test_the_list_of_names_follows_the_labels_option(tmp_path, labels, count):
     data = write_world(tmp_path / "d", {"red": 1, "green": 1}, train=("red", "orange", "blue"))
-    assert len(species_tasks.dataset_classes(str(data), "val", labels)) == count
+    assert len(questions.dataset_classes(str(data), "val", labels)) == count
 
 
 def test_text_kinds_change_the_names(data):
-    classes = species_tasks.dataset_classes(data, "val", "train")
-    assert species_tasks.class_names(classes, "sci")[-1] == "Green"
-    assert species_tasks.class_names(classes, "taxon_com")[0] == (
+    classes = questions.dataset_classes(data, "val", "train")
+    assert questions.class_names(classes, "sci")[-1] == "Green"
+    assert questions.class_names(classes, "taxon_com")[0] == (
         "Animalia Chordata Aves Fireformes Firidae Ignis orange"
     )
-    assert "with common name fire bird" in species_tasks.class_names(classes, "taxon_com")[1]
-    assert species_tasks.class_names(classes, "asis")[0] == "Ignis orange"
+    assert "with common name fire bird" in questions.class_names(classes, "taxon_com")[1]
+    assert questions.class_names(classes, "asis")[0] == "Ignis orange"
 
 
 def test_lineage_names_leave_out_holes_and_never_are_empty(data):
-    classes = species_tasks.dataset_classes(data, "val", "train")
-    assert species_tasks.lineage_names(classes, "class") == ["Animalia Chordata Aves", "Plantae"]
+    classes = questions.dataset_classes(data, "val", "train")
+    assert questions.lineage_names(classes, "class") == ["Animalia Chordata Aves", "Plantae"]
 
 
 def test_no_image_of_a_listed_taxon_is_a_clear_error(workdir, tmp_path):
@@ -324,7 +323,7 @@ def results_in(folder: Path, task: str) -> dict:
 
 def test_features_give_what_the_checkpoint_gives(workdir, data, features, tmp_path):
     run(workdir, Settings(data), say=quiet)
-    tasks = jobs.parse_tasks("zero_shot,few_shot")
+    tasks = parse_tasks("zero_shot,few_shot")
     for settings in (Settings(data), Settings()):
         out = tmp_path / "out"
         run_once(settings, tasks, out, model_path="colours", features=features, say=quiet)
@@ -433,7 +432,7 @@ def test_features_of_another_model_or_split_are_named(workdir, data, features, t
     with pytest.raises(UsageError, match="--tasks newt needs --data"):
         run_once(Settings(), ["newt"], tmp_path / "o", features=features, say=quiet)
     with pytest.raises(UsageError, match="--tasks herbarium: unknown"):
-        jobs.parse_tasks("few_shot,herbarium")
+        parse_tasks("few_shot,herbarium")
 
 
 def test_features_and_model_must_belong_together(data, features, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import beyond, follow
 from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.evaluation.run import run
-from bioclip2_jax.evaluation.tasks import Settings
+from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.training.tensorboard import Board
 
 

@@ -15,6 +15,7 @@ from bioclip2_jax import cli
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import beyond
 from bioclip2_jax.evaluation import run as evaluate
+from bioclip2_jax.evaluation import species as species_tasks
 from bioclip2_jax.evaluation.protocols import newt
 from bioclip2_jax.evaluation.published import species as species_layouts
 from bioclip2_jax.evaluation.published.species import Choice, find, read
@@ -280,13 +281,13 @@ def test_support_of_a_published_set_lists_files_that_can_be_fed_back(sets, tmp_p
 
 def test_the_templates_are_chosen_and_recorded(sets, tmp_path, monkeypatch):
     asked = []
-    embed_classes = evaluate.species_tasks.embed_classes
+    embed_classes = species_tasks.embed_classes
 
     def listen(model, names, batch_size, templates):
         asked.append(templates)
         return embed_classes(model, names, batch_size, templates)
 
-    monkeypatch.setattr(evaluate.species_tasks, "embed_classes", listen)
+    monkeypatch.setattr(species_tasks, "embed_classes", listen)
     for name in ("bioclip2", "pybioclip"):
         bioclip2(
             *("evaluate", "--model", "m", "--data", sets / "PLK_Mini", "--tasks", "zero_shot"),

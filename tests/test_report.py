@@ -12,6 +12,7 @@ from colour_world import ColourModel, write_world
 from bioclip2_jax.cli.report import report as command
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import run as evaluate
+from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.report import gather, pictures
 from bioclip2_jax.report.build import build, percent
 from bioclip2_jax.report.figures import species as figures
@@ -47,7 +48,7 @@ def run(tmp_path_factory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch:
         confused = ColourModel(confuse={"red": "orange", "orange": "red"})
         patch.setattr(evaluate, "load", lambda path: confused)
-        evaluate.run(workdir, evaluate.Settings(data), step="all", say=lambda line: None)
+        evaluate.run(workdir, Settings(data), step="all", say=lambda line: None)
     return workdir, data
 
 

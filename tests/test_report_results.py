@@ -74,7 +74,7 @@ def test_no_two_sets_share_a_name():
 # ---- Our rows
 
 
-def results_of(tmp_path: Path, values: list[dict]) -> list[gather.Result]:
+def results_of(tmp_path: Path, values: list[dict]) -> list[gather.ResultFile]:
     for number, one in enumerate(values):
         put(tmp_path / str(number) / f"{one['task']}.json", one)
     return gather.newest(gather.gather([tmp_path]))

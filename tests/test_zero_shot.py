@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from bioclip2_jax.evaluation.protocols.zero_shot import zero_shot
 from bioclip2_jax.measures import scores as module
-from bioclip2_jax.measures.scores import probabilities, sum_groups, zero_shot
+from bioclip2_jax.measures.scores import probabilities
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:
@@ -47,11 +48,6 @@ def test_scores_are_softmax_probabilities_of_the_scaled_cosine():
     order = result.predictions[0]
     assert result.scores[0] == pytest.approx(expected[order], rel=1e-5)
     assert result.scores[0].sum() == pytest.approx(1)
-
-
-def test_large_logit_scales_do_not_overflow():
-    scores = probabilities(CLASSES, CLASSES, 1e6)
-    assert np.isfinite(scores).all()
 
 
 def test_prompted_ranks_are_scored_by_their_own_texts():
@@ -103,11 +99,6 @@ def test_groups_that_are_no_tree_are_refused():
     groups = {"family": np.array([0, 1, 0]), "genus": np.array([0, 0, 1])}
     with pytest.raises(ValueError, match="rank genus do not refine"):
         zero_shot(CLASSES, np.arange(3), CLASSES, 1.0, groups)
-
-
-def test_sum_groups_adds_columns_of_the_same_number():
-    scores = np.array([[1.0, 2.0, 4.0, 8.0]])
-    assert sum_groups(scores, np.array([1, 0, 1, 2])).tolist() == [[2.0, 5.0, 8.0]]
 
 
 def test_working_in_chunks_changes_nothing(monkeypatch):

@@ -20,12 +20,13 @@ def compare(first: str, second: str, out: str | None) -> None:
     """
     from pathlib import Path
 
-    from bioclip2_jax import files
-    from bioclip2_jax.evaluation import compare as program
+    from bioclip2_jax.evaluation import schema
+    from bioclip2_jax.evaluation.compare import compare as compare_folders
+    from bioclip2_jax.evaluation.compare import one_line
 
-    found = program.compare(first, second)
+    comparison = compare_folders(first, second)
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(Path(out), found)
-    for task, result in found["tasks"].items():
-        click.echo(program.one_line(task, result))
+        schema.write(out, comparison)
+    for task, result in comparison.tasks.items():
+        click.echo(one_line(task, result))

@@ -1,5 +1,7 @@
 """`bioclip2 evaluate`."""
 
+from typing import Any
+
 import click
 
 from bioclip2_jax.cli import options
@@ -82,22 +84,13 @@ def evaluate(
     workdir: str | None,
     model_path: str | None,
     features: str | None,
-    data: str | None,
     tasks: str,
     out: str | None,
-    split: str | None,
-    labels: str,
-    text_kind: str | None,
-    templates: str,
-    annotations: str | None,
-    class_column: str | None,
-    where: tuple[str, ...],
-    support: str | None,
-    protocol: str,
     step: str | None,
     follow: bool,
     timeout: float | None,
     batch_size: int,
+    **settings: Any,
 ) -> None:
     """Measure a training run (--workdir), any model (--model) or kept features (--features).
 
@@ -117,37 +110,26 @@ def evaluate(
       bioclip2 evaluate --features features/newt --data newt --tasks newt --out results/newt
     """
     from bioclip2_jax.errors import UsageError
-    from bioclip2_jax.evaluation import run as program
-    from bioclip2_jax.evaluation.tasks import Settings, parse_tasks
+    from bioclip2_jax.evaluation.run import run, run_once
+    from bioclip2_jax.evaluation.schema import Settings
+    from bioclip2_jax.evaluation.tasks import parse_tasks
 
-    given = [x for x in (workdir, model_path or features) if x]
-    if len(given) != 1:
+    if bool(workdir) == bool(model_path or features):
         raise UsageError(
             "give one of --workdir, --model and --features; --model may go with --features"
         )
-    settings = Settings(
-        data=data,
-        split=split,
-        labels=labels,
-        text_kind=text_kind,
-        annotations=annotations,
-        class_column=class_column,
-        where=where,
-        templates=templates,
-        protocol=protocol,
-        support=support,
-    )
+    asked = Settings(**settings)
     chosen = parse_tasks(tasks)
-    if support and len([task for task in chosen if task.startswith("few_shot")]) != 1:
+    if asked.support and len([task for task in chosen if task.startswith("few_shot")]) != 1:
         raise UsageError("--support is of one kind of few-shot: give --tasks few_shot_1, or _5")
     if follow and step:
         raise UsageError("--follow takes the checkpoints as they come: leave out --step")
     if timeout is not None and not follow:
         raise UsageError("--timeout goes with --follow")
     if workdir:
-        program.run(
+        run(
             workdir,
-            settings,
+            asked,
             chosen,
             out=out,
             step=step or "latest",
@@ -162,8 +144,8 @@ def evaluate(
     if follow or step:
         option = "--follow" if follow else "--step"
         raise UsageError(f"{option} needs the --workdir of a training")
-    program.run_once(
-        settings,
+    run_once(
+        asked,
         chosen,
         out,
         model_path=model_path,

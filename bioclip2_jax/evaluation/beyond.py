@@ -4,173 +4,167 @@ The released code ran them once with seed 0 in its first version and three times
 and 2, in its second; PlantDoc draws five times in both. `runs` holds all, the first one first.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
-from bioclip2_jax.evaluation.protocols.awa2 import awa2
-from bioclip2_jax.evaluation.protocols.fishnet import fishnet
+from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.protocols import multi_label
 from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
 from bioclip2_jax.evaluation.protocols.newt import newt
+from bioclip2_jax.evaluation.protocols.parts import Parts
 from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
-from bioclip2_jax.evaluation.published import beyond as layouts
-from bioclip2_jax.evaluation.species import missing, rows_of
+from bioclip2_jax.evaluation.published.beyond import BinaryTasks, OldAndNew, TwoParts
+from bioclip2_jax.evaluation.published.folders import Labelled
+from bioclip2_jax.evaluation.subject import Job, Subject, missing, rows_of
 from bioclip2_jax.features.store import Store
 
 SEEDS = (0, 1, 2)
 
+Scores = TypeVar("Scores")
 
-def run(task: str, root: Path, kept: Store, protocol: str) -> dict:
-    """Runs one task.
 
-    Args:
-      task: of `TASKS`.
-      root: the folder of the set as it is published.
-      kept: features of its pictures, keys relative to `root`.
-      protocol: "faithful" or "corrected".
-
-    Returns:
-      `value`, the figure of the paper's table as the mean of `runs`, with `metric` (its name),
-      `std` over the runs, `protocol`, `num_images`, `num_missing`, `bad` (key and reason of
-      each missing picture) and what else the task knows.
+def run_newt(job: Job[BinaryTasks], subject: Subject) -> schema.NewtResult:
+    """One support vector machine a task.
 
     Raises:
-      UserError: the folder is not laid out as published, or pictures have no features.
+      UserError: no picture has features, or a task too few.
     """
-    details = TASKS[task](root, kept, protocol)
-    runs = details["runs"]
-    head = {"value": float(np.mean(runs)), "std": float(np.std(runs)), "protocol": protocol}
-    return head | details
-
-
-def one_line(result: dict) -> str:
-    """The figure and its spread."""
-    left_out = ""
-    if result["num_missing"]:
-        first = result["bad"][0]
-        left_out = f", {result['num_missing']:,} left out ({first['key']}: {first['reason']})"
-    return (
-        f"{result['metric']} {100 * result['value']:.1f} ± {100 * result['std']:.1f} over"
-        f" {len(result['runs'])} runs ({result['protocol']}); {result['num_images']:,}"
-        f" images{left_out}"
+    pictures, store = job.pictures, subject.store(job.root)
+    rows, present = rows_of(store, pictures.files, str(job.root))
+    scores = [
+        newt(
+            store.features[rows],
+            pictures.labels[present],
+            pictures.tasks[present],
+            pictures.is_train[present],
+            seed=seed,
+            clusters=pictures.clusters[present],
+        )
+        for seed in SEEDS
+    ]
+    return schema.NewtResult(
+        **_common(job, store, pictures.files, [each.micro for each in scores]),
+        metric="accuracy over all test images",
+        mean_over_tasks=float(np.mean([each.macro for each in scores])),
+        tasks=scores[0].tasks,
+        clusters=scores[0].clusters,
     )
 
 
-def _newt(root: Path, kept: Store, protocol: str) -> dict:
-    told = layouts.newt(root)
-    rows, present = rows_of(kept, told.files, root)
-    found = [
-        newt(
-            kept.features[rows],
-            told.labels[present],
-            told.tasks[present],
-            told.is_train[present],
-            seed=seed,
-            clusters=told.clusters[present],
-        )
-        for seed in SEEDS
-    ]
-    return {
-        "metric": "accuracy over all test images",
-        "runs": [one.micro for one in found],
-        "mean_over_tasks": float(np.mean([one.macro for one in found])),
-        "tasks": found[0].tasks,
-        "clusters": found[0].clusters,
-        **_counts(told.files, kept),
-    }
+def run_fishnet(job: Job[TwoParts], subject: Subject) -> schema.FishNetResult:
+    """Nine labels at once.
+
+    Raises:
+      UserError: no picture has features.
+    """
+    parts, store = _two_parts(job, subject, normalize=False)
+    scores = _over_seeds(multi_label.fishnet, job, parts)
+    per_label = np.mean([each.per_label for each in scores], axis=0).tolist()
+    return schema.FishNetResult(
+        **_common(job, store, _files(job), [each.accuracy for each in scores]),
+        metric="all nine labels right",
+        mean_over_labels=float(np.mean(per_label)),
+        per_label=dict(zip(job.pictures.names, per_label, strict=True)),
+    )
 
 
-def _two_parts(told: layouts.Split, kept: Store, root: Path, normalize: bool) -> tuple:
-    """Features and labels of the training part and of the test part, and the counts."""
-    parts: list[np.ndarray] = []
-    for files, labels in (
-        (told.train_files, told.train_labels),
-        (told.test_files, told.test_labels),
-    ):
-        rows, present = rows_of(kept, files, root)
-        scale = 1 if normalize else kept.norms[rows, None]
-        parts += [kept.features[rows] * scale, labels[present]]
-    return *parts, _counts([*told.train_files, *told.test_files], kept)
+def run_awa2(job: Job[TwoParts], subject: Subject) -> schema.AwA2Result:
+    """Attributes of classes that were not learned from.
+
+    Raises:
+      UserError: no picture has features.
+    """
+    parts, store = _two_parts(job, subject, normalize=False)
+    scores = _over_seeds(multi_label.awa2, job, parts)
+    return schema.AwA2Result(
+        **_common(job, store, _files(job), [each.f1 for each in scores]),
+        metric="macro F1",
+        micro_f1=float(np.mean([each.micro_f1 for each in scores])),
+    )
 
 
-def _fishnet(root: Path, kept: Store, protocol: str) -> dict:
-    told = layouts.fishnet(root)
-    *parts, counts = _two_parts(told, kept, root, normalize=False)
-    found = [fishnet(*parts, protocol=protocol, seed=seed) for seed in SEEDS]
-    per_label = np.mean([one.per_label for one in found], axis=0).tolist()
-    return {
-        "metric": "all nine labels right",
-        "runs": [one.accuracy for one in found],
-        "mean_over_labels": float(np.mean(per_label)),
-        "per_label": dict(zip(told.names, per_label, strict=True)),
-        **counts,
-    }
+def run_herbarium19(job: Job[OldAndNew], subject: Subject) -> schema.HerbariumResult:
+    """Clusters of which some have a name.
 
-
-def _awa2(root: Path, kept: Store, protocol: str) -> dict:
-    told = layouts.awa2(root)
-    *parts, counts = _two_parts(told, kept, root, normalize=False)
-    found = [awa2(*parts, protocol=protocol, seed=seed) for seed in SEEDS]
-    return {
-        "metric": "macro F1",
-        "runs": [one.f1 for one in found],
-        "micro_f1": float(np.mean([one.micro_f1 for one in found])),
-        **counts,
-    }
-
-
-def _herbarium19(root: Path, kept: Store, protocol: str) -> dict:
-    told = layouts.herbarium19(root)
-    rows, present = rows_of(kept, told.files, root)
+    Raises:
+      UserError: no picture has features, or all or none are labelled.
+    """
+    pictures, store = job.pictures, subject.store(job.root)
+    rows, present = rows_of(store, pictures.files, str(job.root))
     # Who is labelled is drawn before anything is known of unreadable pictures.
-    labelled = split_labelled(told.labels, told.is_old, seed=0)
-    found = [
+    labelled = split_labelled(pictures.labels, pictures.is_old, seed=0)
+    scores = [
         herbarium19(
-            kept.features[rows],
-            told.labels[present],
+            store.features[rows],
+            pictures.labels[present],
             labelled[present],
-            told.is_old,
-            protocol=protocol,
+            pictures.is_old,
+            protocol=job.settings.protocol,
             seed=seed,
         )
         for seed in SEEDS
     ]
+    return schema.HerbariumResult(
+        **_common(job, store, pictures.files, [each.accuracy for each in scores]),
+        metric="clustering accuracy",
+        macro=_mean(each.macro for each in scores),
+        old=_mean(each.old for each in scores),
+        new=_mean(each.new for each in scores),
+    )
+
+
+def run_plantdoc(job: Job[TwoParts], subject: Subject) -> schema.PlantDocResult:
+    """One example a class.
+
+    Raises:
+      UserError: no picture has features, or a class none to learn from.
+    """
+    parts, store = _two_parts(job, subject, normalize=True)
+    scores = plantdoc(parts)
+    return schema.PlantDocResult(
+        **_common(job, store, _files(job), scores.folds.tolist()),
+        metric="one-shot accuracy",
+        macro=scores.macro,
+    )
+
+
+def _over_seeds(protocol: Callable[..., Scores], job: Job, parts: Parts) -> list[Scores]:
+    return [protocol(parts, protocol=job.settings.protocol, seed=seed) for seed in SEEDS]
+
+
+def _two_parts(job: Job[TwoParts], subject: Subject, normalize: bool) -> tuple[Parts, Store]:
+    pictures, store = job.pictures, subject.store(job.root)
+
+    def part(labelled: Labelled) -> tuple[np.ndarray, np.ndarray]:
+        rows, present = rows_of(store, labelled.files, str(job.root))
+        scale = 1 if normalize else store.norms[rows, None]
+        return store.features[rows] * scale, labelled.labels[present]
+
+    return Parts(*part(pictures.train), *part(pictures.test)), store
+
+
+def _files(job: Job[TwoParts]) -> list[str]:
+    return [*job.pictures.train.files, *job.pictures.test.files]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """None where a run has none."""
+    array = np.asarray(list(values), float)
+    return None if np.isnan(array).any() else float(array.mean())
+
+
+def _common(job: Job, store: Store, files: list[str], runs: list[float]) -> dict[str, Any]:
+    """The fields of `BeyondResult` that are made alike for all tasks."""
+    bad = [schema.BadPicture(*pair) for pair in missing(store, files)]
     return {
-        "metric": "clustering accuracy",
-        "runs": [one.accuracy for one in found],
-        "macro": float(np.mean([one.macro for one in found])),
-        "old": _mean([one.old for one in found]),
-        "new": _mean([one.new for one in found]),
-        **_counts(told.files, kept),
+        "settings": job.settings,
+        "value": float(np.mean(runs)),
+        "std": float(np.std(runs)),
+        "protocol": job.settings.protocol,
+        "runs": runs,
+        "num_images": len(files) - len(bad),
+        "num_missing": len(bad),
+        "bad": bad,
     }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    return None if None in values else float(np.mean(values))
-
-
-def _plantdoc(root: Path, kept: Store, protocol: str) -> dict:
-    told = layouts.plantdoc(root)
-    *parts, counts = _two_parts(told, kept, root, normalize=True)
-    found = plantdoc(*parts)
-    return {
-        "metric": "one-shot accuracy",
-        "runs": found.folds.tolist(),
-        "macro": found.macro,
-        **counts,
-    }
-
-
-def _counts(files: list[str], kept: Store) -> dict:
-    bad = [{"key": key, "reason": reason} for key, reason in missing(kept, files)]
-    return {"num_images": len(files) - len(bad), "num_missing": len(bad), "bad": bad}
-
-
-TASKS: dict[str, Callable[[Path, Store, str], dict]] = {
-    "newt": _newt,
-    "fishnet": _fishnet,
-    "awa2": _awa2,
-    "herbarium19": _herbarium19,
-    "plantdoc": _plantdoc,
-}

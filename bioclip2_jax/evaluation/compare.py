@@ -1,119 +1,125 @@
 """Compares two folders of results picture by picture: is one model better, or was it luck?"""
 
-import csv
-import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.measures import metrics
+from bioclip2_jax.evaluation import schema
 from bioclip2_jax.measures.paired import paired
+from bioclip2_jax.measures.scores import number
 
 SUFFIX = "_images.csv"
 
 
-def compare(first: str | Path, second: str | Path) -> dict:
+class Answers(NamedTuple):
+    """To one picture: its true name, how often it was asked, and how often rightly answered."""
+
+    name: str
+    trials: int
+    correct: int
+
+
+class Held(NamedTuple):
+    """What a folder holds of one task: the result, and key → answers."""
+
+    folder: Path
+    result: schema.SpeciesResult
+    answers: dict[str, Answers]
+
+
+def compare(first: str | Path, second: str | Path) -> schema.Comparison:
     """The tasks that both folders hold per-image results of.
 
     Args:
       first, second: folders that `bioclip2 evaluate` wrote, such as `WORKDIR/eval/STEP`.
 
-    Returns:
-      `first` and `second`, the models, and `tasks`: task → the fields of `Paired` and
-      `num_images`, the pictures that both were asked for.
-
     Raises:
       UsageError: a folder holds no such results, or they have no task in common.
       UserError: the results are of other pictures, names or supports, or are damaged.
     """
-    folders = Path(first), Path(second)
-    held = [_tables(folder) for folder in folders]
-    common = [task for task in held[0] if task in held[1]]
+    ours, theirs = _held(Path(first)), _held(Path(second))
+    common = [task for task in ours if task in theirs]
     if not common:
         raise UsageError(
-            f"{first} holds {', '.join(held[0])} and {second} {', '.join(held[1])}: no task in"
-            " common"
+            f"{first} holds {', '.join(ours)} and {second} {', '.join(theirs)}: no task in common"
         )
-    heads = [[_head(folder, task) for folder in folders] for task in common]
-    models = [head.get("model") or str(f) for head, f in zip(heads[0], folders, strict=True)]
-    tasks = {
-        task: _compare_task(task, folders, pair, [tables[task] for tables in held])
-        for task, pair in zip(common, heads, strict=True)
-    }
-    return {"first": models[0], "second": models[1], "tasks": tasks}
-
-
-def one_line(task: str, result: dict) -> str:
-    """The difference, how sure it is, and where it comes from."""
-    low, high = (100 * x for x in result["interval"])
-    macro_low, macro_high = (100 * x for x in result["macro_interval"])
-    return (
-        f"{task}: {100 * result['first']:.1f} and {100 * result['second']:.1f} %, difference"
-        f" {100 * result['difference']:+.1f} [{low:+.1f}, {high:+.1f}], class average"
-        f" {100 * result['macro_difference']:+.1f} [{macro_low:+.1f}, {macro_high:+.1f}];"
-        f" better on {result['first_only']:,} and {result['second_only']:,} of"
-        f" {result['num_images']:,} images, p = {result['p']:.2g}"
+    return schema.Comparison(
+        first=ours[common[0]].result.model or str(first),
+        second=theirs[common[0]].result.model or str(second),
+        tasks={task: _compare_task(task, ours[task], theirs[task]) for task in common},
     )
 
 
-def _tables(folder: Path) -> dict[str, dict]:
-    """Task → `_rows`, for every task in which at least one picture was asked for."""
-    found = {
-        path.name.removesuffix(SUFFIX): _rows(path) for path in sorted(folder.glob(f"*{SUFFIX}"))
+def one_line(task: str, result: schema.TaskComparison) -> str:
+    """The difference, how sure it is, and where it comes from."""
+    low, high = (100 * x for x in result.interval)
+    macro_low, macro_high = (100 * x for x in result.macro_interval)
+    return (
+        f"{task}: {100 * result.first:.1f} and {100 * result.second:.1f} %, difference"
+        f" {100 * result.difference:+.1f} [{low:+.1f}, {high:+.1f}], class average"
+        f" {100 * result.macro_difference:+.1f} [{macro_low:+.1f}, {macro_high:+.1f}];"
+        f" better on {result.first_only:,} and {result.second_only:,} of"
+        f" {result.num_images:,} images, p = {result.p:.2g}"
+    )
+
+
+def _held(folder: Path) -> dict[str, Held]:
+    """Every task in which at least one picture was asked for."""
+    tables = {
+        path.name.removesuffix(SUFFIX): _answers(path) for path in sorted(folder.glob(f"*{SUFFIX}"))
     }
-    found = {task: rows for task, rows in found.items() if rows}
-    if not found:
+    held = {
+        task: Held(folder, schema.read(folder / f"{task}.json", schema.SpeciesResult), answers)
+        for task, answers in tables.items()
+        if answers
+    }
+    if not held:
         raise UsageError(
             f"{folder}: no results image by image here (zero_shot{SUFFIX}); give a folder that"
             " `bioclip2 evaluate` wrote, such as WORKDIR/eval/STEP"
         )
-    return found
+    return held
 
 
-def _head(folder: Path, task: str) -> dict:
-    try:
-        return json.loads((folder / f"{task}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / task}.json: cannot be read ({error})") from error
-
-
-def _compare_task(
-    task: str, folders: tuple[Path, Path], heads: list[dict], tables: list[dict]
-) -> dict:
-    one, other = tables
-    keys = [key for key in one if key in other]
+def _compare_task(task: str, first: Held, second: Held) -> schema.TaskComparison:
+    ours, theirs = first.answers, second.answers
+    keys = [key for key in ours if key in theirs]
     if not keys:
         raise UserError(
-            f"{task}: {folders[0]} and {folders[1]} have no picture in common; evaluate both on"
-            " the same --data and --split"
+            f"{task}: {first.folder} and {second.folder} have no picture in common; evaluate both"
+            " on the same --data and --split"
         )
-    names = [head.get("classes_sha256") or head.get("num_classes") for head in heads]
-    if names[0] != names[1] or any(one[key][0] != other[key][0] for key in keys):
+    lists = [each.result.classes_sha256 or each.result.num_classes for each in (first, second)]
+    if lists[0] != lists[1] or any(ours[key].name != theirs[key].name for key in keys):
         raise UserError(
-            f"{task}: {folders[0]} and {folders[1]} name the pictures from different lists of"
-            f" classes ({heads[0].get('num_classes')} and {heads[1].get('num_classes')}); evaluate"
+            f"{task}: {first.folder} and {second.folder} name the pictures from different lists of"
+            f" classes ({first.result.num_classes} and {second.result.num_classes}); evaluate"
             " both with the same --labels or --annotations"
         )
-    if any(one[key][1] != other[key][1] for key in keys):
+    if any(ours[key].trials != theirs[key].trials for key in keys):
         raise UserError(
-            f"{task}: {folders[0]} and {folders[1]} drew other examples to learn from; give"
-            f" --support {folders[0] / task}_support.json to the second"
+            f"{task}: {first.folder} and {second.folder} drew other examples to learn from; give"
+            f" --support {first.folder / task}_support.json to the second"
         )
-    trials = np.asarray([one[key][1] for key in keys])
-    right = [np.asarray([rows[key][2] for key in keys]) for rows in tables]
-    labels = metrics.number([one[key][0] for key in keys])[1]
-    return {"num_images": len(keys)} | asdict(paired(*right, labels, trials))
+    result = paired(
+        np.asarray([ours[key].correct for key in keys]),
+        np.asarray([theirs[key].correct for key in keys]),
+        number([ours[key].name for key in keys])[1],
+        np.asarray([ours[key].trials for key in keys]),
+    )
+    return schema.TaskComparison(**vars(result), num_images=len(keys))
 
 
-def _rows(path: Path) -> dict[str, tuple[str, int, int]]:
-    """Key → its true name, how often it was asked, how often that was answered rightly."""
+def _answers(path: Path) -> dict[str, Answers]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {
-                row["key"]: (row["scientificName"], int(row.get("trials", 1)), int(row["correct"]))
-                for row in csv.DictReader(file)
-            }
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        return {
+            row["key"]: Answers(
+                row["scientificName"], int(row.get("trials", 1)), int(row["correct"])
+            )
+            for row in files.read_csv(path)
+        }
+    except (UserError, KeyError, ValueError) as error:
         raise UserError(f"{path}: no table of results ({error!r}); evaluate again") from error

@@ -4,20 +4,18 @@ A result is done when its JSON is there, made with the settings that bear on it;
 and whole, so a restart after any kind of end repeats at most the task that was under way.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bioclip2_jax.errors import UsageError
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.subject import Job
+from bioclip2_jax.evaluation.tasks import TASKS, bearing
 from bioclip2_jax.weights import checkpoint
 
 POLL_SECONDS = 2.0
 REMOVAL_SECONDS = 10.0
-# Settings that came later, with what results of before were made with.
-_BEFORE = {"templates": "bioclip2", "class_column": None, "where": []}
-_PATHS = ("data", "annotations", "support")
 _NO_FIGURE = ("step", "k", "chance")  # alike at every checkpoint
 
 
@@ -30,16 +28,16 @@ def chosen_steps(workdir: str | Path, step: str) -> list[int]:
     Raises:
       UsageError: there is no such checkpoint, or none at all.
     """
-    found = checkpoint.steps(workdir)
-    if not found:
+    steps = checkpoint.steps(workdir)
+    if not steps:
         raise UsageError(
             f"{workdir}: no checkpoint here; give the --workdir of a training run, or --follow to"
             " wait for its first one"
         )
     if step in ("latest", "all"):
-        return found[-1:] if step == "latest" else found
-    if not step.isdigit() or int(step) not in found:
-        shown = ", ".join(map(str, found))
+        return steps[-1:] if step == "latest" else steps
+    if not step.isdigit() or int(step) not in steps:
+        shown = ", ".join(map(str, steps))
         raise UsageError(f"--step {step}: not one of latest, all, {shown}")
     return [int(step)]
 
@@ -80,30 +78,14 @@ def is_going(workdir: str | Path, step: int) -> bool:
 # ---- Results that are there
 
 
-def is_done(path: Path, settings: dict) -> bool:
-    """Whether a result was made with these settings; others that it records do not matter."""
-    found = _read(path)
-    if found is None or not isinstance(found.get("settings"), dict):
-        return False
-    made = _BEFORE | found["settings"]
-    made = {name: made.get(name) for name in settings}
-    return _comparable(made) == _comparable(json.loads(json.dumps(settings)))
-
-
-def _comparable(settings: dict) -> dict:
-    """A path may be written in several ways."""
-    return {
-        name: os.path.abspath(value) if value and name in _PATHS else value
-        for name, value in settings.items()
-    }
-
-
-def _read(path: Path) -> dict | None:
+def is_done(folder: Path, job: Job) -> bool:
+    """Whether a folder of results holds the job's, made with the settings that bear on it."""
+    path = folder / job.folder / f"{job.task}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        made = schema.read(path, TASKS[job.task].result).settings
+    except UserError:
+        return False
+    return bearing(job.task, made) == bearing(job.task, job.settings)
 
 
 # ---- Curves
@@ -130,29 +112,34 @@ class Curves:
 
     def add(self, path: Path) -> None:
         """Draws the result in a file, if it is one."""
-        result = _read(path)
-        if result is None or not {"task", "step", "settings"} <= result.keys():
+        task = TASKS.get(path.stem)
+        if task is None:
+            return
+        try:
+            result = schema.read(path, task.result)
+        except UserError:
             return
         step, *set_name, _ = path.relative_to(self._home).parts
-        if step != str(result["step"]):
+        if result.step is None or step != str(result.step):
             return  # a result of another model, put here by hand
-        group = "/".join(("eval", *set_name, result["task"]))
-        self._board.write(result["step"], figures(result), group)
+        group = "/".join(("eval", *set_name, path.stem))
+        self._board.write(result.step, figures(result), group)
 
     def close(self) -> None:
         """Ends the file."""
         self._board.close()
 
 
-def figures(result: dict) -> dict[str, float]:
+def figures(result: schema.Result) -> dict[str, float]:
     """The numbers of a result that are worth a curve: name → value."""
     row = {
         name: float(value)
-        for name, value in result.items()
+        for name, value in vars(result).items()
         if isinstance(value, int | float) and name not in _NO_FIGURE and "num_" not in name
     }
-    for rank, values in (result.get("ranks") or {}).items():
-        if values.get("top1") is not None:
-            row[f"top1_{rank}"] = float(values["top1"])
-    ece = (result.get("calibration") or {}).get("ece")
-    return row | ({"ece": float(ece)} if ece is not None else {})
+    if isinstance(result, schema.SpeciesResult):
+        tops = {f"top1_{rank}": values.top1 for rank, values in result.ranks.items()}
+        row |= {name: top1 for name, top1 in tops.items() if top1 is not None}
+    if isinstance(result, schema.ZeroShotResult) and result.calibration:
+        row["ece"] = result.calibration.ece
+    return row

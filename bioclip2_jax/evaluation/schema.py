@@ -1,5 +1,10 @@
-"""Every result file as a dataclass: what is written is what is read, drawn and compared."""
+"""Every result file of the evaluator as a dataclass: what is written is read, drawn and compared.
 
+Fields with a default came after the first version, or say nothing where they are empty.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -8,8 +13,252 @@ from etils import epath
 
 from bioclip2_jax import files
 from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.measures.accuracy import Accuracy, RankAccuracy, Stratum
+from bioclip2_jax.measures.calibration import Calibration
+from bioclip2_jax.measures.hierarchy import Mistakes
+from bioclip2_jax.measures.open_set import OpenSet
+from bioclip2_jax.measures.paired import Paired
 
 T = TypeVar("T")
+
+
+# ---- What every result says
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is evaluated on.
+
+    Attributes:
+      data: a dataset folder, or the folder of a published set or of several (see
+        `published.species` and `published.beyond`). None where features are all there is.
+      split: images to name; None for "val" of a dataset and all pictures of other sets.
+      labels: the closed list of names: taxa with images in "train", in the evaluated "split", or
+        "all" of the dataset's taxa. Images of other taxa are left out and counted. Other sets than
+        datasets have all their classes on the list.
+      text_kind: form of the names (`captions.class_name`); "asis" is the scientific name as it
+        came, or the class of an annotation table. None for the set's own in the paper.
+      annotations: a table that says what each picture below `data` shows.
+      class_column: column of the table whose cells are the classes.
+      where: "COLUMN=VALUE" that rows of the table must have.
+      templates: sentences of zero-shot, a key of `TEMPLATES`.
+      protocol: of the tasks beyond species, "faithful" or "corrected".
+      support: a file with the support of few-shot, as `few_shot_K_support.json`.
+    """
+
+    data: str | None = None
+    split: str | None = None
+    labels: str = "train"
+    text_kind: str | None = None
+    annotations: str | None = None
+    class_column: str | None = None
+    where: tuple[str, ...] = ()
+    templates: str = "bioclip2"
+    protocol: str = "faithful"
+    support: str | None = None
+
+
+@dataclass(frozen=True)
+class BadPicture:
+    """A picture that could not be used, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """`TASK.json`.
+
+    Attributes:
+      task: of `tasks.TASKS`.
+      step: of the checkpoint, None for other models.
+      model: where it came from.
+      dataset: name of the data.
+      version: of this package.
+      settings: with nothing left to choose.
+    """
+
+    task: str = ""
+    step: int | None = None
+    model: str | None = None
+    dataset: str = ""
+    version: str = ""
+    settings: Settings
+
+
+# ---- Species
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRank(RankAccuracy):
+    """First answers of zero-shot at one rank, and where its own names are asked for."""
+
+    prompted_top1: float
+    prompted_macro_top1: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeciesResult(Accuracy, Result):
+    """Of zero-shot and few-shot; accuracies are None where nothing could be asked.
+
+    Attributes:
+      chance: accuracy of guessing.
+      num_images: asked for.
+      num_classes: on the list of names, or with examples.
+      num_excluded: pictures of other classes.
+      classes_sha256: tells lists of classes apart.
+      num_bad, bad: pictures that could not be read.
+    """
+
+    chance: float | None
+    num_images: int
+    num_classes: int | None
+    num_excluded: int = 0
+    classes_sha256: str | None = None
+    num_bad: int = 0
+    bad: list[BadPicture] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenSet(OpenSet):
+    """Known against unknown pictures where so many classes are struck off the list."""
+
+    num_hidden_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSets:
+    """Two kinds of unknown pictures; None for one without any.
+
+    Attributes:
+      hidden: half of the classes with pictures are struck off the list.
+      excluded: pictures of species that never were on it.
+    """
+
+    hidden: HiddenSet | None = None
+    excluded: OpenSet | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotResult(SpeciesResult):
+    """`zero_shot.json`."""
+
+    top1: float
+    macro_top1: float
+    ranks: Mapping[str, NamedRank]
+    chance: float
+    num_classes: int
+    calibration: Calibration | None = None
+    hierarchy: Mistakes | None = None
+    strata: dict[str, Stratum] | None = None
+    open_set: OpenSets | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotResult(SpeciesResult):
+    """`few_shot_K.json`.
+
+    Attributes:
+      k: examples a class.
+      std: population standard deviation over the folds.
+      folds: accuracy of each.
+      left_out: names of the classes with fewer than k pictures.
+    """
+
+    num_classes: int | None = None
+    k: int
+    std: float | None
+    folds: list[float]
+    left_out: list[str] = field(default_factory=list)
+
+
+# ---- Beyond species
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeyondResult(Result):
+    """Of a task of BioCLIP 2's second table.
+
+    Attributes:
+      value, std: mean and standard deviation of the runs.
+      protocol: "faithful" or "corrected".
+      metric: what the figure is.
+      runs: the figure of each.
+      num_images: that were used.
+      num_missing, bad: that could not be.
+    """
+
+    value: float
+    std: float
+    protocol: str
+    metric: str
+    runs: list[float]
+    num_images: int
+    num_missing: int = 0
+    bad: list[BadPicture] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewtResult(BeyondResult):
+    """`newt.json`: also the mean over the tasks, and accuracies by task and by group of tasks."""
+
+    mean_over_tasks: float | None = None
+    tasks: dict[str, float] | None = None
+    clusters: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FishNetResult(BeyondResult):
+    """`fishnet.json`: also the accuracy of each label, and their mean."""
+
+    mean_over_labels: float | None = None
+    per_label: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwA2Result(BeyondResult):
+    """`awa2.json`."""
+
+    micro_f1: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HerbariumResult(BeyondResult):
+    """`herbarium19.json`: also the average over the classes, and of old and of new ones."""
+
+    macro: float | None = None
+    old: float | None = None
+    new: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantDocResult(BeyondResult):
+    """`plantdoc.json`: also the average over the classes."""
+
+    macro: float | None = None
+
+
+# ---- Comparisons
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskComparison(Paired):
+    """Two models on the pictures that both were asked for."""
+
+    num_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `bioclip2 compare --out` writes: the two models, and task → how they compare."""
+
+    first: str
+    second: str
+    tasks: dict[str, TaskComparison]
+
+
+# ---- Files
 
 
 def write(path: epath.PathLike, result: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bioclip2_jax.data import images
+from bioclip2_jax.data.dataset import Source
 from bioclip2_jax.data.records import Record, taxon_of
 from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.text.taxonomy import Taxon
@@ -114,7 +115,7 @@ def embed_images(
             yield ImageBatch(indices=list(arrays), features=features, bad=bad)
 
 
-def embed_split(model: Model, source: Sequence[Record], batch_size: int) -> SplitFeatures:
+def embed_split(model: Model, source: Source | Sequence[Record], batch_size: int) -> SplitFeatures:
     """Encodes every image of a dataset split, as opened by `data.dataset.open_split`.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.dataset import TAXA_FILE
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.measures.metrics import number
+from bioclip2_jax.measures.scores import number
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 

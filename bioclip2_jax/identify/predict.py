@@ -17,8 +17,7 @@ from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features.encode import embed_classes, embed_images
 from bioclip2_jax.identify.name_lists import LabelSet
-from bioclip2_jax.measures.metrics import top_k
-from bioclip2_jax.measures.scores import probabilities, sum_groups
+from bioclip2_jax.measures.scores import probabilities, sum_groups, top_k
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 from bioclip2_jax.weights.load import Model
 

@@ -1,5 +1,7 @@
 """Whether a score of 0.8 is right in 80 of 100 cases (Guo et al. 2017, arXiv 1706.04599)."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 
@@ -9,17 +11,61 @@ BINS = 15
 FIT_SCORES = 1 << 25  # image x class scores that a temperature is fitted on
 
 
-def summary(scores: np.ndarray, right: np.ndarray) -> dict:
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """The answers with a probability from `low` to `high`: how many, their mean, how many right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Result of `summary`.
+
+    Attributes:
+      ece: the mean over `BINS` bins of equal width of |accuracy - confidence|, weighted by their
+        pictures.
+      confidence: the mean score, None without answers.
+      bins: those that are not empty.
+      scaled: what a temperature makes of it, where that was asked for as well.
+    """
+
+    ece: float
+    confidence: float | None
+    bins: list[Bin] = field(default_factory=list)
+    scaled: "Scaling | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Result of `temperature_scaling`.
+
+    Attributes:
+      temperature: the best one.
+      num_fitted, num_judged: images it was found on, and those it was judged on.
+      ece_before, ece_after: of the latter.
+      nll_before, nll_after: their mean negative log-likelihood, in nats.
+    """
+
+    temperature: float
+    num_fitted: int
+    num_judged: int
+    ece_before: float
+    nll_before: float
+    ece_after: float
+    nll_after: float
+
+
+def summary(scores: np.ndarray, right: np.ndarray) -> Calibration:
     """Expected calibration error and the reliability diagram of the first answers.
 
     Args:
       scores: [n] float, the probability given to the first answer.
       right: [n] bool, whether it was the true one.
-
-    Returns:
-      `ece`, the mean over `BINS` bins of equal width of |accuracy - confidence|, weighted by their
-      pictures; `confidence`, the mean score; and `bins`, one dict of `low`, `high`, `count`,
-      `confidence` and `accuracy` for each bin that is not empty.
     """
     scores, right = np.asarray(scores, float), np.asarray(right, float)
     place = np.clip((scores * BINS).astype(int), 0, BINS - 1)
@@ -29,16 +75,16 @@ def summary(scores: np.ndarray, right: np.ndarray) -> dict:
         confidence, accuracy = scores[inside].mean(), right[inside].mean()
         error += inside.mean() * abs(accuracy - confidence)
         bins.append(
-            {
-                "low": number / BINS,
-                "high": (number + 1) / BINS,
-                "count": int(inside.sum()),
-                "confidence": float(confidence),
-                "accuracy": float(accuracy),
-            }
+            Bin(
+                low=float(number / BINS),
+                high=float((number + 1) / BINS),
+                count=int(inside.sum()),
+                confidence=float(confidence),
+                accuracy=float(accuracy),
+            )
         )
     confidence = float(scores.mean()) if len(scores) else None
-    return {"ece": float(error), "confidence": confidence, "bins": bins}
+    return Calibration(ece=float(error), confidence=confidence, bins=bins)
 
 
 def temperature_scaling(
@@ -47,7 +93,7 @@ def temperature_scaling(
     class_features: np.ndarray,
     logit_scale: float,
     seed: int = 0,
-) -> dict | None:
+) -> Scaling | None:
     """The temperature that calibrates zero-shot, and what it is worth (Guo et al. 2017).
 
     Logits are divided by the temperature that gives one random half of the images the least mean
@@ -62,8 +108,7 @@ def temperature_scaling(
       seed: of the halves.
 
     Returns:
-      `temperature`, `num_fitted`, `num_judged`, and over the judged images `ece_before`,
-      `ece_after`, `nll_before`, `nll_after`, in nats; None for fewer than two images.
+      None for fewer than two images.
     """
     if len(labels) < 2:
         return None
@@ -81,10 +126,10 @@ def temperature_scaling(
         totals = np.exp(scale * gaps).sum(axis=1, dtype=np.float64)
         return float(np.mean(np.log(totals) - scale * own))
 
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         loss, bounds=(-np.log(100), np.log(100)), method="bounded", options={"xatol": 1e-4}
     )
-    temperature = float(np.exp(found.x))
+    temperature = float(np.exp(minimum.x))
 
     scales = {"before": logit_scale, "after": logit_scale / temperature}
     scores = {name: np.zeros(len(judged)) for name in scales}
@@ -100,8 +145,12 @@ def temperature_scaling(
             totals = np.exp(np.float32(scale) * cosines).sum(axis=1, dtype=np.float64)
             scores[name][rows] = 1 / totals
             losses[name][rows] = np.log(totals) - scale * own.astype(np.float64)
-    result = {"temperature": temperature, "num_fitted": len(fitted), "num_judged": len(judged)}
-    for name in scales:
-        result[f"ece_{name}"] = summary(scores[name], right)["ece"]
-        result[f"nll_{name}"] = float(losses[name].mean())
-    return result
+    return Scaling(
+        temperature=temperature,
+        num_fitted=len(fitted),
+        num_judged=len(judged),
+        ece_before=summary(scores["before"], right).ece,
+        nll_before=float(losses["before"].mean()),
+        ece_after=summary(scores["after"], right).ece,
+        nll_after=float(losses["after"].mean()),
+    )

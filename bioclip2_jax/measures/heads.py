@@ -41,12 +41,11 @@ def train_head(
     """
     start, shuffles = jax.random.split(jax.random.key(seed))
     params = _init(start, features.shape[1], labels.shape[1])
-    optimizer = optax.scale_by_adam()
-    state = optimizer.init(params)
+    state = _optimizer(learning_rate, len(features)).init(params)
     x, y = jnp.asarray(features, jnp.float32), jnp.asarray(labels, jnp.float32)
     for epoch in range(epochs):
-        rate = learning_rate * 0.5 ** (epoch // HALVE_EVERY)
-        params, state = _epoch(params, state, x, y, rate, jax.random.fold_in(shuffles, epoch))
+        key = jax.random.fold_in(shuffles, epoch)
+        params, state = _epoch(params, state, x, y, key, learning_rate=learning_rate)
     return params
 
 
@@ -54,7 +53,7 @@ def head_logits(
     params: Params, features: jax.Array | np.ndarray, dropout: jax.Array | None = None
 ) -> jax.Array:
     """[n, dim] → [n, labels] logits; `dropout` is the key that leaves out half of the units."""
-    hidden = features @ params["w1"] + params["b1"]
+    hidden = jnp.asarray(features) @ params["w1"] + params["b1"]
     if dropout is not None:
         kept = jax.random.bernoulli(dropout, 1 - DROPOUT, hidden.shape)
         hidden = jnp.where(kept, hidden / (1 - DROPOUT), 0)
@@ -82,16 +81,23 @@ def _init(key: jax.Array, dim: int, labels: int) -> Params:
     }
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
+def _optimizer(learning_rate: float, examples: int) -> optax.GradientTransformation:
+    steps = HALVE_EVERY * -(-examples // BATCH)
+    return optax.adam(optax.exponential_decay(learning_rate, steps, 0.5, staircase=True))
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1), static_argnames="learning_rate")
 def _epoch(
     params: Params,
     state: optax.OptState,
     features: jax.Array,
     labels: jax.Array,
-    rate: jax.Array,
     key: jax.Array,
+    *,
+    learning_rate: float,
 ) -> tuple[Params, optax.OptState]:
     count = len(features)
+    optimizer = _optimizer(learning_rate, count)
     batches = -(-count // BATCH)
     order_key, dropout_key = jax.random.split(key)
     order = jnp.pad(jax.random.permutation(order_key, count), (0, batches * BATCH - count))
@@ -106,8 +112,8 @@ def _epoch(
         params, state = carry
         rows, real, number = batch
         gradient = jax.grad(loss)(params, rows, real, jax.random.fold_in(dropout_key, number))
-        updates, state = optax.scale_by_adam().update(gradient, state)
-        return (jax.tree.map(lambda p, u: p - rate * u, params, updates), state), None
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
 
     parts = order.reshape(batches, BATCH), real.reshape(batches, BATCH), jnp.arange(batches)
     (params, state), _ = jax.lax.scan(step, (params, state), parts)

@@ -1,13 +1,56 @@
 """What the tree says about answers: how far wrong they are, and whether they fit together."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
-from bioclip2_jax.measures.metrics import class_average
+from bioclip2_jax.measures.accuracy import class_average
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistakes:
+    """Result of `mistakes`.
+
+    Attributes:
+      mean_height: over all images.
+      macro_mean_height: averaged over the classes.
+      mistake_height: over the wrong answers, None without any.
+      heights: the number of images at each height 0 ... 7.
+      consistency: where it was asked for as well.
+    """
+
+    mean_height: float
+    macro_mean_height: float | None = None  # which came later
+    mistake_height: float | None
+    heights: list[int]
+    consistency: "Consistency | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """Result of `consistency`.
+
+    Attributes:
+      agreement: rank → share of images whose answer at that rank is the lineage of their species
+        answer.
+      consistent: share of images whose answers form one lineage, that is, agree at all ranks; one
+        minus the tree-based inconsistency error (TICE) of Park et al. 2024, arXiv 2406.11608.
+      top_down: rank → share of images answered rightly at that rank and at every one above it;
+        down to species this is the full-path accuracy (FPA) of that paper.
+      full_path, macro_full_path: its last value, and the same averaged over the classes.
+    """
+
+    agreement: dict[str, float]
+    consistent: float
+    top_down: dict[str, float]
+    full_path: float
+    macro_full_path: float | None
 
 
 def mistakes(
-    rank_groups: dict[str, np.ndarray], labels: np.ndarray, predictions: np.ndarray
-) -> dict:
+    rank_groups: Mapping[str, np.ndarray], labels: np.ndarray, predictions: np.ndarray
+) -> Mistakes:
     """How far wrong the wrong answers are.
 
     The height of an answer is the number of ranks one must climb from species until it and the
@@ -15,32 +58,27 @@ def mistakes(
     another kingdom (Bertinetto et al. 2020, arXiv 1912.09393).
 
     Args:
-      rank_groups: rank → [classes] int, lineage number of every class (`metrics.lineage_groups`).
+      rank_groups: rank → [classes] int, lineage number of every class (`accuracy.lineage_groups`).
       labels: [n] int, true classes.
       predictions: [n] int, first answers.
-
-    Returns:
-      `mean_height` over all images, `macro_mean_height` averaged over the classes,
-      `mistake_height` over the wrong ones (None without any), and `heights`, the number of images
-      at each height 0 ... 7.
     """
-    groups = rank_groups.values()
-    heights = sum((of[labels] != of[predictions]).astype(np.int64) for of in groups)
+    groups = list(rank_groups.values())
+    heights = np.sum([of[labels] != of[predictions] for of in groups], axis=0)
     wrong = heights[predictions != labels]
-    return {
-        "mean_height": float(heights.mean()),
-        "macro_mean_height": class_average(heights, np.ones(len(labels)), labels),
-        "mistake_height": float(wrong.mean()) if len(wrong) else None,
-        "heights": np.bincount(heights, minlength=len(groups) + 1).tolist(),
-    }
+    return Mistakes(
+        mean_height=float(heights.mean()),
+        macro_mean_height=class_average(heights, labels),
+        mistake_height=float(wrong.mean()) if len(wrong) else None,
+        heights=np.bincount(heights, minlength=len(groups) + 1).tolist(),
+    )
 
 
 def consistency(
-    rank_groups: dict[str, np.ndarray],
+    rank_groups: Mapping[str, np.ndarray],
     labels: np.ndarray,
     predictions: np.ndarray,
-    prompted: dict[str, np.ndarray],
-) -> dict:
+    prompted: Mapping[str, np.ndarray],
+) -> Consistency:
     """Whether the answers to "which kingdom", "which phylum", ... and "which species" agree.
 
     Every rank above species is asked on its own, with its lineages as the list of names; the rank
@@ -53,15 +91,6 @@ def consistency(
       predictions: [n] int, first answers among the classes.
       prompted: rank → [n] int, the lineage answered where that rank is asked for; for all ranks
         but species.
-
-    Returns:
-      `agreement`: rank → share of images whose answer at that rank is the lineage of their species
-      answer.
-      `consistent`: share of images whose answers form one lineage, that is, agree at all ranks; one
-      minus the tree-based inconsistency error (TICE) of Park et al. 2024, arXiv 2406.11608.
-      `top_down`: rank → share of images answered rightly at that rank and at every one above it;
-      down to species this is the full-path accuracy (FPA) of that paper.
-      `full_path`, `macro_full_path`: its last value, and the same averaged over the classes.
     """
     fits, right = np.ones(len(labels), bool), np.ones(len(labels), bool)
     agreement, top_down = {}, {}
@@ -73,10 +102,10 @@ def consistency(
             fits &= same
         right = right & (answers == groups[labels])
         top_down[rank] = float(right.mean())
-    return {
-        "agreement": agreement,
-        "consistent": float(fits.mean()),
-        "top_down": top_down,
-        "full_path": float(right.mean()),
-        "macro_full_path": class_average(right, np.ones(len(labels)), labels),
-    }
+    return Consistency(
+        agreement=agreement,
+        consistent=float(fits.mean()),
+        top_down=top_down,
+        full_path=float(right.mean()),
+        macro_full_path=class_average(right, labels),
+    )

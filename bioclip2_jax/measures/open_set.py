@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from bioclip2_jax.measures.scores import cosine_chunks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OpenSet:
     """Result of `open_set`: how often a known picture scores higher than an unknown one.
 
@@ -62,8 +62,8 @@ def open_set(
         cosines *= np.float32(logit_scale)
         probability[rows] = 1 / np.exp(cosines, out=cosines).sum(axis=1, dtype=np.float64)
     return OpenSet(
-        float(roc_auc_score(~is_unknown, probability)),
-        float(roc_auc_score(~is_unknown, largest)),
-        int((~is_unknown).sum()),
-        int(is_unknown.sum()),
+        auroc_probability=float(roc_auc_score(~is_unknown, probability)),
+        auroc_cosine=float(roc_auc_score(~is_unknown, largest)),
+        num_known=int((~is_unknown).sum()),
+        num_unknown=int(is_unknown.sum()),
     )

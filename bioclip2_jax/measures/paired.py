@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-RESAMPLES = 1000
+from bioclip2_jax.measures.intervals import Interval, bootstrap
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Paired:
     """Result of `paired` on n images; differences are the second model's less the first's.
 
@@ -24,9 +24,9 @@ class Paired:
     first: float
     second: float
     difference: float
-    interval: tuple[float, float]
+    interval: Interval
     macro_difference: float
-    macro_interval: tuple[float, float]
+    macro_interval: Interval
     first_only: int
     second_only: int
     p: float
@@ -62,32 +62,24 @@ def paired(
     def estimate(weights: np.ndarray) -> np.ndarray:
         """[2, 2]: micro and macro accuracy of each model."""
         asked = np.bincount(own, weights * trials, len(present))
-        kept = asked > 0
-        found = []
-        for each in hits:
-            right = np.bincount(own, weights * each, len(present))
-            found.append([right.sum() / asked.sum(), np.mean(right[kept] / asked[kept])])
-        return np.asarray(found)
+        right = np.stack([np.bincount(own, weights * each, len(present)) for each in hits])
+        macro = np.mean(right[:, asked > 0] / asked[asked > 0], axis=1)
+        return np.stack([right.sum(axis=1) / asked.sum(), macro], axis=1)
 
-    count = len(labels)
-    rng = np.random.default_rng(seed)
-    draws = np.stack(
-        [
-            np.diff(estimate(np.bincount(rng.integers(count, size=count), minlength=count)), axis=0)
-            for _ in range(RESAMPLES)
-        ]
-    )[:, 0]
-    (micro, macro), (other_micro, other_macro) = estimate(np.ones(count)).tolist()
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0).tolist()
-    one, other = int((hits[0] > hits[1]).sum()), int((hits[1] > hits[0]).sum())
+    (micro, macro), (other_micro, other_macro) = estimate(np.ones(len(labels))).tolist()
+    interval, macro_interval = bootstrap(
+        lambda weights: np.diff(estimate(weights), axis=0)[0], len(labels), seed
+    )
+    first_only, second_only = int((hits[0] > hits[1]).sum()), int((hits[1] > hits[0]).sum())
+    told_apart = first_only + second_only
     return Paired(
-        micro,
-        other_micro,
-        other_micro - micro,
-        (low[0], high[0]),
-        other_macro - macro,
-        (low[1], high[1]),
-        one,
-        other,
-        float(binomtest(one, one + other).pvalue) if one + other else 1.0,
+        first=micro,
+        second=other_micro,
+        difference=other_micro - micro,
+        interval=interval,
+        macro_difference=other_macro - macro,
+        macro_interval=macro_interval,
+        first_only=first_only,
+        second_only=second_only,
+        p=float(binomtest(first_only, told_apart).pvalue) if told_apart else 1.0,
     )

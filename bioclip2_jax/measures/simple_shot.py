@@ -6,18 +6,20 @@ are plain means.
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.measures.metrics import TOP, Outcomes, top_k
+from bioclip2_jax.measures.accuracy import TOP, Outcomes
+from bioclip2_jax.measures.scores import top_k, unit
 
 FOLDS = 5
 CHUNK_ELEMENTS = 1 << 22  # query x dimension, or x class, numbers held at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FewShot:
     """Result of `few_shot` on n images.
 
@@ -74,17 +76,11 @@ def _given_support(images_of: dict[int, list[int]], k: int, chosen: list[int]) -
     return support, queries
 
 
-def _normalize(features: np.ndarray) -> np.ndarray:
-    # A single support image equals its own mean: leave it at zero rather than divide by zero.
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
-
-
 def few_shot(
     features: np.ndarray,
     labels: np.ndarray,
     k: int,
-    rank_groups: dict[str, np.ndarray],
+    rank_groups: Mapping[str, np.ndarray],
     supports: list[list[int]] | None = None,
 ) -> FewShot:
     """Names images by the nearest centroid of k labelled images a class.
@@ -120,7 +116,8 @@ def few_shot(
             support, queries = _given_support(images_of, k, supports[fold])
         drawn.append([row for rows in support for row in rows])
         mean = features[np.concatenate(support)].mean(axis=0)
-        centroids = np.stack([_normalize(features[rows] - mean).mean(axis=0) for rows in support])
+        # A single support image equals its own mean, and stays at zero.
+        centroids = np.stack([unit(features[rows] - mean).mean(axis=0) for rows in support])
         rows = np.concatenate(queries).astype(np.int64)  # of no queries, float
         truth = labels[rows]
         answers = classes[_nearest(features, rows, mean, centroids)]
@@ -131,12 +128,12 @@ def few_shot(
             ranks[rank][rows] += groups[answers[:, 0]] == groups[truth]
         fold_top1.append((answers[:, 0] == truth).mean())
     return FewShot(
-        Outcomes(trials, top, ranks),
-        np.asarray(fold_top1),
-        classes.tolist(),
-        queried,
-        left_out,
-        drawn,
+        outcomes=Outcomes(trials=trials, top=top, ranks=ranks),
+        fold_top1=np.asarray(fold_top1),
+        classes=classes.tolist(),
+        queried=queried,
+        left_out=left_out,
+        support=drawn,
     )
 
 
@@ -146,9 +143,9 @@ def _nearest(
     """The nearest centroids of the queries among the features, [queries, TOP] int, best first."""
     lengths = (centroids**2).sum(axis=1)
     size = max(1, CHUNK_ELEMENTS // max(centroids.shape))
-    found = []
+    answers = []
     for start in range(0, len(rows), size):
-        queries = _normalize(features[rows[start : start + size]] - mean)
+        queries = unit(features[rows[start : start + size]] - mean)
         # Squared Euclidean distance without the query's own norm, which is the same for all.
-        found.append(top_k(2 * queries @ centroids.T - lengths, max(TOP)))
-    return np.concatenate(found)
+        answers.append(top_k(2 * queries @ centroids.T - lengths, max(TOP)))
+    return np.concatenate(answers)

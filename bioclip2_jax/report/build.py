@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -11,10 +12,12 @@ from markupsafe import Markup
 import bioclip2_jax
 from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation import findings, schema
+from bioclip2_jax.evaluation.tables import FOLDER
 from bioclip2_jax.report import emergence, gather, pictures, published, tables
 from bioclip2_jax.report.figures import species as figures
 from bioclip2_jax.report.figures.style import inline
-from bioclip2_jax.report.gather import Result
+from bioclip2_jax.report.gather import ResultFile
 
 _CLASS_COLUMNS = ("order", "scientificName", "vernacularName", "num_images", "top1")
 _IMAGE_COLUMNS = ("index", "key", "scientificName", "correct", "answer_1", "score_1")
@@ -34,14 +37,14 @@ def build(workdir: str | Path, data_dir: str | Path, out: str | Path) -> Path:
     Raises:
       UserError: not evaluated yet, or evaluated on another dataset.
     """
-    folder = Path(workdir) / files.FOLDER
-    found = gather.gather([folder]) if folder.is_dir() else []
-    if not any(result.kind == "zero_shot" for result in found):
+    folder = Path(workdir) / FOLDER
+    results = gather.gather([folder]) if folder.is_dir() else []
+    if not any(isinstance(result.values, schema.ZeroShotResult) for result in results):
         raise UserError(
             f"{workdir}: no results to report; run `bioclip2 evaluate --workdir {workdir}"
             f" --data {data_dir}` first"
         )
-    return _write(found, out, data_dir, Path(workdir))
+    return _write(results, out, data_dir, Path(workdir))
 
 
 def build_results(folders: Sequence[str | Path], out: str | Path) -> Path:
@@ -63,7 +66,7 @@ def build_results(folders: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def _write(
-    found: list[Result],
+    results: list[ResultFile],
     out: str | Path,
     data_dir: str | Path | None = None,
     workdir: Path | None = None,
@@ -73,15 +76,20 @@ def _write(
     def draw(svg: str) -> Markup:
         return Markup(inline(svg, f"f{next(numbers)}"))
 
-    latest = gather.newest(found)
-    answered = [result for result in latest if result.kind == "zero_shot"]
-    answered.sort(key=lambda result: (result.subject, result.set_name, result.path))
-    beyond = [result for result in latest if result.kind in published.TASK_TITLES]
-    beyond.sort(key=lambda result: (result.subject, result.set_name, result.path))
+    latest = gather.newest(results)
+
+    def of_kind(kind: type) -> list[ResultFile]:
+        return sorted((r for r in latest if isinstance(r.values, kind)), key=lambda r: r.order)
+
+    answered, beyond = of_kind(schema.ZeroShotResult), of_kind(schema.BeyondResult)
     parts = [
-        {"anchor": f"species-{place}"} | _checked(evaluation_part, result, found, draw, data_dir)
+        {"anchor": f"species-{place}"} | _checked(evaluation_part, result, results, draw, data_dir)
         for place, result in enumerate(answered, start=1)
     ]
+    analyses = sorted(
+        (result for result in latest if result.kind in findings.KINDS),
+        key=lambda result: (result.subject, result.path),
+    )
     subjects = sorted({result.subject for result in latest if result.model})
     one_set = len({result.set_name for result in answered}) == 1
     context = {
@@ -90,20 +98,15 @@ def _write(
         "parts": parts,
         "named": len(parts) > 1 or not one_set,
         "papers": [
-            (table, rows, tables.remarks(rows), table is published.ZERO_SHOT)
+            (table, tables.paper_rows(table, answered + beyond))
             for table in (published.ZERO_SHOT, published.BEYOND_SPECIES)
-            for rows in [tables.paper_rows(table, answered + beyond)]
         ],
         "few_shot": tables.few_shot_rows(latest),
         "beyond": beyond,
-        "emergence": [
-            _checked(emergence.part, result, draw)
-            for result in sorted(latest, key=lambda result: (result.subject, result.path))
-            if result.kind in gather.ANALYSES
-        ],
+        "emergence": [_checked(emergence.part, result, draw) for result in analyses],
         "runs": training_parts(latest, draw, workdir),
-        "left_out": [(r, tables.left_out(r)) for r in latest if any(tables.left_out(r).values())],
-        "provenance": tables.provenance(latest),
+        "left_out": [(r, lost) for r in latest if (lost := tables.left_out(r))],
+        "latest": latest,
         "version": bioclip2_jax.__version__,
     }
     page = _environment().get_template("report.html.j2").render(context)
@@ -113,11 +116,11 @@ def _write(
     return out
 
 
-def _checked(function: Callable[..., dict], result: Result, *arguments) -> dict:
+def _checked(function: Callable[..., dict], result: ResultFile, *arguments: Any) -> dict:
     """What `function` makes of a result; what is damaged deep inside one names its file too."""
     try:
         return function(result, *arguments)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise gather.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
 
 
@@ -130,6 +133,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "number": number, "hundredths": hundredths}
+    environment.filters |= {"remarks": tables.remarks, "settings_text": tables.settings_text}
     return environment
 
 
@@ -137,8 +141,8 @@ def _environment() -> jinja2.Environment:
 
 
 def evaluation_part(
-    result: Result,
-    found: Sequence[Result],
+    result: ResultFile,
+    results: Sequence[ResultFile],
     draw: Callable[[str], Markup],
     data_dir: str | Path | None,
 ) -> dict:
@@ -146,7 +150,7 @@ def evaluation_part(
 
     Args:
       result: the evaluation.
-      found: all results, for the earlier steps of the same run.
+      results: all of them, for the earlier steps of the same run.
       draw: puts a figure into the page.
       data_dir: the dataset, where the caller names it; then pictures must be there.
 
@@ -156,19 +160,19 @@ def evaluation_part(
     folder, values = result.path.parent, result.values
     classes = gather.read_csv(folder / "zero_shot_classes.csv", _CLASS_COLUMNS)
     answers = gather.read_csv(folder / "zero_shot_images.csv", _IMAGE_COLUMNS)
-    alike = [r for r in found if r.model == result.model and r.asked == result.asked]
-    steps = sorted((r.values for r in alike if r.step is not None), key=lambda v: v["step"])
-    bins = (values.get("calibration") or {}).get("bins")
+    alike = [r for r in results if r.model == result.model and r.asked == result.asked]
+    steps = sorted((r.values for r in alike if r.step is not None), key=lambda v: v.step)
+    bins = values.calibration.bins if values.calibration else []
     return {
         "result": result,
         "values": values,
         "vision": _vision(result),
         "few_shot": [
             other.values
-            for other in tables.few_shot_rows(found)
+            for other in tables.few_shot_rows(results)
             if (other.subject, other.set_name) == (result.subject, result.set_name)
         ],
-        "per_rank": draw(figures.accuracy_per_rank(values["ranks"])) if values["ranks"] else "",
+        "per_rank": draw(figures.accuracy_per_rank(values.ranks)) if values.ranks else "",
         "progress": draw(figures.accuracy_over_steps(steps)) if len(steps) > 1 else "",
         "reliability": draw(figures.reliability(bins)) if bins else "",
         "maps": class_maps(folder, classes, draw),
@@ -178,7 +182,7 @@ def evaluation_part(
 
 
 def picture_parts(
-    result: Result,
+    result: ResultFile,
     classes: list[dict[str, str]],
     answers: list[dict[str, str]],
     data_dir: str | Path | None,
@@ -207,15 +211,17 @@ def picture_parts(
 
     def show(rows: list[dict], pixels: int) -> list[dict]:
         shown = []
-        for row in rows if opener else ():
+        for row in rows:
+            if opener is None:
+                break
             try:
-                one = pictures.picture(opener, row, pixels)
+                picture = pictures.picture(opener, row, pixels)
             except UserError as error:
                 if data_dir is not None:
                     raise
                 reasons.append(str(error))
                 continue
-            shown.append(one | {"common": common.get(row["scientificName"], "")})
+            shown.append(picture | {"common": common.get(row["scientificName"], "")})
         return shown
 
     right, wrong = pictures.choose_pictures(answers)
@@ -266,27 +272,26 @@ def class_maps(
 # ---- Runs
 
 
-def _run_folder(result: Result) -> Path | None:
+def _run_folder(result: ResultFile) -> Path | None:
     """The training run of a result, if it is still there."""
-    model = Path(result.values.get("model") or "-")
+    model = Path(result.source or "-")
     places = [model.parent.parent, model, result.path.parent.parent.parent]
     return next((place for place in places if (place / "model.json").is_file()), None)
 
 
-def _vision(result: Result) -> dict | None:
+def _vision(result: ResultFile) -> dict | None:
     """Sizes of the image tower, where the run tells them."""
     folder = _run_folder(result)
     if folder is None:
         return None
-    vision = (gather.read_json(folder / "model.json").get("model_cfg") or {}).get(
-        "vision_cfg"
-    ) or {}
+    sizes = files.read_json_object(folder / "model.json").get("model_cfg") or {}
+    vision = sizes.get("vision_cfg") or {}
     keys = ("width", "layers", "image_size", "patch_size")
     return vision if all(key in vision for key in keys) else None
 
 
 def training_parts(
-    latest: Sequence[Result], draw: Callable[[str], Markup], workdir: Path | None
+    latest: Sequence[ResultFile], draw: Callable[[str], Markup], workdir: Path | None
 ) -> list[dict]:
     """Curves of the runs that results came from."""
     runs: dict[Path, str] = {}

@@ -4,25 +4,24 @@ from collections.abc import Callable, Iterator
 
 from markupsafe import Markup
 
-from bioclip2_jax.evaluation import schema
-from bioclip2_jax.evaluation.findings import KINDS, Between, Scaling, Theory, Within
+from bioclip2_jax.evaluation.findings import Between, Scaling, Theory, Within
 from bioclip2_jax.report import published
 from bioclip2_jax.report.figures import scaling as scaling_figures
 from bioclip2_jax.report.figures import theory as theory_figures
 from bioclip2_jax.report.figures import traits as trait_figures
-from bioclip2_jax.report.gather import Result
+from bioclip2_jax.report.gather import ResultFile
 
 SHOWN_SPECIES = 12  # rows of the table of variants
 
 
-def part(result: Result, draw: Callable[[str], Markup]) -> dict:
+def part(result: ResultFile, draw: Callable[[str], Markup]) -> dict:
     """What the page shows of one analysis.
 
     Args:
-      result: of a kind in `read.ANALYSES`.
+      result: of a kind in `findings.KINDS`.
       draw: puts a figure into the page.
     """
-    values = schema.read(result.path, KINDS[result.kind])
+    values = result.values
     name = result.model or result.path.parent.name
     figures = [(title, draw(svg)) for title, svg in _figures(values)]
     part = {"kind": result.kind, "name": name, "values": values, "figures": figures}

@@ -1,63 +1,52 @@
 """Finds and reads the results that a report is about."""
 
-import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation import findings, schema
+from bioclip2_jax.evaluation.tasks import TASKS
 from bioclip2_jax.report import published
 
-_NUMBER = (int, float)
-_MAYBE = (int, float, type(None))  # none where nothing could be asked
-_SPECIES = {"settings": dict, "ranks": dict, "intervals": dict, "num_images": int}
-_ZERO_SHOT = _SPECIES | dict.fromkeys(("top1", "macro_top1", "top3", "top5", "chance"), _NUMBER)
-_FEW_SHOT = _SPECIES | dict.fromkeys(("top1", "macro_top1", "std", "chance"), _MAYBE)
-_BEYOND = {"settings": dict, "value": _NUMBER, "std": _NUMBER, "runs": list, "metric": str}
-_BEYOND |= {"protocol": str, "num_images": int}
-# File → what it must hold to be a result.
-KINDS: dict[str, dict] = {
-    "zero_shot": _ZERO_SHOT | {"num_classes": int},
-    "few_shot_1": _FEW_SHOT | {"k": int, "folds": list},
-    "few_shot_5": _FEW_SHOT | {"k": int, "folds": list},
-    **{task: _BEYOND for task in ("newt", "fishnet", "awa2", "herbarium19", "plantdoc")},
-    "between": {"continuous": list, "discrete": list},
-    "within": {"rho": dict, "fisher": dict, "fisher_removed": dict, "species": list},
-    "theory": {"settings": dict},
-    "scaling": {"runs": list},
-}
-ANALYSES = ("between", "within", "theory", "scaling")
+# Name of the file → what it holds.
+KINDS: dict[str, type] = {name: task.result for name, task in TASKS.items()} | findings.KINDS
 # Folders of a run that hold many files and no result.
 _NO_RESULTS = ("checkpoints", "features", "tensorboard", "compile_cache")
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class ResultFile:
     """One JSON file of `bioclip2 evaluate` or `bioclip2 analyze`.
 
     Attributes:
       path: the file.
       kind: its name without suffix, of `KINDS`.
       model: name to show; "" where the result is of no model.
+      source: model or features as the file names them.
       step: of the checkpoint, None for others.
+      version: of this package.
+      settings: what was evaluated on.
       values: what the file holds.
     """
 
     path: Path
     kind: str
     model: str
+    source: str
     step: int | None
-    values: dict
+    version: str
+    settings: Mapping[str, Any]
+    values: Any
 
     @property
-    def settings(self) -> dict:
-        """What was evaluated on."""
-        return self.values.get("settings") or {}
-
-    @property
-    def asked(self) -> tuple:
+    def asked(self) -> tuple[str, ...]:
         """Equal for results that answer the same question of different models or steps."""
         names = ("data", "annotations", "class_column", "where", "split", "labels", "text_kind")
         names += ("templates", "protocol")
@@ -69,10 +58,15 @@ class Result:
         return self.model if self.step is None else f"{self.model}, step {self.step:,}"
 
     @property
+    def order(self) -> tuple[str, str, Path]:
+        """Of results on the page."""
+        return self.subject, self.set_name, self.path
+
+    @property
     def set_name(self) -> str:
         """What the pictures are called: the annotation table, or the dataset and its split."""
-        if self.kind in published.TASK_TITLES:
-            return published.TASK_TITLES[self.kind]
+        if isinstance(self.values, schema.BeyondResult):
+            return TASKS[self.kind].title
         if self.settings.get("annotations"):
             return published.set_name(self.settings["annotations"])
         data, split = self.settings.get("data"), self.settings.get("split")
@@ -80,7 +74,7 @@ class Result:
         return f"{name}, {split}" if split else name
 
 
-def gather(folders: Iterable[str | Path]) -> list[Result]:
+def gather(folders: Iterable[str | Path]) -> list[ResultFile]:
     """All results in these folders and below, by path.
 
     Args:
@@ -94,24 +88,21 @@ def gather(folders: Iterable[str | Path]) -> list[Result]:
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UsageError(f"--results {folder}: no such folder")
-        found = list(_result_files(folder))
-        if not found:
+        below = {path.resolve(): None for path in _result_files(folder)}
+        if not below:
             raise UserError(
                 f"{folder}: no results in it or below; run `bioclip2 evaluate` or"
                 " `bioclip2 analyze` first, and give the folder that they wrote"
             )
-        paths |= {path.resolve(): None for path in found}
-    read = [(path, _read(path)) for path in sorted(paths, key=_natural)]
-    names = _short_names({_origin(path, values) for path, values in read})
-    return [
-        Result(path, path.stem, names[_origin(path, values)], values.get("step"), values)
-        for path, values in read
-    ]
+        paths |= below
+    results = [_read(path) for path in sorted(paths, key=_natural)]
+    names = _short_names({result.model for result in results})
+    return [replace(result, model=names[result.model]) for result in results]
 
 
-def newest(results: Iterable[Result]) -> list[Result]:
+def newest(results: Iterable[ResultFile]) -> list[ResultFile]:
     """Of several steps of a model that were asked the same, the last one."""
-    last: dict[tuple, Result] = {}
+    last: dict[tuple, ResultFile] = {}
     for result in results:
         key = (result.model, result.asked, result.path if result.step is None else None)
         if key not in last or (result.step or 0) >= (last[key].step or 0):
@@ -120,9 +111,9 @@ def newest(results: Iterable[Result]) -> list[Result]:
 
 
 def _result_files(folder: Path) -> Iterable[Path]:
-    for place, below, files in os.walk(folder):
+    for place, below, names in os.walk(folder):
         below[:] = sorted(n for n in below if n not in _NO_RESULTS and not n.startswith("."))
-        yield from (Path(place, f"{kind}.json") for kind in KINDS if f"{kind}.json" in files)
+        yield from (Path(place, f"{kind}.json") for kind in KINDS if f"{kind}.json" in names)
 
 
 def _natural(path: Path) -> list:
@@ -130,29 +121,23 @@ def _natural(path: Path) -> list:
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object.
-
-    Raises:
-      UserError: unreadable, or something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); make it again, or take it out of the folder"
-        ) from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: no JSON object; make it again, or take it out of the folder")
-    return values
-
-
-def _read(path: Path) -> dict:
-    values = read_json(path)
-    for key, kind in KINDS[path.stem].items():
-        if not isinstance(values.get(key), kind) or key not in values:
-            raise not_a_result(path, f"no proper {key!r}")
-    return values
+def _read(path: Path) -> ResultFile:
+    """A result, its model by its whole name."""
+    values = schema.read(path, KINDS[path.stem])
+    step, model = getattr(values, "step", None), getattr(values, "model", None)
+    source = model or getattr(values, "features", "")
+    if not model and isinstance(values, schema.Result):  # the first version did not name it
+        model = str(path.parent if step is None else path.parent.parent.parent)
+    return ResultFile(
+        path=path,
+        kind=path.stem,
+        model=_origin(model or ""),
+        source=source,
+        step=step,
+        version=getattr(values, "version", ""),
+        settings=msgspec.to_builtins(values.settings),
+        values=values,
+    )
 
 
 def not_a_result(path: Path, why: str) -> UserError:
@@ -163,14 +148,11 @@ def not_a_result(path: Path, why: str) -> UserError:
     )
 
 
-def _origin(path: Path, values: dict) -> str:
-    """Where the model came from: its workdir, file or name on the Hub; "" without a model."""
-    model = values.get("model") or ""
+def _origin(model: str) -> str:
+    """A workdir, a file, or a name on the Hub; "" without a model."""
     parts = Path(model).parts
     if len(parts) > 2 and parts[-2] == "checkpoints":
         model = str(Path(*parts[:-2]))
-    if not model and path.stem not in ANALYSES:  # results of an older version
-        model = str(path.parent.parent.parent if "step" in values else path.parent)
     return os.path.abspath(model) if model and os.path.exists(model) else model
 
 
@@ -199,13 +181,8 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, header = list(reader), reader.fieldnames or ()
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); evaluate again") from error
-    missing = [name for name in columns if name not in header]
+    rows = files.read_csv(path)
+    missing = [name for name in columns if rows and name not in rows[0]]
     if missing:
         raise UserError(f"{path}: no column {missing[0]!r}; evaluate again")
     return rows

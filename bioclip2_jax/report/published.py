@@ -7,6 +7,8 @@ above it, or of the folder of pictures.
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from bioclip2_jax.evaluation.tasks import TASKS
+
 _CARD = "model card of imageomics/bioclip-2 and project page imageomics.github.io/bioclip-2"
 
 
@@ -54,6 +56,10 @@ def _one(title: str, *names: str, images: int | None, classes: int | None = None
     return Column(title, (BenchmarkSet(names, images, classes),))
 
 
+def _task(name: str, images: int | None, classes: int | None = None) -> Column:
+    return _one(TASKS[name].title, name, images=images, classes=classes)
+
+
 ZERO_SHOT = PublishedTable(
     title="Species without examples (zero-shot)",
     metric="share of pictures whose first answer is right",
@@ -93,11 +99,11 @@ BEYOND_SPECIES = PublishedTable(
     metric="exact match of nine labels, accuracy, macro F1, clustering accuracy, one-shot accuracy",
     source=_CARD,
     columns=(
-        _one("FishNet", "fishnet", images=94_532),
-        _one("NeWT", "newt", images=None, classes=164),
-        _one("AwA2", "awa2", images=37_322),
-        _one("Herbarium 19", "herbarium19", images=34_225),
-        _one("PlantDoc", "plantdoc", images=2_598),
+        _task("fishnet", images=94_532),
+        _task("newt", images=None, classes=164),
+        _task("awa2", images=37_322),
+        _task("herbarium19", images=34_225),
+        _task("plantdoc", images=2_598),
     ),
     rows={
         "CLIP ViT-L/14": (27.9, 83.4, 61.6, 18.2, 22.3, 42.7),
@@ -117,13 +123,12 @@ VARIANT_SHARE_SOURCE = "figure on life stages, project page imageomics.github.io
 
 # What every set calls its table or a folder inside.
 _NAMELESS = ("metadata", "annotations", "labels", "images", "data", "train", "val", "test")
-TASK_TITLES = {column.sets[0].names[0]: column.title for column in BEYOND_SPECIES.columns}
 _BY_NAME = {
-    name: one
+    name: benchmark
     for table in (ZERO_SHOT, BEYOND_SPECIES)
     for column in table.columns
-    for one in column.sets
-    for name in one.names
+    for benchmark in column.sets
+    for name in benchmark.names
 }
 
 

@@ -1,10 +1,12 @@
 """The report's tables as plain rows: ours beside the published ones, and those of all results."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from bioclip2_jax.report.gather import Result
+from bioclip2_jax.evaluation import schema
+from bioclip2_jax.report.gather import ResultFile
 from bioclip2_jax.report.published import BenchmarkSet, Column, PublishedTable, find_set
 
 CLOSE = 0.02  # copies of a set differ by a few pictures; by more it is another set
@@ -38,7 +40,7 @@ class Row:
     mean: Cell | None
 
 
-def paper_rows(table: PublishedTable, results: Sequence[Result]) -> list[Row]:
+def paper_rows(table: PublishedTable, results: Sequence[ResultFile]) -> list[Row]:
     """Our rows of a published table, one for each model and step.
 
     A model that was measured on a set more than once, say with two forms of the names, has as many
@@ -48,64 +50,65 @@ def paper_rows(table: PublishedTable, results: Sequence[Result]) -> list[Row]:
       table: that our results go into.
       results: those of other sets are passed over.
     """
-    subjects: dict[str, list[dict[BenchmarkSet, Result]]] = {}
-    keys = {one for column in table.columns for one in column.sets}
+    subjects: dict[str, list[dict[BenchmarkSet, ResultFile]]] = {}
+    benchmarks = {benchmark for column in table.columns for benchmark in column.sets}
     for result in sorted(results, key=lambda result: (_variant(result), result.path)):
-        one = _set_of(result)
-        if one not in keys:
+        benchmark = _set_of(result)
+        if benchmark is None or benchmark not in benchmarks:
             continue
         rows = subjects.setdefault(result.subject, [])
-        row = next((row for row in rows if one not in row), None)
+        row = next((row for row in rows if benchmark not in row), None)
         if row is None:
             rows.append(row := {})
-        row[one] = result
+        row[benchmark] = result
     return [_row(table, name, row) for name, rows in sorted(subjects.items()) for row in rows]
 
 
-def _set_of(result: Result) -> BenchmarkSet | None:
+def _set_of(result: ResultFile) -> BenchmarkSet | None:
     if result.kind == "zero_shot":
         return find_set(result.settings.get("annotations"), result.settings.get("data"))
     return find_set(result.kind, None)
 
 
-def _variant(result: Result) -> str:
+def _variant(result: ResultFile) -> str:
     """What may differ between two results on one set."""
     return str(result.settings.get("text_kind" if result.kind == "zero_shot" else "protocol") or "")
 
 
-def _row(table: PublishedTable, name: str, found: dict[BenchmarkSet, Result]) -> Row:
-    cells = tuple(_column_cell(column, found) for column in table.columns)
-    mean = mean_cell(cells) if all(cells) else None
-    note = ", ".join(sorted({_variant(result) for result in found.values()} - {""}))
+def _row(table: PublishedTable, name: str, measured: dict[BenchmarkSet, ResultFile]) -> Row:
+    cells = tuple(_column_cell(column, measured) for column in table.columns)
+    whole = [cell for cell in cells if cell]
+    mean = mean_cell(whole) if len(whole) == len(cells) else None
+    note = ", ".join(sorted({_variant(result) for result in measured.values()} - {""}))
     return Row(name, note, cells, mean)
 
 
-def _column_cell(column: Column, found: dict[BenchmarkSet, Result]) -> Cell | None:
-    cells = [_cell(one, found[one]) for one in column.sets if one in found]
+def _column_cell(column: Column, measured: dict[BenchmarkSet, ResultFile]) -> Cell | None:
+    cells = [_cell(each, measured[each]) for each in column.sets if each in measured]
     return mean_cell(cells) if len(cells) == len(column.sets) else None
 
 
-def _cell(one: BenchmarkSet, result: Result) -> Cell:
+def _cell(benchmark: BenchmarkSet, result: ResultFile) -> Cell:
     values = result.values
-    if result.kind == "zero_shot":
-        low, high = values["intervals"].get("top1") or (None, None)
-        cell = Cell(values["top1"], low, high)
-        classes = values["num_classes"]
+    if isinstance(values, schema.ZeroShotResult):
+        low, high = values.intervals.get("top1") or (None, None)
+        cell, classes = Cell(values.top1, low, high), values.num_classes
     else:
-        cell = Cell(values["value"], std=values["std"] if len(values["runs"]) > 1 else None)
-        classes = len(values["tasks"]) if result.kind == "newt" and "tasks" in values else None
-    odd = _differences(one, values["num_images"], classes)
+        cell = Cell(values.value, std=values.std if len(values.runs) > 1 else None)
+        tasks = values.tasks if isinstance(values, schema.NewtResult) else None
+        classes = None if tasks is None else len(tasks)
+    odd = _differences(benchmark, values.num_images, classes)
     return replace(cell, odd=f"{result.set_name}: {odd}" if odd else "")
 
 
-def _differences(one: BenchmarkSet, images: int, classes: int | None) -> str:
+def _differences(benchmark: BenchmarkSet, images: int, classes: int | None) -> str:
     """As in "40 of 1,000 pictures", where a set is not the published one; else nothing."""
-    told = []
-    if one.images and abs(images - one.images) > CLOSE * one.images:
-        told.append(f"{images:,} pictures, not {one.images:,}")
-    if one.classes and classes is not None and classes != one.classes:
-        told.append(f"{classes:,} classes, not {one.classes:,}")
-    return " and ".join(told)
+    parts = []
+    if benchmark.images and abs(images - benchmark.images) > CLOSE * benchmark.images:
+        parts.append(f"{images:,} pictures, not {benchmark.images:,}")
+    if benchmark.classes and classes is not None and classes != benchmark.classes:
+        parts.append(f"{classes:,} classes, not {benchmark.classes:,}")
+    return " and ".join(parts)
 
 
 def mean_cell(cells: Sequence[Cell]) -> Cell:
@@ -119,7 +122,8 @@ def mean_cell(cells: Sequence[Cell]) -> Cell:
     value = sum(cell.value for cell in cells) / count
 
     def spread(widths: list[float | None]) -> float | None:
-        return None if None in widths else math.hypot(*widths) / count
+        known = [width for width in widths if width is not None]
+        return math.hypot(*known) / count if len(known) == count else None
 
     below = spread([None if c.low is None else c.value - c.low for c in cells])
     above = spread([None if c.high is None else c.high - c.value for c in cells])
@@ -137,36 +141,48 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(c.odd for row in rows for c in row.cells if c and c.odd))
 
 
-def few_shot_rows(results: Sequence[Result]) -> list[Result]:
+def few_shot_rows(results: Sequence[ResultFile]) -> list[ResultFile]:
     """Results of few-shot that could ask anything, by model, set and number of examples."""
-    asked = [r for r in results if r.kind.startswith("few_shot") and r.values["top1"] is not None]
-    return sorted(asked, key=lambda r: (r.subject, r.set_name, r.values["k"]))
-
-
-def left_out(result: Result) -> dict:
-    """What an evaluation could not use: pictures off the list, unreadable ones with reasons."""
-    values = result.values
-    return {
-        "excluded": values.get("num_excluded") or 0,
-        "bad": values.get("bad") or [],
-        "num_bad": values.get("num_bad") or values.get("num_missing") or 0,
-        "too_few": values.get("left_out") or [],
-    }
-
-
-def provenance(results: Sequence[Result]) -> list[dict]:
-    """One row a file of results: which model, which settings, which version of this package."""
-    return [
-        {
-            "file": "/".join(result.path.parts[-3:]),
-            "model": result.values.get("model") or result.values.get("features") or "–",
-            "step": result.step,
-            "settings": _settings_text(result.settings),
-            "version": result.values.get("version") or "–",
-        }
+    asked = [
+        result
         for result in results
+        if isinstance(result.values, schema.FewShotResult) and result.values.top1 is not None
     ]
+    return sorted(asked, key=lambda result: (result.subject, result.set_name, result.values.k))
 
 
-def _settings_text(settings: dict) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, ""))
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What an evaluation could not use.
+
+    Attributes:
+      excluded: pictures off the list.
+      num_bad, bad: unreadable ones.
+      too_few: names of taxa without enough pictures.
+    """
+
+    excluded: int
+    num_bad: int
+    bad: list[schema.BadPicture]
+    too_few: list[str]
+
+
+def left_out(result: ResultFile) -> LeftOut | None:
+    """What an evaluation could not use; None where there is nothing."""
+    values = result.values
+    too_few = values.left_out if isinstance(values, schema.FewShotResult) else []
+    if isinstance(values, schema.SpeciesResult):
+        excluded, num_bad = values.num_excluded, values.num_bad
+    elif isinstance(values, schema.BeyondResult):
+        excluded, num_bad = 0, values.num_missing
+    else:
+        return None
+    if not (excluded or num_bad or values.bad or too_few):
+        return None
+    return LeftOut(excluded=excluded, num_bad=num_bad, bad=values.bad, too_few=too_few)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings in one line, those that say nothing left out."""
+    said = {key: value for key, value in settings.items() if value not in (None, "", [])}
+    return ", ".join(f"{key} {value}" for key, value in said.items())

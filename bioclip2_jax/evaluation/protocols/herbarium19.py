@@ -15,15 +15,16 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.measures.metrics import class_average
+from bioclip2_jax.measures.accuracy import class_average
+from bioclip2_jax.measures.scores import unit
 
 ITERATIONS = 10
 TOLERANCE = 1e-4
 CHUNK = 4096  # pictures compared with all centres at a time
 
 
-@dataclass(frozen=True)
-class Herbarium:
+@dataclass(frozen=True, kw_only=True)
+class HerbariumScores:
     """Result of `herbarium19`; accuracies are over unlabelled pictures.
 
     Attributes:
@@ -35,7 +36,7 @@ class Herbarium:
     """
 
     accuracy: float
-    macro: float
+    macro: float | None
     old: float | None
     new: float | None
     clusters: np.ndarray
@@ -62,7 +63,7 @@ def herbarium19(
     is_old_class: np.ndarray,
     protocol: str = "faithful",
     seed: int = 0,
-) -> Herbarium:
+) -> HerbariumScores:
     """Clusters the pictures and counts how many unlabelled ones fell in with their class.
 
     Args:
@@ -78,29 +79,36 @@ def herbarium19(
     """
     if not is_labelled.any() or is_labelled.all():
         raise UserError("Herbarium 19: needs labelled and unlabelled pictures")
-    unit = np.asarray(features, np.float32)
-    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
     clusters, inertia = semi_supervised_kmeans(
-        unit, np.where(is_labelled, labels, -1), len(is_old_class), seed
+        unit(np.asarray(features, np.float32)),
+        np.where(is_labelled, labels, -1),
+        len(is_old_class),
+        seed,
     )
-    found, truth = clusters[~is_labelled], labels[~is_labelled]
+    own, truth = clusters[~is_labelled], labels[~is_labelled]
     old = is_old_class[truth]
     if protocol == "faithful":
         right = np.zeros(len(truth), bool)
         for part in (old, ~old):
-            right[part] = _matched(found[part], truth[part])
+            right[part] = _matched(own[part], truth[part])
     else:
-        right = _matched(found, truth)
+        right = _matched(own, truth)
 
     def share(part: np.ndarray) -> float | None:
         return float(right[part].mean()) if part.any() else None
 
-    macro = class_average(right, np.ones(len(right)), truth)
-    return Herbarium(float(right.mean()), macro, share(old), share(~old), clusters, inertia)
+    return HerbariumScores(
+        accuracy=float(right.mean()),
+        macro=class_average(right, truth),
+        old=share(old),
+        new=share(~old),
+        clusters=clusters,
+        inertia=inertia,
+    )
 
 
 def semi_supervised_kmeans(
-    unit: np.ndarray, known: np.ndarray, num_clusters: int, seed: int
+    points: np.ndarray, classes: np.ndarray, num_clusters: int, seed: int
 ) -> tuple[np.ndarray, float]:
     """K-means in which labelled points keep their class.
 
@@ -109,38 +117,39 @@ def semi_supervised_kmeans(
     The iterate with the least inertia is kept.
 
     Args:
-      unit: [n, dim] float32.
-      known: [n] int, class of a labelled point, else -1.
+      points: [n, dim] float32.
+      classes: [n] int, of a labelled point, else -1.
       num_clusters: at least the number of labelled classes.
       seed: of the drawing.
 
     Returns:
       The cluster of every point [n] int, and the inertia.
     """
-    free = np.flatnonzero(known < 0)
-    classes, numbers = np.unique(known[known >= 0], return_inverse=True)
-    labels = np.full(len(unit), -1)
-    labels[known >= 0] = numbers
-    points = jnp.asarray(unit)
-    padded = jnp.asarray(np.pad(unit[free], ((0, -len(free) % CHUNK), (0, 0))))
-    means = [unit[labels == number].mean(axis=0) for number in range(len(classes))]
-    centres = jnp.asarray(_first_centres(unit[free], padded, np.stack(means), num_clusters, seed))
+    is_labelled = classes >= 0
+    free = np.flatnonzero(~is_labelled)
+    present, numbers = np.unique(classes[is_labelled], return_inverse=True)
+    labels = np.full(len(points), -1)
+    labels[is_labelled] = numbers
+    every = jnp.asarray(points)
+    padded = jnp.asarray(np.pad(points[free], ((0, -len(free) % CHUNK), (0, 0))))
+    means = np.stack([points[labels == number].mean(axis=0) for number in range(len(present))])
+    centres = jnp.asarray(_first_centres(points[free], padded, means, num_clusters, seed))
 
-    best: tuple[float, np.ndarray] | None = None
+    best_labels, least = labels, np.inf
     for _ in range(ITERATIONS):
         nearest, distances = _nearest(padded, centres)
         labels = labels.copy()
-        own = _own_distances(points[known >= 0], centres[labels[known >= 0]])
+        own = _own_distances(every[is_labelled], centres[labels[is_labelled]])
         labels[free] = np.asarray(nearest)[: len(free)]
         inertia = float(np.asarray(distances, np.float64)[: len(free)].sum() + own)
-        if best is None or inertia < best[0]:
-            best = inertia, labels
-        moved = _means(points, jnp.asarray(labels), centres)
+        if inertia < least:
+            best_labels, least = labels, inertia
+        moved = _means(every, jnp.asarray(labels), centres)
         shift = float(jnp.sum(jnp.linalg.norm(moved - centres, axis=1)))
         centres = moved
         if shift**2 < TOLERANCE:
             break
-    return best[1], best[0]
+    return best_labels, least
 
 
 def _first_centres(
@@ -198,12 +207,12 @@ def _means(points: jax.Array, labels: jax.Array, centres: jax.Array) -> jax.Arra
     return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), centres)
 
 
-def _matched(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _matched(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Which points lie in the cluster that the best one-to-one matching gives to their class."""
-    size = int(max(found.max(initial=0), truth.max(initial=0))) + 1
+    size = int(max(clusters.max(initial=0), truth.max(initial=0))) + 1
     counts = np.zeros((size, size), np.int64)
-    np.add.at(counts, (found, truth), 1)
+    np.add.at(counts, (clusters, truth), 1)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     class_of = np.empty(size, np.int64)
     class_of[rows] = columns
-    return class_of[found] == truth
+    return class_of[clusters] == truth

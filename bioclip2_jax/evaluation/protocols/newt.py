@@ -16,12 +16,13 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.measures.scores import unit
 
 ITERATIONS = 100
 
 
-@dataclass(frozen=True)
-class Newt:
+@dataclass(frozen=True, kw_only=True)
+class NewtScores:
     """Result of `newt`.
 
     Attributes:
@@ -48,7 +49,7 @@ def newt(
     clusters: np.ndarray | None = None,
     iterations: int = ITERATIONS,
     jobs: int = -1,
-) -> Newt:
+) -> NewtScores:
     """Trains and tests one machine a task.
 
     Args:
@@ -64,7 +65,7 @@ def newt(
     Raises:
       UserError: a task has fewer than five training images of an answer, or nothing to test.
     """
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    normal = unit(features)
     right = np.zeros(len(labels), bool)
     accuracy, cluster_of = {}, {}
     for task in dict.fromkeys(tasks.tolist()):
@@ -74,29 +75,24 @@ def newt(
             raise UserError(
                 f"NeWT task {task}: needs test images, and five training images of each answer"
             )
-        mean = unit[train].mean(axis=0)
+        mean = normal[train].mean(axis=0)
         machine = _search(seed, iterations, jobs)
         with threadpool_limits(1):  # its matrices are small
-            machine.fit(_centred(unit[train], mean), labels[train])
-            right[test] = machine.predict(_centred(unit[test], mean)) == labels[test]
+            machine.fit(unit(normal[train] - mean), labels[train])
+            right[test] = machine.predict(unit(normal[test] - mean)) == labels[test]
         accuracy[task] = float(right[test].mean())
         if clusters is not None:
             cluster_of[task] = str(clusters[test[0]])
     groups: dict[str, list[float]] = {}
     for task, cluster in cluster_of.items():
         groups.setdefault(cluster, []).append(accuracy[task])
-    return Newt(
-        float(right[~is_train].mean()),
-        float(np.mean(list(accuracy.values()))),
-        accuracy,
-        {name: float(np.mean(values)) for name, values in groups.items()},
-        right,
+    return NewtScores(
+        micro=float(right[~is_train].mean()),
+        macro=float(np.mean(list(accuracy.values()))),
+        tasks=accuracy,
+        clusters={name: float(np.mean(values)) for name, values in groups.items()},
+        right=right,
     )
-
-
-def _centred(unit: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    moved = unit - mean
-    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
 def _search(seed: int, iterations: int, jobs: int) -> RandomizedSearchCV:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.measures.metrics import class_average
+from bioclip2_jax.evaluation.protocols.parts import Parts
+from bioclip2_jax.measures.accuracy import class_average
+from bioclip2_jax.measures.scores import unit
 
 
-@dataclass(frozen=True)
-class PlantDoc:
+@dataclass(frozen=True, kw_only=True)
+class PlantDocScores:
     """Result of `plantdoc`.
 
     Attributes:
@@ -31,24 +33,18 @@ class PlantDoc:
     support: np.ndarray
 
 
-def plantdoc(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
-    repeats: int = 5,
-) -> PlantDoc:
+def plantdoc(parts: Parts, repeats: int = 5) -> PlantDocScores:
     """Names the test pictures from one training picture a class.
 
     Args:
-      train_features, test_features: [n, dim] float32, L2-normalised.
-      train_labels, test_labels: [n] int.
+      parts: features of length 1, and labels [n] int.
       repeats: draws; draw r shuffles the rows of every class, in ascending order of the classes,
         with NumPy's generator seeded by r.
 
     Raises:
       UserError: a class of the test has no training picture.
     """
+    train_features, train_labels, test_features, test_labels = parts
     classes = np.unique(train_labels)
     unknown = np.setdiff1d(test_labels, classes)
     if len(unknown):
@@ -62,23 +58,18 @@ def plantdoc(
             rng.shuffle(rows)
             support.append(rows[0])
         mean = train_features[support].mean(axis=0)
-        centroids = _normalize(train_features[support] - mean)
-        queries = _normalize(test_features - mean)
+        centroids = unit(train_features[support] - mean)
+        queries = unit(test_features - mean)
         # Squared Euclidean distance without the query's own norm, which is the same for all.
         distances = (centroids**2).sum(axis=1) - 2 * queries @ centroids.T
         right = classes[distances.argmin(axis=1)] == test_labels
         folds.append(right.mean())
-        averages.append(class_average(right, np.ones(len(right)), test_labels))
+        averages.append(class_average(right, test_labels))
         supports.append(support)
-    return PlantDoc(
-        float(np.mean(folds)),
-        float(np.mean(averages)),
-        float(np.std(folds)),
-        np.asarray(folds),
-        np.asarray(supports),
+    return PlantDocScores(
+        accuracy=float(np.mean(folds)),
+        macro=float(np.mean(averages)),
+        std=float(np.std(folds)),
+        folds=np.asarray(folds),
+        support=np.asarray(supports),
     )
-
-
-def _normalize(features: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)

@@ -14,9 +14,8 @@ here too. Classes are numbered in the order of the rows, which few-shot draws fr
 """
 
 import difflib
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +24,8 @@ import numpy as np
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation.published.beyond import read_lines
+from bioclip2_jax.evaluation.published.folders import read_lines
+from bioclip2_jax.files import read_json_object
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 
@@ -37,7 +37,7 @@ _FILES = ("filepath", *tables.FILE_COLUMNS)
 _SCIENTIFIC = (*tables.SCIENTIFIC_NAME_COLUMNS, "sciname")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Species:
     """Pictures of one species set.
 
@@ -54,7 +54,7 @@ class Species:
     names: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpeciesSet:
     """A set that was found.
 
@@ -99,13 +99,13 @@ def find(folder: str | Path) -> list[SpeciesSet]:
       UserError: a set's description cannot be read.
     """
     folder = Path(folder)
-    found = list(_find(folder, _DEPTH)) if folder.is_dir() else []
-    often = Counter(one.name for one in found)
+    sets = list(_find(folder, _DEPTH)) if folder.is_dir() else []
+    often = Counter(species_set.name for species_set in sets)
     return [
-        replace(one, name="-".join(one.root.relative_to(folder).parts) or one.name)
-        if often[one.name] > 1
-        else one
-        for one in found
+        replace(each, name="-".join(each.root.relative_to(folder).parts) or each.name)
+        if often[each.name] > 1
+        else each
+        for each in sets
     ]
 
 
@@ -125,18 +125,20 @@ def of_table(path: str | Path, root: str | Path | None) -> SpeciesSet:
     name = path.stem.removesuffix(_BALANCED)
     plain = name in ("metadata", "annotations", "labels")
     name = path.absolute().parent.name if plain else name
-    return SpeciesSet(name, Path(root) if root else path.parent, path, text_kind)
+    place = Path(root) if root else path.parent
+    return SpeciesSet(name=name, root=place, table=path, text_kind=text_kind)
 
 
 def _find(folder: Path, depth: int) -> Iterator[SpeciesSet]:
     if all((folder / name).is_file() for name in _NABIRDS):
-        yield SpeciesSet(folder.absolute().name, folder, folder / _NABIRDS[0], "asis")
+        name = folder.absolute().name
+        yield SpeciesSet(name=name, root=folder, table=folder / _NABIRDS[0], text_kind="asis")
     elif (folder / "labels.csv").is_file() and (folder / "info.json").is_file():
         yield _meta_album(folder)
     elif tables_here := sorted(folder.glob(f"*{_BALANCED}.csv")):
         for path in tables_here:
             name = path.stem.removesuffix(_BALANCED)
-            yield SpeciesSet(name, folder, path, "taxon_com")
+            yield SpeciesSet(name=name, root=folder, table=path, text_kind="taxon_com")
     elif (folder / _TABLE).is_file():
         yield of_table(folder / _TABLE, folder)
     elif depth:
@@ -147,61 +149,60 @@ def _find(folder: Path, depth: int) -> Iterator[SpeciesSet]:
 def _meta_album(folder: Path) -> SpeciesSet:
     path = folder / "info.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        columns = [
-            str(info.get(key) or usual)
-            for key, usual in (
-                ("image_column_name", "FILE_NAME"),
-                ("category_column_name", "CATEGORY"),
-            )
-        ]
-    except (OSError, ValueError, AttributeError) as error:
+        info = read_json_object(path)
+    except UserError as error:
         raise UserError(f"{path}: not the description of a Meta-Album set ({error})") from error
-    name = folder.absolute().name
-    return SpeciesSet(name, folder, folder / "labels.csv", "asis", *columns)
+    return SpeciesSet(
+        name=folder.absolute().name,
+        root=folder,
+        table=folder / "labels.csv",
+        text_kind="asis",
+        file_column=str(info.get("image_column_name") or "FILE_NAME"),
+        class_column=str(info.get("category_column_name") or "CATEGORY"),
+    )
 
 
 # ---- Reading
 
 
-def read(one: SpeciesSet, text_kind: str, choice: Choice = Choice()) -> Species:  # noqa: B008
+def read(species_set: SpeciesSet, text_kind: str, choice: Choice | None = None) -> Species:
     """The pictures of a set and their classes.
 
     Args:
-      one: from `find` or `of_table`.
+      species_set: from `find` or `of_table`.
       text_kind: "asis" takes the names of the classes as they are, the others are those of
         `captions.class_name`.
-      choice: rows and classes.
+      choice: rows and classes; None for all.
 
     Raises:
       UsageError: `choice` asks for what the set does not have.
       UserError: a file cannot be used; names the line.
     """
-    if one.table.name == _NABIRDS[0]:
+    choice = choice or Choice()
+    if species_set.table.name == _NABIRDS[0]:
         if text_kind != "asis":
             raise UsageError(
-                f"--text-kind {text_kind}: {one.root} is NABirds, which has only the names of its"
-                " classes; leave it out"
+                f"--text-kind {text_kind}: {species_set.root} is NABirds, which has only the names"
+                " of its classes; leave it out"
             )
-        return _nabirds(one.root, choice)
-    return _table(one, text_kind, choice)
+        return _nabirds(species_set.root, choice)
+    return _table(species_set, text_kind, choice)
 
 
-def _table(one: SpeciesSet, text_kind: str, choice: Choice) -> Species:
+def _table(species_set: SpeciesSet, text_kind: str, choice: Choice) -> Species:
     """Rows of the same name are one class, as in the original."""
-    table = open_table(one.table)
-    has = ", ".join(filter(None, table.header))
-    file = table.column([normal(one.file_column)] if one.file_column else _FILES)
+    table = open_table(species_set.table)
+    file = table.column([normal(species_set.file_column)] if species_set.file_column else _FILES)
     if file is None:
         raise UserError(
-            f"{one.table}: no column {one.file_column or 'filepath'!r} that names the picture; it"
-            f" has {has}"
+            f"{table.path}: no column {species_set.file_column or 'filepath'!r} that names the"
+            f" picture; it has {', '.join(filter(None, table.header))}"
         )
-    said = _class_column(one, table, text_kind, choice)
+    class_column = _class_column(species_set, table, text_kind, choice)
     common = table.column(tables.COMMON_NAME_COLUMNS)
     keep = _filter(table, choice)
     # A column `class` that names the class is no rank.
-    ranks = [name for name in table.header if name != said]
+    ranks = [name for name in table.header if name != class_column]
     numbers: dict[str, int] = {}
     classes: list[TaxonEntry] = []
     files, labels = [], []
@@ -209,18 +210,18 @@ def _table(one: SpeciesSet, text_kind: str, choice: Choice) -> Species:
         if not keep(row):
             continue
         files.append(row[file].replace("\\", "/").removeprefix("./"))
-        cell = row[said] if said else ""
+        cell = row[class_column] if class_column else ""
         common_name = row[common] if common else ""
         taxon = Taxon()
         if text_kind != "asis":
             taxon = Taxon.from_row({name: row[name] for name in ranks})
         if not files[-1]:
-            raise UserError(f"{one.table}: line {line} names no picture in {file!r}")
+            raise UserError(f"{table.path}: line {line} names no picture in {file!r}")
         if choice.class_column and not cell:
             labels.append(-1)
             continue
         if not (taxon.deepest_rank or cell or (common_name and text_kind != "asis")):
-            raise UserError(f"{one.table}: line {line} names nothing; fill its ranks or its class")
+            raise UserError(f"{table.path}: line {line} names nothing; fill its ranks or its class")
         name = captions.class_name(text_kind, taxon, common_name, cell)
         if name not in numbers:
             numbers[name] = len(numbers)
@@ -229,50 +230,50 @@ def _table(one: SpeciesSet, text_kind: str, choice: Choice) -> Species:
             classes.append(TaxonEntry(taxon, scientific, shown, {}))
         labels.append(numbers[name])
     if not numbers:
-        raise UserError(f"{one.table}: no row that is asked for has a class")
-    return Species(files, np.asarray(labels), classes, list(numbers))
+        raise UserError(f"{table.path}: no row that is asked for has a class")
+    return Species(files=files, labels=np.asarray(labels), classes=classes, names=list(numbers))
 
 
 def _class_column(
-    one: SpeciesSet, table: tables.Table, text_kind: str, choice: Choice
+    species_set: SpeciesSet, table: tables.Table, text_kind: str, choice: Choice
 ) -> str | None:
     """The column that names the class, None where the ranks alone do."""
     if choice.class_column:
         return _column(table, choice.class_column, "--class-column")
-    if one.class_column:
-        said = table.column((normal(one.class_column),))
-        if said is None:
+    if species_set.class_column:
+        column = table.column((normal(species_set.class_column),))
+        if column is None:
             raise UserError(
-                f"{one.table}: no column {one.class_column!r}, which info.json names; it has"
-                f" {', '.join(filter(None, table.header))}"
+                f"{table.path}: no column {species_set.class_column!r}, which info.json names; it"
+                f" has {', '.join(filter(None, table.header))}"
             )
-        return said
+        return column
     has = {normal(name) for name in table.header}
     is_rank = "kingdom" in has and "cls" not in has
-    said = None if is_rank else table.column(("class",))
+    column = None if is_rank else table.column(("class",))
     if text_kind == "asis":
-        said = said or table.column(_SCIENTIFIC)
-    if text_kind == "asis" and said is None:
+        column = column or table.column(_SCIENTIFIC)
+    if text_kind == "asis" and column is None:
         raise UserError(
-            f"{one.table}: no column 'class' with the names of the classes, which --text-kind asis"
+            f"{table.path}: no column 'class' with the names of the classes, which --text-kind asis"
             f" takes; it has {', '.join(filter(None, table.header))}"
         )
-    return said
+    return column
 
 
 def _column(table: tables.Table, name: str, where: str) -> str:
-    found = name if name in table.header else table.column((normal(name),))
-    if found is None:
+    column = name if name in table.header else table.column((normal(name),))
+    if column is None:
         near = difflib.get_close_matches(name, table.header, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(
             f"{where} {name}: {table.path} has no such column, only"
             f" {', '.join(filter(None, table.header))}{meant}"
         )
-    return found
+    return column
 
 
-def _filter(table: tables.Table, choice: Choice):
+def _filter(table: tables.Table, choice: Choice) -> Callable[[dict[str, str]], bool]:
     """Whether a row is asked for; what no row has is an error before anything is embedded."""
     wanted: list[tuple[str, str]] = []
     for text in choice.where:
@@ -281,13 +282,12 @@ def _filter(table: tables.Table, choice: Choice):
             raise UsageError(f"--where {text}: write COLUMN=VALUE")
         wanted.append((_column(table, name.strip(), "--where"), value.strip()))
     split = table.column(tables.SPLIT_COLUMNS)
-    if choice.split and split is None:
-        raise UsageError(
-            f"--split {choice.split}: {table.path} has no column 'split'; leave --split out to take"
-            " all rows"
-        )
-
     if choice.split:
+        if split is None:
+            raise UsageError(
+                f"--split {choice.split}: {table.path} has no column 'split'; leave --split out to"
+                " take all rows"
+            )
         wanted.append((split, choice.split))
 
     def holds(row: dict[str, str], name: str, value: str) -> bool:
@@ -329,13 +329,13 @@ def _nabirds(root: Path, choice: Choice) -> Species:
                 f"{root / 'image_class_labels.txt'}: picture {key} has the class"
                 f" {numbers.get(key)}, which is not in classes.txt"
             )
-    found = list(dict.fromkeys(names[numbers[key]] for key in files))
-    index = {name: number for number, name in enumerate(found)}
+    shown = list(dict.fromkeys(names[numbers[key]] for key in files))
+    index = {name: number for number, name in enumerate(shown)}
     return Species(
-        [f"images/{file}" for file in files.values()],
-        np.asarray([index[names[numbers[key]]] for key in files]),
-        [TaxonEntry(Taxon(), name, "", {}) for name in found],
-        found,
+        files=[f"images/{file}" for file in files.values()],
+        labels=np.asarray([index[names[numbers[key]]] for key in files]),
+        classes=[TaxonEntry(Taxon(), name, "", {}) for name in shown],
+        names=shown,
     )
 
 

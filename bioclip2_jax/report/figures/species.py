@@ -1,13 +1,15 @@
 """Figures about the evaluation of species and about a training run."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from bioclip2_jax.evaluation import schema
+from bioclip2_jax.measures.calibration import Bin
 from bioclip2_jax.measures.maps import flat_map
 from bioclip2_jax.report.figures.style import (
     BAR_COLOR,
@@ -66,20 +68,19 @@ def training_curves(rows: list[dict]) -> str:
         return svg(figure, "Training curves")
 
 
-def accuracy_over_steps(results: list[dict]) -> str:
+def accuracy_over_steps(results: Sequence[schema.ZeroShotResult]) -> str:
     """Zero-shot accuracy of every evaluated checkpoint, `results` by ascending step."""
-    steps = [result["step"] for result in results]
+    steps = [result.step or 0 for result in results]
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(WIDTH, 3.0))
         series = (("macro_top1", "class average"), ("top1", "all images"))
         for color, marker, (name, label) in zip(COLORS, MARKERS, series, strict=False):
-            low, high = zip(*(result["intervals"][name] for result in results), strict=True)
-            values = [result[name] for result in results]
+            low, high = zip(*(result.intervals[name] or (0, 1) for result in results), strict=True)
+            values = [getattr(result, name) for result in results]
             axes.plot(steps, values, color=color, marker=marker, markersize=4, label=label)
             axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(
-            steps, [r["chance"] for r in results], color="#555", linestyle=":", label="chance"
-        )
+        chance = [result.chance for result in results]
+        axes.plot(steps, chance, color="#555", linestyle=":", label="chance")
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -88,19 +89,19 @@ def accuracy_over_steps(results: list[dict]) -> str:
         return svg(figure, "Species accuracy over training")
 
 
-def accuracy_per_rank(ranks: dict[str, dict]) -> str:
+def accuracy_per_rank(ranks: Mapping[str, schema.NamedRank]) -> str:
     """Bars with 95 % intervals for every rank, with chance and the prompted variant marked."""
     names = list(ranks)
     places = np.arange(len(names))
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(WIDTH, 3.7))
-        values = np.asarray([ranks[name]["top1"] for name in names])
-        intervals = np.asarray([ranks[name]["interval"] for name in names])
+        values = np.asarray([row.top1 for row in ranks.values()], float)
+        intervals = np.asarray([row.interval for row in ranks.values()], float)
         errors = np.abs(intervals.T - values)
         axes.barh(places, values, height=0.62, color=BAR_COLOR, label="species, summed")
         axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=COLORS[0], capsize=3)
         axes.scatter(
-            [ranks[name]["prompted_top1"] for name in names],
+            [row.prompted_top1 for row in ranks.values()],
             places,
             marker="D",
             s=22,
@@ -109,7 +110,7 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
             zorder=3,
         )
         axes.scatter(
-            [ranks[name]["chance"] for name in names],
+            [row.chance or 0 for row in ranks.values()],
             places,
             marker="|",
             s=160,
@@ -118,11 +119,10 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
             label="chance",
             zorder=3,
         )
-        marks = [
-            (row["prompted_top1"], row["chance"], row["interval"][1]) for row in ranks.values()
-        ]
-        for place, (value, others) in enumerate(zip(values, marks, strict=True)):
-            axes.text(max(value, *others) + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
+        highs = zip(values, intervals[:, 1], ranks.values(), strict=True)
+        for place, (value, high, row) in enumerate(highs):
+            rightmost = max(value, high, row.prompted_top1, row.chance or 0)
+            axes.text(rightmost + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.12)
@@ -133,15 +133,14 @@ def accuracy_per_rank(ranks: dict[str, dict]) -> str:
         return svg(figure, "Accuracy per rank")
 
 
-def reliability(bins: list[dict]) -> str:
+def reliability(bins: Sequence[Bin]) -> str:
     """Accuracy against confidence with 95 % Wilson intervals; below, how many pictures.
 
     Args:
-      bins: of `evaluators.calibration.summary`.
+      bins: of `calibration.summary`.
     """
-    confidence, accuracy, count = (
-        np.asarray([one[key] for one in bins], float) for key in ("confidence", "accuracy", "count")
-    )
+    rows = [(each.confidence, each.accuracy, each.count) for each in bins]
+    confidence, accuracy, count = np.asarray(rows, float).T
     low, high = _wilson(accuracy, count)
     errors = np.maximum([accuracy - low, high - accuracy], 0)
     with pyplot.rc_context(STYLE):
@@ -164,8 +163,8 @@ def reliability(bins: list[dict]) -> str:
         axes.set_ylabel("share right")
         # Above: an overconfident curve fills one corner, a timid one the other.
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8.5)
-        lefts = [one["low"] for one in bins]
-        widths = [one["high"] - one["low"] for one in bins]
+        lefts = [each.low for each in bins]
+        widths = [each.high - each.low for each in bins]
         below.bar(lefts, count, widths, align="edge", color=BAR_COLOR, edgecolor="white")
         below.set_ylabel("pictures")
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))

@@ -1,0 +1,177 @@
+"""What is measured, and the features of it that a task asks for."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from bioclip2_jax.data import dataset
+from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.evaluation.schema import Settings
+from bioclip2_jax.features import embed
+from bioclip2_jax.features.encode import SplitFeatures, embed_split
+from bioclip2_jax.features.pictures import open_pictures, pictures_below
+from bioclip2_jax.features.store import Store, align, read
+from bioclip2_jax.weights.load import Model
+
+Pictures = TypeVar("Pictures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[Pictures]):
+    """One task on one set, checked and ready.
+
+    Attributes:
+      task: of `tasks.TASKS`.
+      settings: with nothing left to choose.
+      name: of the data.
+      folder: below that of the results; "" for that itself.
+      root: folder whose pictures are embedded; None for a dataset, or where features are given.
+      pictures: which ones, and what is true of them; None for a dataset and its features.
+    """
+
+    task: str
+    settings: Settings
+    name: str
+    folder: str = ""
+    root: Path | None = None
+    pictures: Pictures
+
+
+@dataclass(eq=False, kw_only=True)
+class Subject:
+    """What is measured, and where the results go. Features are made when they are asked for.
+
+    Attributes:
+      model: to encode pictures and names with; None where there are only features.
+      features: kept features; None to encode the pictures.
+      folder: for the results.
+      step: of the checkpoint, None for others.
+      name: where the model came from.
+      batch_size: images, and texts, encoded at a time.
+      say: receives one line a result.
+    """
+
+    model: Model | None
+    features: Store | None = None
+    folder: Path
+    step: int | None = None
+    name: str
+    batch_size: int
+    say: Callable[[str], None]
+    _stores: dict[Path, Store] = field(default_factory=dict)
+    _splits: dict[tuple[str, str], SplitFeatures] = field(default_factory=dict)
+
+    def loaded_model(self) -> Model:
+        """The model.
+
+        Raises:
+          UsageError: there are only features.
+        """
+        if self.model is None:
+            raise UsageError("--model is missing: the one that made the features")
+        return self.model
+
+    def place(self, job: Job) -> Path:
+        """The folder of a job's results."""
+        folder = self.folder / job.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def store(self, root: Path | None) -> Store:
+        """The features given, or those of all pictures of a folder, kept beside the results."""
+        if self.features is not None or root is None:
+            assert self.features is not None, "a plan without a folder is one of kept features"
+            return self.features
+        root = root.absolute()
+        if root not in self._stores:
+            digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+            kept = self.folder / "features" / f"{root.name}-{digest}"
+            is_dataset = (root / "features.json").is_file()
+            pictures = open_pictures(root) if is_dataset else pictures_below(root)
+            embed.embed(
+                self.loaded_model(),
+                self.name,
+                pictures,
+                kept,
+                batch_size=self.batch_size,
+                say=self.say,
+            )
+            self._stores[root] = read(kept)
+        return self._stores[root]
+
+    def split(self, settings: Settings) -> SplitFeatures:
+        """The pictures of one split of the features given, or of a dataset."""
+        data, split = settings.data or "", settings.split or "val"
+        if self.features is not None:
+            return store_split(self.features, split, "--features")
+        if (data, split) not in self._splits:
+            source = dataset.open_split(data, split)
+            features = embed_split(self.loaded_model(), source, self.batch_size)
+            self._splits[data, split] = features
+        return self._splits[data, split]
+
+
+def store_split(store: Store, split: str, place: str) -> SplitFeatures:
+    """The pictures of one split of a feature store.
+
+    Raises:
+      UsageError: it has none of that split.
+    """
+    rows = store.select(store.texts["split"] == split)
+    if not rows.keys:
+        splits = sorted(set(store.texts["split"].tolist()) - {""})
+        has = (
+            f"it has {', '.join(splits)}"
+            if splits
+            else (
+                "it was made of a plain folder: give --annotations, a table that says what each"
+                " picture shows, or --data, the folder of a published set"
+            )
+        )
+        raise UsageError(f"{place}: no features of split {split!r}; {has}")
+    return split_features(rows)
+
+
+def split_features(rows: Store) -> SplitFeatures:
+    """Rows of a store in the form of a split."""
+    return SplitFeatures(
+        features=rows.features,
+        indices=rows.index,
+        keys=rows.keys,
+        taxa=rows.taxa,
+        datasets=rows.texts["datasetName"].tolist(),
+        bad=list(rows.about.bad),
+    )
+
+
+def rows_of(store: Store, files: Sequence[str], place: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Which row of the store holds each file, see `store.align`.
+
+    Returns:
+      [good] int rows, and [good] int positions in `files`; pictures without features are left out.
+
+    Raises:
+      UserError: not one of the files has features.
+    """
+    row_of = {key: row for row, key in enumerate(store.keys)}
+    names = align(files, [*store.keys, *(key for key, _ in store.about.bad)])
+    present = np.asarray([i for i, name in enumerate(names) if name in row_of], np.int64)
+    if not len(present):
+        example = f"; it calls one {names[0]}, the features have {store.keys[0]}" if files else ""
+        raise UserError(f"{place}: none of its {len(files):,} pictures has features{example}")
+    return np.asarray([row_of[names[i]] for i in present], np.int64), present
+
+
+def missing(store: Store, files: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, reason) of every file without features."""
+    reasons = dict(store.about.bad)
+    good = set(store.keys)
+    return [
+        (file, reasons.get(key, "no such picture"))
+        for file, key in zip(files, align(files, [*store.keys, *reasons]), strict=True)
+        if key not in good
+    ]

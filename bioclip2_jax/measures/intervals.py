@@ -1,0 +1,31 @@
+"""95 % intervals by the percentile bootstrap (Efron 1979)."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+RESAMPLES = 1000
+
+Interval = tuple[float, float]
+
+
+def bootstrap(
+    estimate: Callable[[np.ndarray], np.ndarray], count: int, seed: int
+) -> list[Interval]:
+    """Intervals of estimates from cases that are resampled with replacement.
+
+    Args:
+      estimate: [count] int, how often each case was drawn → [estimates] float.
+      count: of cases.
+      seed: of the resampling.
+
+    Returns:
+      (low, high) of every estimate.
+    """
+    rng = np.random.default_rng(seed)
+    draws = [
+        estimate(np.bincount(rng.integers(count, size=count), minlength=count))
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0).tolist()
+    return list(zip(low, high, strict=True))
