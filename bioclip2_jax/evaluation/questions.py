@@ -175,9 +175,7 @@ def class_names(classes: Sequence[TaxonEntry], text_kind: str) -> list[str]:
 
 
 def lineage_names(classes: Sequence[TaxonEntry], rank: str) -> list[str]:
-    """The text of every distinct lineage down to `rank`, numbered as by
-    `accuracy.lineage_groups`.
-    """
+    """The text of every distinct lineage down to `rank`, as `accuracy.lineage_groups` counts."""
     lineages, _ = number([entry.taxon.lineage(rank) for entry in classes])
     return [" ".join(filter(None, lineage)) or "unknown" for lineage in lineages]
 
