@@ -8,7 +8,7 @@ from result_files import WITHIN, put
 
 from bioclip2_jax.analysis import theory
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluation import findings, schema
+from bioclip2_jax.evaluation import experiments, findings, schema
 from bioclip2_jax.prepare.simulated.tree import TRAITS
 from bioclip2_jax.report.figures.theory import theory_curves
 
@@ -40,7 +40,7 @@ def test_a_row_that_lacks_its_name_is_told_by_place(tmp_path):
 def test_theory_is_drawn_alike_from_its_file(tmp_path):
     result = theory.run(0, steps=4, replicates=2)
     schema.write(tmp_path / "theory.json", result)
-    stored = schema.read(tmp_path / "theory.json", findings.Theory)
+    stored = schema.read(tmp_path / "theory.json", experiments.Theory)
     assert stored.orthogonality == result.orthogonality and stored.settings == result.settings
     assert theory_curves(stored) == theory_curves(result)
     rows = json.loads((tmp_path / "theory.json").read_text())["hierarchy"]
@@ -48,7 +48,7 @@ def test_theory_is_drawn_alike_from_its_file(tmp_path):
 
 
 def test_the_study_has_a_measure_for_every_trait_of_the_tree():
-    names = [field.name for field in dataclasses.fields(findings.Measures)]
+    names = [field.name for field in dataclasses.fields(experiments.Measures)]
     assert [name for name in names if name.startswith("ridge_r_")] == [
         f"ridge_r_{trait}" for trait in TRAITS
     ]

@@ -17,7 +17,7 @@ from bioclip2_jax.analysis import between as between_species
 from bioclip2_jax.analysis import traits
 from bioclip2_jax.analysis import within as within_species
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation import findings, schema
+from bioclip2_jax.evaluation import experiments, findings, schema
 from bioclip2_jax.features import store as stores
 from bioclip2_jax.measures.maps import flat_map, principal_map
 from bioclip2_jax.report.figures import traits as drawings
@@ -208,7 +208,9 @@ def within(
     return result
 
 
-def theory(out: str | Path, seed: int = 0, say: Callable[[str], None] = print) -> findings.Theory:
+def theory(
+    out: str | Path, seed: int = 0, say: Callable[[str], None] = print
+) -> experiments.Theory:
     """The experiments of `analysis.theory`.
 
     Args:

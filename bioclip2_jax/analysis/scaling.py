@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from bioclip2_jax.analysis import between
 from bioclip2_jax.analysis.within import SpeciesWithin, Within, within
-from bioclip2_jax.evaluation.findings import Measures
+from bioclip2_jax.evaluation.experiments import Measures
 from bioclip2_jax.measures.scores import number
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.prepare.simulated.tree import TRAITS, Species

@@ -25,7 +25,7 @@ from bioclip2_jax.analysis.scaling import Truth, measure
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
-from bioclip2_jax.evaluation.findings import Arm, Run, Scaling, ScalingSettings, Study
+from bioclip2_jax.evaluation.experiments import Arm, Run, Scaling, ScalingSettings, Study
 from bioclip2_jax.features.encode import embed_images, embed_texts
 from bioclip2_jax.prepare.simulated.individuals import (
     Individual,

@@ -38,8 +38,8 @@ import numpy as np
 
 from bioclip2_jax.analysis import linear_encoder
 from bioclip2_jax.analysis.linear_encoder import World
-from bioclip2_jax.evaluation import findings
-from bioclip2_jax.evaluation.findings import Setting
+from bioclip2_jax.evaluation import experiments
+from bioclip2_jax.evaluation.experiments import Setting
 
 STEPS = 1024
 REPLICATES = 8
@@ -67,7 +67,7 @@ def run(
     steps: int = STEPS,
     replicates: int = REPLICATES,
     say: Callable[[str], None] = lambda line: None,
-) -> findings.Theory:
+) -> experiments.Theory:
     """Both experiments; about a minute on two cores.
 
     Args:
@@ -90,8 +90,8 @@ def run(
                 f"{name} {value:g}: rho {rows[-1].rho:.3f} (chance {rows[-1].chance:.3f}),"
                 f" difference {rows[-1].difference:.2f}"
             )
-    return findings.Theory(
-        settings=findings.TheorySettings(
+    return experiments.Theory(
+        settings=experiments.TheorySettings(
             seed=seed, steps=steps, replicates=replicates, base=Setting(), branches=BRANCHES
         ),
         orthogonality=rows,
@@ -133,7 +133,7 @@ def orthogonality(
     marks: tuple[int, ...],
     replicates: int = REPLICATES,
     sweep: str = "course",
-) -> list[findings.Orthogonality]:
+) -> list[experiments.Orthogonality]:
     """Trains a linear encoder in one setting and measures the variants at the marks.
 
     Factors: one a species, one or K for the variants, `POSES` of noise. All start as random
@@ -151,7 +151,7 @@ def orthogonality(
             inside, outside = linear_encoder.pulls(world, encoder, setting.scale)
             measures.append(row | {"pull_inside": inside, "pull_outside": outside})
         rows.append(
-            findings.Orthogonality(
+            experiments.Orthogonality(
                 **vars(setting),
                 sweep=sweep,
                 chance=chance(setting.species, setting.dim),
@@ -183,7 +183,7 @@ def _world(setting: Setting, rng: np.random.Generator) -> World:
 
 def hierarchy(
     seed: int, *, marks: tuple[int, ...], replicates: int = REPLICATES
-) -> list[findings.Hierarchy]:
+) -> list[experiments.Hierarchy]:
     """Captions that spell out the lineage against captions that share nothing.
 
     Assumptions: captions are fixed. A hierarchical one is the sum of a vector a rank, all
@@ -215,7 +215,9 @@ def hierarchy(
         )
         texts = [tree.order(tree.captions[captions][seen], seen) for tree in drawn]
         rows.append(
-            findings.Hierarchy(captions=captions, space="captions", step=marks[-1], **_mean(texts))
+            experiments.Hierarchy(
+                captions=captions, space="captions", step=marks[-1], **_mean(texts)
+            )
         )
         for place, step in enumerate(marks):
             encoders = list(zip(drawn, worlds, weights[:, place], strict=True))
@@ -224,14 +226,18 @@ def hierarchy(
                     tree.order(np.asarray(world.species)[part] @ encoder, part)
                     for tree, world, encoder in encoders
                 ]
-                row = findings.Hierarchy(captions=captions, space=space, step=step, **_mean(images))
+                row = experiments.Hierarchy(
+                    captions=captions, space=space, step=step, **_mean(images)
+                )
                 if space == "seen":
                     measures = [
                         linear_encoder.measure(_part(world, seen), encoder, scale, seed)._asdict()
                         for _, world, encoder in encoders
                     ]
                     random_rho = chance(int(seen.sum()), TREE_DIM)
-                    row = findings.SeenHierarchy(**vars(row), chance=random_rho, **_mean(measures))
+                    row = experiments.SeenHierarchy(
+                        **vars(row), chance=random_rho, **_mean(measures)
+                    )
                 rows.append(row)
     return rows
 

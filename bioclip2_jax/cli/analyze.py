@@ -2,7 +2,7 @@
 
 import click
 
-from bioclip2_jax.evaluation import findings
+from bioclip2_jax.evaluation import experiments, findings
 from bioclip2_jax.text.taxonomy import RANKS
 
 # Shared by the analyses of kept features.
@@ -193,7 +193,7 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
         numbers = tuple(int(part) for part in sizes.split(","))
     except ValueError as error:
         raise UsageError(f"--sizes {sizes}: whole numbers with commas, such as 500,1500") from error
-    study = findings.Study(sizes=numbers, num_species=species, seeds=tuple(range(seeds)))
+    study = experiments.Study(sizes=numbers, num_species=species, seeds=tuple(range(seeds)))
     program.run(parse_recipe(arguments), study, out, click.echo)
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 import bioclip2_jax
 from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.evaluation import findings, schema
+from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.tables import FOLDER
 from bioclip2_jax.report import emergence, gather, pictures, published, tables
 from bioclip2_jax.report.figures import species as figures
@@ -87,7 +87,7 @@ def _write(
         for place, result in enumerate(answered, start=1)
     ]
     analyses = sorted(
-        (result for result in latest if result.kind in findings.KINDS),
+        (result for result in latest if result.kind in gather.ANALYSES),
         key=lambda result: (result.subject, result.path),
     )
     subjects = sorted({result.subject for result in latest if result.model})

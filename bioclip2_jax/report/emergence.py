@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 
 from markupsafe import Markup
 
-from bioclip2_jax.evaluation.findings import Between, Scaling, Theory, Within
+from bioclip2_jax.evaluation.experiments import Scaling, Theory
+from bioclip2_jax.evaluation.findings import Between, Within
 from bioclip2_jax.report import published
 from bioclip2_jax.report.figures import scaling as scaling_figures
 from bioclip2_jax.report.figures import theory as theory_figures
@@ -18,7 +19,7 @@ def part(result: ResultFile, draw: Callable[[str], Markup]) -> dict:
     """What the page shows of one analysis.
 
     Args:
-      result: of a kind in `findings.KINDS`.
+      result: of a kind in `gather.ANALYSES`.
       draw: puts a figure into the page.
     """
     values = result.values

@@ -11,12 +11,18 @@ import msgspec
 
 from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation import findings, schema
+from bioclip2_jax.evaluation import experiments, findings, schema
 from bioclip2_jax.evaluation.tasks import TASKS
 from bioclip2_jax.report import published
 
 # Name of the file → what it holds.
-KINDS: dict[str, type] = {name: task.result for name, task in TASKS.items()} | findings.KINDS
+ANALYSES = {
+    "between": findings.Between,
+    "within": findings.Within,
+    "theory": experiments.Theory,
+    "scaling": experiments.Scaling,
+}
+KINDS: dict[str, type] = {name: task.result for name, task in TASKS.items()} | ANALYSES
 # Folders of a run that hold many files and no result.
 _NO_RESULTS = ("checkpoints", "features", "tensorboard", "compile_cache")
 

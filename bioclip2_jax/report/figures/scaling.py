@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 from matplotlib import pyplot
 
-from bioclip2_jax.evaluation.findings import Scaling
+from bioclip2_jax.evaluation.experiments import Scaling
 from bioclip2_jax.report.figures.style import COLORS, MARKERS, STYLE, WIDTH, svg
 
 # Measures of a run, what they are called, and the measure that says what chance gives.

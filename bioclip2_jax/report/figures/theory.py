@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from bioclip2_jax.evaluation.findings import Hierarchy, Orthogonality, Theory
+from bioclip2_jax.evaluation.experiments import Hierarchy, Orthogonality, Theory
 from bioclip2_jax.report.figures.style import COLORS, MARKERS, STYLE, WIDTH, svg
 
 _SWEEPS = {
