@@ -104,6 +104,8 @@ def test_a_recipe_without_a_key_or_of_another_type_is_named():
         (["--workdir=w"], "--config is missing"),
         (["--config=no/such.py", "--workdir=w"], "no such recipe file"),
         ([QUICKSTART, "--workdir=w", "stray"], "unexpected argument 'stray'"),
+        ([QUICKSTART, QUICKSTART, "--workdir=w"], "Overriding config is not allowed"),
+        ([QUICKSTART, "--workdir=w", "-c"], "Unknown command line flag 'c'"),
     ],
 )
 def test_a_mistake_in_the_call_is_one_sentence(arguments, sentence):

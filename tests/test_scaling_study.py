@@ -94,12 +94,11 @@ def test_every_model_is_trained_once_and_measured(tmp_path, monkeypatch):
     seen = []
     params = jax.jit(lambda: clip.init_params(PRESETS["tiny"], 0))()
 
-    def train_run(config, workdir):
-        seen.append((workdir.name, config))
+    def train_run(settings, workdir):
+        seen.append((workdir.name, settings))
         if len(seen) == 4:
             return  # as training does when it is asked to stop
-        model = PRESETS[config.model.name]
-        save_run(workdir, {config.train.steps: params}, model, Preprocess(64))
+        save_run(workdir, {settings.steps: params}, PRESETS[settings.model], Preprocess(64))
         (workdir / "done.json").touch()
 
     monkeypatch.setattr(scaling_study.train, "run", train_run)
@@ -115,7 +114,7 @@ def test_every_model_is_trained_once_and_measured(tmp_path, monkeypatch):
     assert len(runs) == len(found.runs) == 9 and ("none", False, 0) in runs
     for name, used in seen:
         replay = name.startswith(("hierarchical-1", "flat-1"))
-        assert bool(used.train.replay_batch_size) == replay == bool(used.data.replay_dir)
+        assert bool(used.step.replay_batch_size) == replay == bool(used.data.replay_dir)
         assert used.init == ("" if name == "general-0" else str(tmp_path / "study/runs/general-0"))
     assert all(np.isfinite(row.trait_alignment) for row in found.runs)
     with pytest.raises(UsageError, match="other settings"):

@@ -1,6 +1,5 @@
 """Reading a recipe: one Python file, `--config.key=value` overrides, no silent typos."""
 
-import argparse
 import difflib
 import json
 import re
@@ -141,14 +140,17 @@ def save(settings: Settings, workdir: Path) -> list[str]:
 
 def _take_recipe(argv: Sequence[str]) -> tuple[Path, list[str]]:
     """The file named by `--config` and the other arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", "-config", nargs="?", const="")
-    options, rest = parser.parse_known_args(argv)
-    if options.config is None:
-        raise UsageError("--config is missing: name a recipe, for example configs/quickstart.py")
-    if not Path(options.config).is_file():
-        raise UsageError(f"--config={options.config}: no such recipe file; see configs/")
-    return Path(options.config), rest
+    rest = list(argv)  # not by argparse, which takes -c for it, and the last of two
+    for position, argument in enumerate(rest):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            words = rest[position : position + (1 if equals else 2)]
+            value = value if equals else "".join(words[1:])
+            if not Path(value).is_file():
+                raise UsageError(f"--config={value}: no such recipe file; see configs/")
+            del rest[position : position + len(words)]
+            return Path(value), rest
+    raise UsageError("--config is missing: name a recipe, for example configs/quickstart.py")
 
 
 def _run_recipe(recipe: Path) -> ConfigDict:
