@@ -244,7 +244,7 @@ def slopes(function, weights, *arguments):
     def total(*arguments):
         return (weights * function(*arguments)).sum()
 
-    return jax.grad(total, tuple(range(len(arguments))))(*arguments)
+    return jax.jit(jax.grad(total, tuple(range(len(arguments)))))(*arguments)
 
 
 @pytest.mark.parametrize("offset", [0, 1000])
@@ -309,7 +309,7 @@ def test_an_odd_number_of_tokens_is_padded_for_cudnn_and_padding_changes_nothing
         def total(blocks, x):
             return (weights * run_blocks(blocks, x, execution)).sum()
 
-        return nnx.value_and_grad(total, argnums=(0, 1))(blocks, x)
+        return nnx.jit(nnx.value_and_grad(total, argnums=(0, 1)))(blocks, x)
 
     expected = slopes(Execution())
     for execution in (
