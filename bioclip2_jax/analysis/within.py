@@ -23,7 +23,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation.findings import Interval, Variants
+from bioclip2_jax.evaluation.findings import Variants
+from bioclip2_jax.measures.intervals import Interval
 
 BOOTSTRAPS = 2000
 MIN_IMAGES = 2  # of each variant
