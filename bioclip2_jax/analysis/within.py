@@ -301,7 +301,7 @@ def _one_species(
     halvings: int,
     rng: np.random.Generator,
 ) -> tuple[SpeciesWithin, float, np.ndarray]:
-    """Also returns the halves' raw rho, observed and permuted."""
+    """A species' entry, the raw rho of its halves, and [permutations] that of random divisions."""
     counts = np.bincount(variants)
     means = np.stack([features[variants == variant].mean(axis=0) for variant in (0, 1)])
     residuals = features - means[variants]
