@@ -23,7 +23,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation.findings import Interval, Variants
+from bioclip2_jax.evaluation.findings import Variants
+from bioclip2_jax.measures.intervals import Interval
 
 BOOTSTRAPS = 2000
 MIN_IMAGES = 2  # of each variant
@@ -300,7 +301,7 @@ def _one_species(
     halvings: int,
     rng: np.random.Generator,
 ) -> tuple[SpeciesWithin, float, np.ndarray]:
-    """Also returns the halves' raw rho, observed and permuted."""
+    """A species' entry, the raw rho of its halves, and [permutations] that of random divisions."""
     counts = np.bincount(variants)
     means = np.stack([features[variants == variant].mean(axis=0) for variant in (0, 1)])
     residuals = features - means[variants]

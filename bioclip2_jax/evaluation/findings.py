@@ -5,7 +5,7 @@ Rows extend what the analyses measure by names. Files of older versions lack fie
 
 from dataclasses import dataclass, field
 
-Interval = tuple[float, float]
+from bioclip2_jax.measures.intervals import Interval
 
 # ---- Between species
 

@@ -1,4 +1,4 @@
-"""95 % intervals by the percentile bootstrap (Efron 1979)."""
+"""95 % intervals: of any estimate by the percentile bootstrap (Efron 1979), and of shares."""
 
 from collections.abc import Callable
 
@@ -29,3 +29,11 @@ def bootstrap(
     ]
     low, high = np.percentile(draws, [2.5, 97.5], axis=0).tolist()
     return list(zip(low, high, strict=True))
+
+
+def wilson(hits: int, count: int) -> Interval:
+    """Score interval of the share of hits among so many cases (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)

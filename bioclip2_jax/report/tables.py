@@ -184,5 +184,5 @@ def left_out(result: ResultFile) -> LeftOut | None:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """Settings in one line, those that say nothing left out."""
-    said = {key: value for key, value in settings.items() if value not in (None, "", [])}
+    said = {key: value for key, value in settings.items() if value not in (None, "", [], ())}
     return ", ".join(f"{key} {value}" for key, value in said.items())

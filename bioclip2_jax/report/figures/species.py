@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.measures.calibration import Bin
+from bioclip2_jax.measures.intervals import wilson
 from bioclip2_jax.measures.maps import flat_map
 from bioclip2_jax.report.figures.style import (
     BAR_COLOR,
@@ -139,10 +140,10 @@ def reliability(bins: Sequence[Bin]) -> str:
     Args:
       bins: of `calibration.summary`.
     """
-    rows = [(each.confidence, each.accuracy, each.count) for each in bins]
-    confidence, accuracy, count = np.asarray(rows, float).T
-    low, high = _wilson(accuracy, count)
-    errors = np.maximum([accuracy - low, high - accuracy], 0)
+    confidence = [each.confidence for each in bins]
+    accuracy = np.asarray([each.accuracy for each in bins])
+    intervals = [wilson(round(each.accuracy * each.count), each.count) for each in bins]
+    errors = np.abs(np.transpose(intervals) - accuracy)
     with pyplot.rc_context(STYLE):
         figure, (axes, below) = pyplot.subplots(
             2, 1, figsize=(WIDTH, 4.7), sharex=True, height_ratios=[3, 1]
@@ -165,25 +166,18 @@ def reliability(bins: Sequence[Bin]) -> str:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8.5)
         lefts = [each.low for each in bins]
         widths = [each.high - each.low for each in bins]
-        below.bar(lefts, count, widths, align="edge", color=BAR_COLOR, edgecolor="white")
+        counts = [each.count for each in bins]
+        below.bar(lefts, counts, widths, align="edge", color=BAR_COLOR, edgecolor="white")
         below.set_ylabel("pictures")
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         below.set_xlabel("probability of the first answer")
         below.set_xlim(-0.02, 1.02)
-        for one, formatted in ((axes, axes.yaxis), (below, below.xaxis)):
-            formatted.set_major_formatter(PercentFormatter(1, decimals=0))
-            one.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        for panel, percent_axis in ((axes, axes.yaxis), (below, below.xaxis)):
+            percent_axis.set_major_formatter(PercentFormatter(1, decimals=0))
+            panel.set_xticks([0, 0.25, 0.5, 0.75, 1])
         figure.align_ylabels()
         figure.tight_layout()
         return svg(figure, "Reliability of the probabilities")
-
-
-def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score interval of shares [n] of so many cases [n] (Wilson 1927)."""
-    z2 = 1.96**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
-    return centre - half, centre + half
 
 
 def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> str:
