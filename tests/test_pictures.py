@@ -64,8 +64,8 @@ def test_everyone_finds_the_same_files(folder, tmp_path):
     for part in ("train", "test"):
         shutil.copytree(folder, tmp_path / "plantdoc" / part / "rust")
     published = plantdoc(tmp_path / "plantdoc")
-    assert published.train_files == [f"train/rust/{name}" for name in PICTURES]
-    assert published.test_files == [f"test/rust/{name}" for name in PICTURES]
+    assert published.train.files == [f"train/rust/{name}" for name in PICTURES]
+    assert published.test.files == [f"test/rust/{name}" for name in PICTURES]
 
 
 def test_the_commands_account_for_every_file(folder, tmp_path):
