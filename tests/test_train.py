@@ -117,14 +117,15 @@ def test_a_finished_run_says_so(undisturbed, tiny_data, capsys):
     assert "all 12 steps are done" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny_data, tmp_path):
-    args = arguments(tmp_path, tiny_data, learning_rate=1e30, warmup_steps=6, checkpoint_every=1)
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    settings = {"learning_rate": 1e30, "warmup_steps": 6, "checkpoint_every": 1}
+    workdir = tmp_path / "run"
     with pytest.raises(UserError, match="last good checkpoint is step"):
-        train.main(args)
+        train.main(arguments(workdir, short_data(tmp_path / "data"), **settings))
     params = checkpoint.restore_params(
-        checkpoint.step_dir(tmp_path, checkpoint.latest_step(tmp_path))
+        checkpoint.step_dir(workdir, checkpoint.latest_step(workdir))
     )
-    assert params is not None and not (tmp_path / "done.json").exists()
+    assert params is not None and not (workdir / "done.json").exists()
 
 
 @pytest.mark.parametrize(
