@@ -138,3 +138,9 @@ def test_a_foreign_tfds_dataset_is_told_apart(copy):
     features.write_text(features.read_text().replace("datasetName", "somethingElse"))
     with pytest.raises(UserError, match="not a dataset made by `bioclip2 prepare`"):
         sources.open_split(copy, "train")
+
+
+def test_the_name_of_before_is_understood():
+    from bioclip2_jax.data import sources
+
+    assert sources is dataset
