@@ -44,8 +44,8 @@ def test_a_pickled_source_reads_the_same_and_is_small(tiny_data):
 
 def test_grain_reads_it(tiny_data):
     source = dataset.open_split(tiny_data, "train")
-    dataset = grain.MapDataset.source(source).map(lambda record: record["key"])
-    found = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=4)))
+    rows = grain.MapDataset.source(source).map(lambda record: record["key"])
+    found = list(rows.to_iter_dataset(grain.ReadOptions(num_threads=4)))
     assert found == [source[i]["key"] for i in range(64)]
 
 
