@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioclip2_jax.models import layers
-from bioclip2_jax.models.execution import Execution, run_blocks
+from bioclip2_jax.models.execution import Execution, pool
 from bioclip2_jax.models.presets import ClipConfig
 
 
@@ -37,9 +37,7 @@ class TextTower(nnx.Module):
         embedding = gather(self.token_embedding[...])
         x = embedding[tokens].astype(dtype)
         x = x + self.position_embedding[...][:length].astype(dtype)
-        x = run_blocks(self.blocks, x, self.execution)
         # End-of-text has the largest id, and nothing after it can reach it: the mask is causal.
-        end = jnp.argmax(tokens, axis=1, keepdims=True) == jnp.arange(length)
-        # A sum over a mask: the gradient of picking by index would be a scatter.
-        x = self.ln_final(jnp.where(end[:, :, None], x, 0).sum(1))
+        x = pool(self.blocks, x, jnp.argmax(tokens, axis=1), self.execution)
+        x = self.ln_final(x)
         return x @ gather(self.projection[...].astype(dtype))
