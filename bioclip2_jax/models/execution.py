@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bioclip2_jax.models import layers
 from bioclip2_jax.models.kernels import block as block_kernels
+from bioclip2_jax.models.kernels import embedding
 
 _INPUT, _MIXED = "block_input", block_kernels.MIXED
 _POLICIES = jax.checkpoint_policies
@@ -70,6 +71,13 @@ class Execution:
 
 
 DEFAULT_EXECUTION = Execution()
+
+
+def look_up(table: jax.Array, numbers: jax.Array, execution: Execution) -> jax.Array:
+    """`table[numbers]` in the compute dtype: [vocabulary, width], int32 [...] → [..., width]."""
+    if execution.attention == "packed":
+        return embedding.lookup(table, numbers, execution.dtype, execution.interpret)
+    return table[numbers].astype(execution.dtype)
 
 
 def pool(

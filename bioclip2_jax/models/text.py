@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioclip2_jax.models import layers
-from bioclip2_jax.models.execution import Execution, pool
+from bioclip2_jax.models.execution import Execution, look_up, pool
 from bioclip2_jax.models.presets import ClipConfig
 
 
@@ -35,7 +35,7 @@ class TextTower(nnx.Module):
         length = tokens.shape[1]
         # Gathered in full precision: the gradients of frequent tokens are sums of very many.
         embedding = gather(self.token_embedding[...])
-        x = embedding[tokens].astype(dtype)
+        x = look_up(embedding, tokens, self.execution)
         x = x + self.position_embedding[...][:length].astype(dtype)
         # End-of-text has the largest id, and nothing after it can reach it: the mask is causal.
         x = pool(self.blocks, x, jnp.argmax(tokens, axis=1), self.execution)
