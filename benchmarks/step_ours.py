@@ -65,7 +65,11 @@ def kernels(folder: str, steps: int) -> dict[str, list]:
         if line.name.startswith("Stream")
     ]
     busy, count, idle = Counter(), Counter(), Counter()
-    events = sorted((e.start_ns, e.start_ns + e.duration_ns, e.name) for s in streams for e in s.events)
+    events = sorted(
+        (event.start_ns, event.start_ns + event.duration_ns, event.name)
+        for stream in streams
+        for event in stream.events
+    )
     end, last = 0.0, ""
     for start, stop, name in events:
         busy[name] += stop - start

@@ -91,7 +91,8 @@ def pool(
       place: [batch] int32, where that token is; None: it is the first.
     """
     graph, params = nnx.split(blocks)
-    before, last = (jax.tree.map(lambda leaf: leaf[part], params) for part in (slice(-1), -1))
+    before = jax.tree.map(lambda leaf: leaf[:-1], params)
+    last = jax.tree.map(lambda leaf: leaf[-1], params)
     x = run_blocks(nnx.merge(graph, before), x, execution)
 
     def body(x: jax.Array) -> jax.Array:

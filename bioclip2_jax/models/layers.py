@@ -157,7 +157,6 @@ class Block(nnx.Module):
         x = x + self.attention(self.ln_1(x), attend)
         return x + self.mlp(self.ln_2(x))
 
-
     def pooled(self, x: jax.Array, place: jax.Array | None) -> jax.Array:
         """The same for one token of each sequence alone: [batch, tokens, width] → [batch, width].
 

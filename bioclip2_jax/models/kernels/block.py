@@ -7,7 +7,6 @@ for the gradients of biases, and the gradient of the residual stream.
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bioclip2_jax.models import layers
