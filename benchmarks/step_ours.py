@@ -54,7 +54,7 @@ def product_rate(toy: bool) -> float:
 
 
 def kernels(folder: str, steps: int) -> dict[str, list]:
-    """Milliseconds a step of each kernel of a trace, and of the pauses after each, longest first."""
+    """Milliseconds a step of a trace's kernels, and of the pauses between them, longest first."""
     path = sorted(Path(folder).rglob("*.xplane.pb"))[-1]
     planes = jax.profiler.ProfileData.from_file(str(path)).planes
     streams = [

@@ -1,6 +1,7 @@
 """How stacked blocks are run: rematerialised, in parts, gathered, in the shapes that GPUs want."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,6 +81,14 @@ def look_up(table: jax.Array, numbers: jax.Array, execution: Execution) -> jax.A
     return table[numbers].astype(execution.dtype)
 
 
+def norm(layer: layers.LayerNorm, x: jax.Array, execution: Execution) -> jax.Array:
+    """`layer(x)` of all tokens, [batch, tokens, width]."""
+    if execution.attention != "packed":
+        return layer(x)
+    rows, parameters = x.reshape(-1, x.shape[-1]), (layer.scale[...], layer.bias[...])
+    return block_kernels.norm(rows, *parameters, execution.interpret).reshape(x.shape)
+
+
 def pool(
     blocks: layers.Block, x: jax.Array, place: jax.Array | None, execution: Execution
 ) -> jax.Array:
@@ -98,7 +107,11 @@ def pool(
     def body(x: jax.Array) -> jax.Array:
         x = checkpoint_name(x, _INPUT)
         layer = nnx.merge(graph, _gathered(last, x.dtype, execution))
-        return _in_parts(layer.pooled, _parts(len(x), execution), x, place)
+
+        def block(x: jax.Array, place: jax.Array | None) -> jax.Array:
+            return layer.pooled(x, place, functools.partial(norm, execution=execution))
+
+        return _in_parts(block, _parts(len(x), execution), x, place)
 
     if execution.remat != "none":
         body = jax.checkpoint(body, policy=REMAT[execution.remat])
@@ -134,22 +147,27 @@ def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.
         )
         return checkpoint_name(mixed.reshape(*qkv.shape[:-1], width), _MIXED)
 
-    def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
+    def body(carry: tuple, layer: nnx.State) -> tuple[tuple, None]:
+        x, before = carry
         x = checkpoint_name(x, _INPUT)
         layer = _gathered(layer, x.dtype, execution)
 
         def block(x: jax.Array) -> jax.Array:
             one = nnx.merge(graph, layer)
             if kernels:
-                return block_kernels.run(one, x, tokens, interpret=execution.interpret)
+                return block_kernels.run(one, x, before, tokens, execution.interpret)
             return one(x, attend)
 
-        return _in_parts(block, parts, x), None
+        x = _in_parts(block, parts, x)
+        return (x, block_kernels.last_bias(nnx.merge(graph, layer)) if kernels else None), None
 
     if execution.remat != "none":
         # Without a loop the compiler would find the second computation and merge it with the first.
         body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=not execution.scan)
-    x = jax.lax.scan(body, x, params, unroll=not execution.scan)[0]
+    before = jnp.zeros(width) if kernels else None
+    (x, before), _ = jax.lax.scan(body, (x, before), params, unroll=not execution.scan)
+    if kernels:
+        x = x + before.astype(x.dtype)
     return x.reshape(batch, tokens + padding, width)[:, :tokens]
 
 

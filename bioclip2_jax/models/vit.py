@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioclip2_jax.models import layers
-from bioclip2_jax.models.execution import Execution, pool
+from bioclip2_jax.models.execution import Execution, norm, pool
 from bioclip2_jax.models.presets import ClipConfig
 
 
@@ -62,7 +62,7 @@ class ImageTower(nnx.Module):
             x = jnp.take_along_axis(x, patch_keep[:, :, None], axis=1)
         first = self.class_embedding[...].astype(dtype) + position[0]
         first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[2]))
-        return self.ln_pre(jnp.concatenate([first, x], axis=1))
+        return norm(self.ln_pre, jnp.concatenate([first, x], axis=1), self.execution)
 
 
 class PatchEmbed(nnx.Module):

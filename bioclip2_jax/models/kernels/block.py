@@ -24,11 +24,19 @@ def supports(block: layers.Block, tokens: int) -> bool:
     return packed or short_attention.supports(tokens, dim)
 
 
-def run(block: layers.Block, x: jax.Array, tokens: int, interpret: bool = False) -> jax.Array:
-    """The block's `__call__` on rows; see `supports`."""
+def run(
+    block: layers.Block, x: jax.Array, before: jax.Array, tokens: int, interpret: bool
+) -> jax.Array:
+    """The block's `__call__` on rows; see `supports`.
+
+    The last bias gets no gradient here: a sum over rows, it comes with the next block's LayerNorm.
+
+    Args:
+      before: `last_bias` of the block before; zeros for the first.
+    """
     config, attention, mlp = block.attention.config, block.attention, block.mlp
     norms = [(norm.scale[...], norm.bias[...]) for norm in (block.ln_1, block.ln_2)]
-    y, x = split_norm(x, *norms[0], interpret)
+    y, x = split_norm(x, before, *norms[0], interpret)
     mixed = project_and_attend(
         y, *_weights(attention.qkv), config.heads, config.causal, tokens, interpret
     )
@@ -37,7 +45,14 @@ def run(block: layers.Block, x: jax.Array, tokens: int, interpret: bool = False)
         y = project_and_gelu(y, *_weights(mlp.fc), interpret)
     else:
         y = config.activation(mlp.fc(y))
-    return x + mlp.proj(y)
+    kernel, bias = _weights(mlp.proj)
+    return x + _dense(y, kernel, jax.lax.stop_gradient(bias))
+
+
+def last_bias(block: layers.Block) -> jax.Array:
+    """[width] zeros to be added to the block's result, through which its last bias learns."""
+    bias = block.mlp.proj.bias[...]
+    return bias - jax.lax.stop_gradient(bias)
 
 
 def _weights(dense: layers.Dense) -> tuple[jax.Array, jax.Array]:
@@ -55,22 +70,43 @@ def _dense_gradients(x: jax.Array, kernel: jax.Array, d: jax.Array) -> tuple[jax
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def split_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, interpret: bool
-) -> tuple[jax.Array, jax.Array]:
-    """LN(x) and x, which goes on beside it."""
-    return _split_norm_forward(x, scale, bias, interpret)[0]
+def norm(x: jax.Array, scale: jax.Array, bias: jax.Array, interpret: bool) -> jax.Array:
+    """LN(x) of rows."""
+    return layer_norm.forward(x, scale, bias, interpret=interpret)[0]
 
 
-def _split_norm_forward(x, scale, bias, interpret):
+def _norm_forward(x, scale, bias, interpret):
     y, *statistics = layer_norm.forward(x, scale, bias, interpret=interpret)
-    return (y, x), (x, scale, *statistics)
+    return y, (x, scale, *statistics)
+
+
+def _norm_backward(interpret, kept, dy):
+    x, *rest = kept
+    dx, sums = layer_norm.backward(x, dy, None, *rest, interpret=interpret)
+    return dx, *sums[:2].astype(rest[0].dtype)
+
+
+norm.defvjp(_norm_forward, _norm_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def split_norm(
+    x: jax.Array, before: jax.Array, scale: jax.Array, bias: jax.Array, interpret: bool
+) -> tuple[jax.Array, jax.Array]:
+    """LN(x) and x, which goes on beside it; `before` [width] is zero, and added to x."""
+    return _split_norm_forward(x, before, scale, bias, interpret)[0]
+
+
+def _split_norm_forward(x, before, scale, bias, interpret):
+    y, kept = _norm_forward(x, scale, bias, interpret)
+    return (y, x), kept
 
 
 def _split_norm_backward(interpret, kept, cotangents):
-    x, scale, *statistics = kept
-    dx, sums = layer_norm.backward(x, *cotangents, scale, *statistics, interpret=interpret)
-    return dx, sums[0].astype(scale.dtype), sums[1].astype(scale.dtype)
+    x, *rest = kept
+    dx, sums = layer_norm.backward(x, *cotangents, *rest, interpret=interpret)
+    of_scale, of_bias, of_before = sums.astype(rest[0].dtype)
+    return dx, of_before, of_scale, of_bias
 
 
 split_norm.defvjp(_split_norm_forward, _split_norm_backward)
@@ -91,9 +127,8 @@ def add_and_norm(
 
 
 def _add_and_norm_forward(x, mixed, kernel, bias, norm_scale, norm_bias, interpret):
-    (y, r), kept = _split_norm_forward(
-        x + _dense(mixed, kernel, bias), norm_scale, norm_bias, interpret
-    )
+    r = x + _dense(mixed, kernel, bias)
+    y, kept = _norm_forward(r, norm_scale, norm_bias, interpret)
     return (y, r), (mixed, kernel, *kept)
 
 

@@ -12,7 +12,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from bioclip2_jax.models.kernels.primitives import F32, index, launch, power_of_two
 
-_ROWS = 32  # at a time
+_ROWS = 64  # at a time
 
 
 def _kernel(number_ref, place_ref, dy_ref, _, d_ref):
@@ -46,7 +46,7 @@ def _kernel(number_ref, place_ref, dy_ref, _, d_ref):
 
 
 def backward(
-    tokens: jax.Array, dy: jax.Array, vocabulary: int, warps: int = 4, interpret: bool = False
+    tokens: jax.Array, dy: jax.Array, vocabulary: int, warps: int = 8, interpret: bool = False
 ) -> jax.Array:
     """The gradient [vocabulary, width] float32 of `table` in `table[tokens]`.
 
