@@ -103,7 +103,14 @@ def main(job: dict) -> dict:
             last = step()
         wait()
         times.append((time.perf_counter() - before) / job["steps"])
+    attention = []
     if device == "cuda":
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+            step()
+            wait()
+        names = {event.key for event in trace.key_averages()}
+        words = ("flash", "fmha", "sdpa", "attention")
+        attention = sorted(n[:80] for n in names if any(word in n.lower() for word in words))
         peak, name = torch.cuda.max_memory_allocated(), torch.cuda.get_device_name()
     else:
         peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "cpu"
@@ -115,6 +122,7 @@ def main(job: dict) -> dict:
         "compile_seconds": compiled,
         "text_length": tokens.shape[1],
         "device": name,
+        "attention_kernels": attention,
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
     }
 

@@ -3,11 +3,13 @@
 Takes one JSON object as its argument and prints another.
 """
 
+import hashlib
 import json
 import resource
 import statistics
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from bioclip2_jax.training.xla_flags import set_flags
@@ -17,14 +19,16 @@ set_flags(JOB["setting"].get("attention", "xla"))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
-from bioclip2_jax.training import recipe, sharding  # noqa: E402
+from bioclip2_jax.training import sharding  # noqa: E402
 from bioclip2_jax.training.hardware import chip_of  # noqa: E402
 from bioclip2_jax.training.step import (  # noqa: E402
+    StepSettings,
     check_split,
     init_state,
     make_train_step,
@@ -49,6 +53,44 @@ def product_rate(toy: bool) -> float:
     return statistics.median(rates)
 
 
+def kernels(folder: str, steps: int) -> dict[str, list]:
+    """Milliseconds a step of a trace's kernels, and of the pauses between them, longest first."""
+    path = sorted(Path(folder).rglob("*.xplane.pb"))[-1]
+    planes = jax.profiler.ProfileData.from_file(str(path)).planes
+    streams = [
+        line
+        for plane in planes
+        if "GPU" in plane.name
+        for line in plane.lines
+        if line.name.startswith("Stream")
+    ]
+    busy, count, idle = Counter(), Counter(), Counter()
+    events = sorted(
+        (event.start_ns, event.start_ns + event.duration_ns, event.name)
+        for stream in streams
+        for event in stream.events
+    )
+    end, last = 0.0, ""
+    for start, stop, name in events:
+        busy[name] += stop - start
+        count[name] += 1
+        if last and start > end:
+            idle[f"{last[:40]} -> {name[:40]}"] += start - end
+        if stop > end:
+            end, last = stop, name
+    scale = 1e6 * steps
+
+    def longest(times: Counter) -> list:
+        return [[name[:70], round(ns / scale, 4)] for name, ns in times.most_common(90)]
+
+    return {
+        "busy_ms": sum(busy.values()) / scale,
+        "idle_ms": sum(idle.values()) / scale,
+        "kernels": [[*row, count[row[0]] / steps] for row in longest(busy)],
+        "pauses": longest(idle)[:40],
+    }
+
+
 def main(job: dict) -> dict:
     """Takes `steps` steps several times and reports the median."""
     folder, setting = Path(job["folder"]), dict(job["setting"])
@@ -58,7 +100,11 @@ def main(job: dict) -> dict:
     config.train.micro_batches = setting.pop("micro_batches", 1)
     cut = setting.pop("cut_captions", False)
     config.model.update({"name": job["model"], "dtype": job["dtype"], "block_parts": 1} | setting)
-    settings = recipe.compose(config).step
+    # Not by `recipe.compose`, which imports what reads datasets, and no data are needed here.
+    values = config.data.to_dict() | config.train.to_dict() | config.model.to_dict()
+    values |= {"seed": config.seed, "optimizer": values}
+    execution = values | {"gather": sharding.gather}
+    settings = msgspec.convert(values | {"execution": execution}, StepSettings)
     mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
     check_split(settings, mesh)
 
@@ -94,11 +140,17 @@ def main(job: dict) -> dict:
             state, values = step(state, batch)
         jax.block_until_ready(state)
         times.append((time.perf_counter() - before) / job["steps"])
+    digest = None
+    if job.get("digest"):
+        # Of all weights after so many steps: two runs with the same are the same run.
+        leaves = jax.tree.leaves(jax.device_get(state.params))
+        digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()[:16]
     if job.get("profile"):
         with jax.profiler.trace(job["profile"]):
             for _ in range(3):
                 state, values = step(state, batch)
             jax.block_until_ready(state)
+        Path(job["profile"], "kernels.json").write_text(json.dumps(kernels(job["profile"], 3)))
     device = jax.devices()[0]
     chip, stats = chip_of(device.device_kind), device.memory_stats() or {}
     peak = (
@@ -107,6 +159,7 @@ def main(job: dict) -> dict:
     return {
         "loss": loss,
         "last_loss": float(values["loss"]),
+        "digest": digest,
         "step_seconds": statistics.median(times),
         "peak_gib": peak / 2**30,
         "compile_seconds": compiled,

@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py [--model vit_l14] [--batch 256,512,1024] [--json]
     python benchmarks/train_step.py --toy            # seconds, on a CPU
+    bash benchmarks/on_gpu.sh                        # the rows that matter, in minutes
 
 Biological and replay pairs, the latter one in nine as in the paper; forward, backward, AdamW;
 bfloat16 (open_clip: autocast) with float32 parameters. Each side runs at several settings, each in
@@ -26,12 +27,26 @@ from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.weights.description import to_open_clip
 
 HERE = Path(__file__).parent
+_KERNELS = {"remat": "none", "attention": "packed", "scan": False}
+_CUDNN = _KERNELS | {"attention": "cudnn"}
+_CUT = {"cut_captions": True}
 _GPU = [
-    {"remat": "none", "attention": "cudnn", "scan": False},
-    {"remat": "none", "attention": "cudnn", "scan": False, "cut_captions": True},
-    {"remat": "dots", "attention": "cudnn", "scan": False},
-    {"remat": "full", "attention": "cudnn"},
-    {"remat": "none", "attention": "cudnn", "scan": False, "micro_batches": 4},
+    _KERNELS,
+    _KERNELS | _CUT,
+    _CUDNN,
+    {"remat": "dots", "attention": "packed", "scan": False},
+    {"remat": "full", "attention": "packed"},
+    _KERNELS | {"micro_batches": 4},
+]
+# (script, pairs of both kinds, setting): most important first. The last is the original's share
+# of a GPU, in one pass.
+_ONE_CALL = [
+    ("step_ours.py", (256, 32), _KERNELS | _CUT),
+    ("step_ours.py", (256, 32), _KERNELS | _CUT),
+    ("step_ours.py", (256, 32), _KERNELS),
+    ("step_open_clip.py", (256, 32), {"compile": True, "checkpointing": False}),
+    ("step_ours.py", (2816, 320), {"remat": "full", "attention": "packed", "scan": False} | _CUT),
+    ("step_ours.py", (256, 32), _CUDNN),
 ]
 _TOY = [{"remat": "none", "scan": False}, {"remat": "none", "scan": False, "cut_captions": True}]
 
@@ -39,6 +54,7 @@ _TOY = [{"remat": "none", "scan": False}, {"remat": "none", "scan": False, "cut_
 def measure(script: str, job: dict) -> dict:
     """One process, one measurement; a failure is a row of its own."""
     paths = [str(HERE.parent), str(HERE.parent / "tests" / "parity")]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # larger batches
     done = subprocess.run(
@@ -47,7 +63,7 @@ def measure(script: str, job: dict) -> dict:
         text=True,
         env=environment,
     )
-    row = {key: job[key] for key in ("batch", "replay", "setting")}
+    row = {"script": script} | {key: job[key] for key in ("batch", "replay", "setting")}
     pairs = job["batch"] + job["replay"]
     if done.returncode:
         memory = "out of memory" in done.stderr.lower() or "RESOURCE_EXHAUSTED" in done.stderr
@@ -57,6 +73,9 @@ def measure(script: str, job: dict) -> dict:
         row |= json.loads(done.stdout.strip().splitlines()[-1])
         row["samples_per_second"] = pairs / row["step_seconds"]
     print(describe(script, row), file=sys.stderr, flush=True)
+    if job["lines"]:
+        with open(job["lines"], "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")  # a call that is cut keeps its part
     return row
 
 
@@ -120,6 +139,9 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="a tiny model in float32, no compiler")
     parser.add_argument("--profile", metavar="DIR", help="write a trace of our fastest setting")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--lines", metavar="FILE", help="also write each row at once, as JSON")
+    parser.add_argument("--pictures", metavar="FILE", help="made by step_inputs.py --pictures")
+    parser.add_argument("--one-call", action="store_true", help="few rows, as on_gpu.sh wants them")
     options = parser.parse_args()
     if options.toy:
         options.model, options.batch, options.steps = "tiny", "32", min(options.steps, 2)
@@ -134,12 +156,19 @@ def main() -> None:
             "steps": options.steps,
             "rounds": 3,
             "toy": options.toy,
+            "lines": options.lines,
+            "digest": options.one_call,
         }
-        most = max(batches)
+        pairs = max(size + size // 8 for size in batches)
+        if options.one_call:
+            pairs = max(sum(sizes) for _, sizes, _ in _ONE_CALL)
+        prepared = [options.pictures] if options.pictures else []
         subprocess.run(
-            [sys.executable, HERE / "step_inputs.py", folder, options.model, str(most + most // 8)],
+            [sys.executable, HERE / "step_inputs.py", folder, options.model, str(pairs), *prepared],
             check=True,
-            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+            env=os.environ
+            | {"PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
+            | {"JAX_PLATFORMS": "cpu"},
         )
 
         def rows(script: str, settings: list[dict]) -> list[dict]:
@@ -154,8 +183,19 @@ def main() -> None:
                     full.add(key)
             return found
 
-        ours, theirs = rows("step_ours.py", _TOY if options.toy else _GPU), []
-        if importlib.util.find_spec("open_clip"):
+        if options.one_call:
+            measured = []
+            for script, (batch, replay), setting in _ONE_CALL:
+                sizes = {"batch": batch, "replay": replay, "setting": setting}
+                rounds = {"rounds": 3 if batch < 1000 else 1, "steps": 10 if batch < 1000 else 3}
+                measured.append(measure(script, job | sizes | rounds))
+            ours, theirs = (
+                [row for row in measured if row["script"] == name]
+                for name in ("step_ours.py", "step_open_clip.py")
+            )
+        else:
+            ours, theirs = rows("step_ours.py", _TOY if options.toy else _GPU), []
+        if not options.one_call and importlib.util.find_spec("open_clip"):
             settings = [{"compile": not options.toy, "checkpointing": on} for on in (False, True)]
             theirs = rows("step_open_clip.py", settings)
         if options.profile and not options.toy:

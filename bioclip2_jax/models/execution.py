@@ -1,5 +1,7 @@
 """How stacked blocks are run: rematerialised, in parts, gathered, in the shapes that GPUs want."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,8 +11,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from bioclip2_jax.models import layers
+from bioclip2_jax.models.kernels import block as block_kernels
+from bioclip2_jax.models.kernels import embedding
 
-_INPUT, _MIXED = "block_input", "attention_output"
+_INPUT, _MIXED = "block_input", block_kernels.MIXED
 _POLICIES = jax.checkpoint_policies
 # What a block keeps for the backward pass, beside what it was given; the rest is computed again.
 REMAT = {
@@ -25,7 +29,7 @@ REMAT = {
         offload_dst="pinned_host",
     ),  # even a block's input waits in the host's memory
 }
-ATTENTION = ("xla", "cudnn")
+ATTENTION = ("xla", "cudnn", "packed")
 
 
 def _unchanged(x: jax.Array) -> jax.Array:
@@ -44,7 +48,10 @@ class Execution:
         of them up to this, and so needs a part of the memory at no extra work. Only with "full" or
         "offload".
       attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16, and its gradients
-        differ in the last bits from run to run.
+        differ in the last bits from run to run. "packed" needs the same, takes the project's own
+        kernels for whole blocks, which give the same bits each time, and cuDNN's attention where
+        they do not fit.
+      interpret: those kernels are computed by JAX, slowly, on any device.
       gather: this device's share of a weight [inputs, outputs] → the whole, see `sharding.gather`;
         models know no more of devices.
     """
@@ -54,10 +61,61 @@ class Execution:
     remat: str = "none"
     block_parts: int = 1
     attention: str = "xla"
+    interpret: bool = False
     gather: Callable[[jax.Array], jax.Array] = _unchanged
+
+    def on(self, platform: str) -> "Execution":
+        """The same for devices of a kind; where kernels do not run, "packed" becomes "xla"."""
+        able = platform in ("gpu", "cuda") and self.dtype == "bfloat16"
+        plain = self.attention == "packed" and not able
+        return dataclasses.replace(self, attention="xla") if plain else self
 
 
 DEFAULT_EXECUTION = Execution()
+
+
+def look_up(table: jax.Array, numbers: jax.Array, execution: Execution) -> jax.Array:
+    """`table[numbers]` in the compute dtype: [vocabulary, width], int32 [...] → [..., width]."""
+    if execution.attention == "packed":
+        return embedding.lookup(table, numbers, execution.dtype, execution.interpret)
+    return table[numbers].astype(execution.dtype)
+
+
+def norm(layer: layers.LayerNorm, x: jax.Array, execution: Execution) -> jax.Array:
+    """`layer(x)` of all tokens, [batch, tokens, width]."""
+    if execution.attention != "packed":
+        return layer(x)
+    rows, parameters = x.reshape(-1, x.shape[-1]), (layer.scale[...], layer.bias[...])
+    return block_kernels.norm(rows, *parameters, execution.interpret).reshape(x.shape)
+
+
+def pool(
+    blocks: layers.Block, x: jax.Array, place: jax.Array | None, execution: Execution
+) -> jax.Array:
+    """One token of each sequence after all blocks: [batch, tokens, width] → [batch, width].
+
+    The last block is computed for that token alone; nothing else of it is ever looked at.
+
+    Args:
+      place: [batch] int32, where that token is; None: it is the first.
+    """
+    graph, params = nnx.split(blocks)
+    before = jax.tree.map(lambda leaf: leaf[:-1], params)
+    last = jax.tree.map(lambda leaf: leaf[-1], params)
+    x = run_blocks(nnx.merge(graph, before), x, execution)
+
+    def body(x: jax.Array) -> jax.Array:
+        x = checkpoint_name(x, _INPUT)
+        layer = nnx.merge(graph, _gathered(last, x.dtype, execution))
+
+        def block(x: jax.Array, place: jax.Array | None) -> jax.Array:
+            return layer.pooled(x, place, functools.partial(norm, execution=execution))
+
+        return _in_parts(block, _parts(len(x), execution), x, place)
+
+    if execution.remat != "none":
+        body = jax.checkpoint(body, policy=REMAT[execution.remat])
+    return body(x)
 
 
 def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.Array:
@@ -66,10 +124,14 @@ def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.
     Kernels that are split over devices are gathered for one block at a time, in the compute dtype.
     """
     graph, params = nnx.split(blocks)
-    parts = max(n for n in range(1, execution.block_parts + 1) if len(x) % n == 0)
     batch, tokens, width = x.shape
+    parts = _parts(batch, execution)
     padding = 0
-    if execution.attention == "cudnn":
+    kernels = execution.attention == "packed" and block_kernels.supports(blocks, tokens)
+    implementation = "cudnn" if execution.attention == "packed" else execution.attention
+    if kernels:
+        x = x.reshape(-1, width)
+    elif implementation == "cudnn":
         # JAX takes an odd number of tokens to cuDNN only where no gradient is asked for, and
         # XLA finds worse layouts on GPUs for three axes than for two.
         padding = tokens % 2
@@ -81,31 +143,55 @@ def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.
             heads,
             causal,
             padding=padding,
-            implementation=execution.attention,
+            implementation=implementation,
         )
         return checkpoint_name(mixed.reshape(*qkv.shape[:-1], width), _MIXED)
+
+    def body(carry: tuple, layer: nnx.State) -> tuple[tuple, None]:
+        x, before = carry
+        x = checkpoint_name(x, _INPUT)
+        layer = _gathered(layer, x.dtype, execution)
+
+        def block(x: jax.Array) -> jax.Array:
+            one = nnx.merge(graph, layer)
+            if kernels:
+                return block_kernels.run(one, x, before, tokens, execution.interpret)
+            return one(x, attend)
+
+        x = _in_parts(block, parts, x)
+        return (x, block_kernels.last_bias(nnx.merge(graph, layer)) if kernels else None), None
+
+    if execution.remat != "none":
+        # Without a loop the compiler would find the second computation and merge it with the first.
+        body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=not execution.scan)
+    before = jnp.zeros(width) if kernels else None
+    (x, before), _ = jax.lax.scan(body, (x, before), params, unroll=not execution.scan)
+    if kernels:
+        x = x + before.astype(x.dtype)
+    return x.reshape(batch, tokens + padding, width)[:, :tokens]
+
+
+def _gathered(layer: nnx.State, dtype: jnp.dtype, execution: Execution) -> nnx.State:
+    """One block's parameters, whole."""
 
     def whole(parameter: jax.Array) -> jax.Array:
         if parameter.ndim != 2:
             return parameter
         # Moved in the compute dtype, but gradients of several parts are added up in full.
-        return execution.gather(parameter.astype(x.dtype)).astype(parameter.dtype)
+        return execution.gather(parameter.astype(dtype)).astype(parameter.dtype)
 
-    def body(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
-        x = checkpoint_name(x, _INPUT)
-        layer = jax.tree.map(whole, layer)
+    return jax.tree.map(whole, layer)
 
-        def block(x: jax.Array) -> jax.Array:
-            return nnx.merge(graph, layer)(x, attend)
 
-        if parts == 1:
-            return block(x), None
-        # The outer checkpoint forgets the gathered weights, this one the part's intermediates.
-        one = jax.checkpoint(block, prevent_cse=False)
-        return jax.lax.map(one, x.reshape(parts, -1, *x.shape[1:])).reshape(x.shape), None
+def _parts(batch: int, execution: Execution) -> int:
+    return max(n for n in range(1, execution.block_parts + 1) if batch % n == 0)
 
-    if execution.remat != "none":
-        # Without a loop the compiler would find the second computation and merge it with the first.
-        body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=not execution.scan)
-    x = jax.lax.scan(body, x, params, unroll=not execution.scan)[0]
-    return x.reshape(batch, tokens + padding, width)[:, :tokens]
+
+def _in_parts(block: Callable, parts: int, *inputs: jax.Array | None) -> jax.Array:
+    if parts == 1:
+        return block(*inputs)
+    # The outer checkpoint forgets the gathered weights, this one the part's intermediates.
+    one = jax.checkpoint(block, prevent_cse=False)
+    inputs = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), inputs)
+    done = jax.lax.map(lambda part: one(*part), inputs)
+    return done.reshape(-1, *done.shape[2:])

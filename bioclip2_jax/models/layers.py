@@ -157,6 +157,39 @@ class Block(nnx.Module):
         x = x + self.attention(self.ln_1(x), attend)
         return x + self.mlp(self.ln_2(x))
 
+    def pooled(
+        self, x: jax.Array, place: jax.Array | None, norm: Callable = LayerNorm.__call__
+    ) -> jax.Array:
+        """The same for one token of each sequence alone: [batch, tokens, width] → [batch, width].
+
+        Args:
+          place: [batch] int32, where that token is; None: it is the first.
+          norm: how the first LayerNorm is computed.
+        """
+        batch, tokens, width = x.shape
+        config, qkv = self.attention.config, self.attention.qkv
+
+        def pick(x: jax.Array) -> jax.Array:
+            if place is None:
+                return x[:, 0]
+            # A sum over a mask: the gradient of picking by index would be a scatter.
+            return jnp.where((jnp.arange(tokens) == place[:, None])[:, :, None], x, 0).sum(1)
+
+        y = norm(self.ln_1, x)
+        kernel, bias = qkv.kernel[...].astype(x.dtype), qkv.bias[...].astype(x.dtype)
+        q = pick(y) @ kernel[:, :width] + bias[:width]
+        kv = y.reshape(-1, width) @ kernel[:, width:] + bias[width:]
+        q = q.reshape(batch, config.heads, -1)
+        k, v = jnp.moveaxis(kv.reshape(batch, tokens, 2, *q.shape[1:]), 2, 0)
+        scores = jnp.einsum("bhd,bthd->bht", q, k, preferred_element_type=jnp.float32)
+        if config.causal and place is not None:
+            seen = jnp.arange(tokens) <= place[:, None]
+            scores = jnp.where(seen[:, None], scores, -jnp.inf)
+        shares = jax.nn.softmax(scores * q.shape[-1] ** -0.5).astype(x.dtype)
+        mixed = jnp.einsum("bht,bthd->bhd", shares, v, preferred_element_type=jnp.float32)
+        x = pick(x) + self.attention.out(mixed.astype(x.dtype).reshape(batch, width))
+        return x + self.mlp(self.ln_2(x))
+
 
 def stack_blocks(depth: int, config: BlockConfig, rngs: nnx.Rngs) -> Block:
     """`depth` blocks as one module whose parameters carry a leading layer axis."""

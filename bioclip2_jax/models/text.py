@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioclip2_jax.models import layers
-from bioclip2_jax.models.execution import Execution, run_blocks
+from bioclip2_jax.models.execution import Execution, look_up, pool
 from bioclip2_jax.models.presets import ClipConfig
 
 
@@ -35,11 +35,9 @@ class TextTower(nnx.Module):
         length = tokens.shape[1]
         # Gathered in full precision: the gradients of frequent tokens are sums of very many.
         embedding = gather(self.token_embedding[...])
-        x = embedding[tokens].astype(dtype)
+        x = look_up(embedding, tokens, self.execution)
         x = x + self.position_embedding[...][:length].astype(dtype)
-        x = run_blocks(self.blocks, x, self.execution)
         # End-of-text has the largest id, and nothing after it can reach it: the mask is causal.
-        end = jnp.argmax(tokens, axis=1, keepdims=True) == jnp.arange(length)
-        # A sum over a mask: the gradient of picking by index would be a scatter.
-        x = self.ln_final(jnp.where(end[:, :, None], x, 0).sum(1))
+        x = pool(self.blocks, x, jnp.argmax(tokens, axis=1), self.execution)
+        x = self.ln_final(x)
         return x @ gather(self.projection[...].astype(dtype))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioclip2_jax.models import layers
-from bioclip2_jax.models.execution import Execution, run_blocks
+from bioclip2_jax.models.execution import Execution, norm, pool
 from bioclip2_jax.models.presets import ClipConfig
 
 
@@ -51,8 +51,7 @@ class ImageTower(nnx.Module):
         embed = self._embed
         if self.execution.remat in ("full", "offload"):
             embed = jax.checkpoint(embed)  # little work, but three copies of all tokens
-        x = run_blocks(self.blocks, embed(images, patch_keep), self.execution)
-        return self.ln_post(x[:, 0])
+        return self.ln_post(pool(self.blocks, embed(images, patch_keep), None, self.execution))
 
     def _embed(self, images: jax.Array, patch_keep: jax.Array | None) -> jax.Array:
         """The tokens [batch, 1 + patches kept, width] that enter the blocks."""
@@ -63,7 +62,7 @@ class ImageTower(nnx.Module):
             x = jnp.take_along_axis(x, patch_keep[:, :, None], axis=1)
         first = self.class_embedding[...].astype(dtype) + position[0]
         first = jnp.broadcast_to(first, (x.shape[0], 1, x.shape[2]))
-        return self.ln_pre(jnp.concatenate([first, x], axis=1))
+        return norm(self.ln_pre, jnp.concatenate([first, x], axis=1), self.execution)
 
 
 class PatchEmbed(nnx.Module):

@@ -137,12 +137,13 @@ def losses(
     Returns:
       The total [] float32, and `contrastive_loss`, `accuracy`, `replay_loss` when replay is on.
     """
+    execution = settings.execution.on(mesh.devices.flat[0].platform)
 
     def features_of(params: dict, rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Of one device's rows."""
 
         def towers(part: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return _features(settings, clip.bind(model, params, settings.execution), part)
+            return _features(settings, clip.bind(model, params, execution), part)
 
         if settings.micro_batches == 1:
             return towers(rows)

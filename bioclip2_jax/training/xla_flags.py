@@ -20,6 +20,7 @@ GPU_FLAGS = {
 # Scatters by atomic adds, as in the token embedding's gradient, differ from run to run in the last
 # bits; a resumed run shall equal the run that was never killed. Not with cuDNN's attention: its
 # backward pass adds that way too, and a train step with this flag ends in an error (jax 0.11.2).
+# Not with the project's own kernels either: they need no scatter, and no flag that costs speed.
 DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": "true"}
 ENVIRONMENT = {
     # JAX would leave a quarter of a GPU's memory unused.
@@ -33,7 +34,7 @@ def set_flags(attention: str = "xla") -> None:
     What the caller's environment says itself wins. Flags for GPUs do nothing elsewhere.
     `attention` is `config.model.attention`.
     """
-    wanted = GPU_FLAGS | (DETERMINISTIC if attention != "cudnn" else {})
+    wanted = GPU_FLAGS | (DETERMINISTIC if attention == "xla" else {})
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags += [f"--{k}={v}" for k, v in wanted.items() if f"--{k}=" not in " ".join(flags)]
     os.environ["XLA_FLAGS"] = " ".join(flags)

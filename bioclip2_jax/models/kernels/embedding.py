@@ -12,10 +12,10 @@ from jax.experimental.pallas import triton as plgpu
 
 from bioclip2_jax.models.kernels.primitives import F32, index, launch, power_of_two
 
-_ROWS = 32  # at a time
+_ROWS = 64  # at a time
 
 
-def _kernel(number_ref, place_ref, dy_ref, _, d_ref, *, interpret):
+def _kernel(number_ref, place_ref, dy_ref, _, d_ref):
     """Adds the rows of one number, if this place is the first of its kind among the sorted."""
     first = pl.program_id(1)
     length, width = dy_ref.shape
@@ -46,7 +46,7 @@ def _kernel(number_ref, place_ref, dy_ref, _, d_ref, *, interpret):
 
 
 def backward(
-    tokens: jax.Array, dy: jax.Array, vocabulary: int, warps: int = 4, interpret: bool = False
+    tokens: jax.Array, dy: jax.Array, vocabulary: int, warps: int = 8, interpret: bool = False
 ) -> jax.Array:
     """The gradient [vocabulary, width] float32 of `table` in `table[tokens]`.
 
@@ -60,7 +60,7 @@ def backward(
     everything = pl.BlockSpec((length,), lambda j, i: (0,))
     part = pl.BlockSpec((vocabulary, columns), lambda j, i: (0, j))
     return pl.pallas_call(
-        functools.partial(_kernel, interpret=interpret),
+        _kernel,
         grid=(width // columns, length),
         in_specs=[
             everything,
@@ -75,3 +75,23 @@ def backward(
         interpret=interpret,
         name="embedding_backward",
     )(tokens[order], order, dy, jnp.zeros((vocabulary, width), F32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def lookup(table: jax.Array, tokens: jax.Array, dtype: str, interpret: bool) -> jax.Array:
+    """`table[tokens]` in `dtype`, with that gradient; [vocabulary, width], any shape of tokens."""
+    return table[tokens].astype(dtype)
+
+
+def _lookup_forward(table, tokens, dtype, interpret):
+    return lookup(table, tokens, dtype, interpret), (table, tokens)
+
+
+def _lookup_backward(_, interpret, kept, dy):
+    table, tokens = kept
+    rows = dy.reshape(-1, dy.shape[-1])
+    d = backward(tokens.reshape(-1), rows, len(table), interpret=interpret)
+    return d.astype(table.dtype), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)

@@ -45,7 +45,7 @@ def _forward_kernel(x_ref, scale_ref, bias_ref, y_ref, mean_ref, inverse_ref, *,
 
 
 def _backward_kernel(
-    x_ref, dy_ref, dr_ref, scale_ref, mean_ref, inverse_ref, dx_ref, sum_ref, *, block, steps
+    x_ref, scale_ref, mean_ref, inverse_ref, *slope_refs, dx_ref, sum_ref, block, steps
 ):
     program = pl.program_id(0)
     lanes, mask, load, mean = _block(x_ref, block)
@@ -53,12 +53,12 @@ def _backward_kernel(
 
     def turn(i, sums):
         rows = pl.ds((program * steps + i) * block, block)
-        x, dy, dr = (load(r.at[rows, columns]).astype(F32) for r in (x_ref, dy_ref, dr_ref))
+        x, dy, *dr = (load(r.at[rows, columns]).astype(F32) for r in (x_ref, *slope_refs))
         inverse = inverse_ref[rows][:, None]
         normal = (x - mean_ref[rows][:, None]) * inverse
         scaled = dy * scale[None]
         along = mean(scaled * normal)[:, None]
-        dx = (scaled - mean(scaled)[:, None] - normal * along) * inverse + dr
+        dx = sum(dr, (scaled - mean(scaled)[:, None] - normal * along) * inverse)
         plgpu.store(dx_ref.at[rows, columns], dx.astype(dx_ref.dtype), mask=mask)
         parts = dy * normal, dy, dx
         return tuple(total + jnp.sum(part, axis=0) for total, part in zip(sums, parts, strict=True))
@@ -93,7 +93,7 @@ def forward(
 def backward(
     x: jax.Array,
     dy: jax.Array,
-    dr: jax.Array,
+    dr: jax.Array | None,
     scale: jax.Array,
     mean: jax.Array,
     inverse: jax.Array,
@@ -101,14 +101,21 @@ def backward(
     programs: int = 1056,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradient of x from those of LN(x) and of x beside it, and sums [3, width] float32.
+    """Gradient of x from those of LN(x) and, if any, of x beside it; and sums [3, width] float32.
 
     The sums over rows are the gradients of scale and bias, and that of x itself.
     """
     block = min(_ROWS, power_of_two(len(x)))
     count = divisor(len(x) // block, programs)
+    slopes = [dy] if dr is None else [dy, dr]
+
+    def kernel(*refs):
+        *inputs, dx_ref, sum_ref = refs
+        steps = len(x) // block // count
+        _backward_kernel(*inputs, dx_ref=dx_ref, sum_ref=sum_ref, block=block, steps=steps)
+
     dx, sums = pl.pallas_call(
-        functools.partial(_backward_kernel, block=block, steps=len(x) // block // count),
+        kernel,
         grid=(count,),
         out_shape=[
             jax.ShapeDtypeStruct(x.shape, x.dtype),
@@ -117,5 +124,5 @@ def backward(
         compiler_params=launch(warps, 2),
         interpret=interpret,
         name="layer_norm_backward",
-    )(x, dy, dr, scale, mean, inverse)
+    )(x, scale, mean, inverse, *slopes)
     return dx, sums.sum(0)
