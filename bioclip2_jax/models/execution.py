@@ -86,7 +86,7 @@ def norm(layer: layers.LayerNorm, x: jax.Array, execution: Execution) -> jax.Arr
     if execution.attention != "packed":
         return layer(x)
     rows, parameters = x.reshape(-1, x.shape[-1]), (layer.scale[...], layer.bias[...])
-    return block_kernels.norm(rows, *parameters, execution.interpret).reshape(x.shape)
+    return block_kernels.norm(rows, *parameters, execution.interpret).reshape(x.shape)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pool(
@@ -166,7 +166,7 @@ def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.
         body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=not execution.scan)
     before = jnp.zeros(width) if kernels else None
     (x, before), _ = jax.lax.scan(body, (x, before), params, unroll=not execution.scan)
-    if kernels:
+    if before is not None:
         x = x + before.astype(x.dtype)
     return x.reshape(batch, tokens + padding, width)[:, :tokens]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ def attend(
     """Multi-head attention [batch, tokens, 3 * width] → [batch, tokens, width].
 
     Columns are in the order part, head, channel. Nothing looks at the last `padding` tokens;
-    `implementation` is JAX's.
+    `implementation` is JAX's: "xla" or "cudnn".
     """
     batch, tokens, columns = qkv.shape
     parts = qkv.reshape(batch, tokens, 3, heads, columns // 3 // heads)
@@ -112,7 +113,7 @@ def attend(
         *(parts[:, :, part] for part in range(3)),
         key_value_seq_lengths=seen,
         is_causal=causal,
-        implementation=implementation,
+        implementation=cast(Literal["xla", "cudnn"], implementation),
     )
     return mixed.reshape(batch, tokens, columns // 3)
 

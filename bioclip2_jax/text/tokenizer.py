@@ -15,7 +15,8 @@ from bioclip2_jax.text.mending import mend
 
 START, END = 49406, 49407
 CONTEXT_LENGTH = 77
-TOKEN_LENGTHS = (16, 24, 32, 36, 40, 44, 48, 64, 77)  # texts are cut to these, so few programs are compiled
+# Texts are cut to these, so that few programs are compiled.
+TOKEN_LENGTHS = (16, 24, 32, 36, 40, 44, 48, 64, 77)
 
 _SPECIAL = {"<start_of_text>": START, "<end_of_text>": END}
 _PIECES = regex.compile(

@@ -36,17 +36,17 @@ def run(
     """
     config, attention, mlp = block.attention.config, block.attention, block.mlp
     norms = [(norm.scale[...], norm.bias[...]) for norm in (block.ln_1, block.ln_2)]
-    y, x = split_norm(x, before, *norms[0], interpret)
+    y, x = split_norm(x, before, *norms[0], interpret)  # pyright: ignore[reportGeneralTypeIssues]
     mixed = project_and_attend(
         y, *_weights(attention.qkv), config.heads, config.causal, tokens, interpret
     )
-    y, x = add_and_norm(x, mixed, *_weights(attention.out), *norms[1], interpret)
+    y, x = add_and_norm(x, mixed, *_weights(attention.out), *norms[1], interpret)  # pyright: ignore[reportGeneralTypeIssues]
     if config.activation is exact_gelu:
         y = project_and_gelu(y, *_weights(mlp.fc), interpret)
     else:
         y = config.activation(mlp.fc(y))
     kernel, bias = _weights(mlp.proj)
-    return x + _dense(y, kernel, jax.lax.stop_gradient(bias))
+    return x + _dense(y, kernel, jax.lax.stop_gradient(bias))  # pyright: ignore[reportArgumentType]
 
 
 def last_bias(block: layers.Block) -> jax.Array:
@@ -134,7 +134,7 @@ def _add_and_norm_forward(x, mixed, kernel, bias, norm_scale, norm_bias, interpr
 
 def _add_and_norm_backward(interpret, kept, cotangents):
     mixed, kernel, r, scale, *statistics = kept
-    d, sums = layer_norm.backward(r, *cotangents, scale, *statistics, interpret=interpret)
+    d, sums = layer_norm.backward(r, *cotangents, scale, *statistics, interpret=interpret)  # pyright: ignore[reportCallIssue]
     of_scale, of_norm_bias, of_bias = sums.astype(scale.dtype)
     return d, *_dense_gradients(mixed, kernel, d), of_bias, of_scale, of_norm_bias
 

@@ -36,9 +36,9 @@ def exp2(x: jax.Array, factor: float, shift: jax.Array, interpret: bool) -> jax.
     """2 ** (x * factor - shift), of which the smallest results become zero."""
     if interpret:
         return jnp.exp2(x * factor - shift)
-    factor, shift = jnp.full(x.shape, factor, F32), jnp.broadcast_to(-shift, x.shape)
+    factors, shifts = jnp.full(x.shape, factor, F32), jnp.broadcast_to(-shift, x.shape)
     code = ".reg .f32 t; fma.rn.f32 t, $1, $2, $3; ex2.approx.ftz.f32 $0, t;"
-    return assembly(code, x, factor, shift)
+    return assembly(code, x, factors, shifts)
 
 
 def index(shape: tuple[int, ...], axis: int = 0) -> jax.Array:
