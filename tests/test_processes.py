@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path):
     assert 12 <= len(found) == checkpoint.latest_step(tmp_path)
     # The same examples in the same order: another batch has quite another loss.
     np.testing.assert_allclose(found, alone[: len(found)], rtol=1e-5)
-    assert min(abs(a - b) / a for a, b in zip(alone, alone[1:], strict=False)) > 1e-5
+    assert np.median(np.abs(np.diff(alone)) / alone[1:]) > 1e-3
 
 
 def test_an_error_of_one_process_ends_all(pair, data, tmp_path):
