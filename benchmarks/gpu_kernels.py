@@ -21,15 +21,11 @@ from bioclip2_jax.models.kernels import embedding, gelu, packed_attention, short
 from bioclip2_jax.models.kernels import layer_norm as norm_kernels
 from bioclip2_jax.models.kernels.packed_attention import Tiles
 
-FORWARD = [Tiles(), Tiles(stages=2), Tiles(block=128, warps=8), Tiles(block=128, warps=4)]
+FORWARD = [packed_attention.FORWARD, Tiles(block=128, wide=64, warps=8, stages=1)]
 BACKWARD = [
-    Tiles(stages=3),
-    Tiles(stages=2),
-    Tiles(),
-    Tiles(inner=32, stages=3),
-    Tiles(inner=32, stages=2),
-    Tiles(block=128, warps=8, stages=2),
-    Tiles(block=32, stages=2),
+    packed_attention.BACKWARD,
+    Tiles(block=32, wide=128, warps=8, stages=1),
+    Tiles(block=16, wide=64, warps=8, stages=1),
 ]
 
 
@@ -109,13 +105,8 @@ def main() -> None:
         forward = functools.partial(packed_attention.forward, heads=heads, tiles=tiles, **options)
         time_it("packed attention forward", forward, qkv, **tiles._asdict())
     for tiles in BACKWARD[: 1 if toy else None]:
-        for part in ("queries", "keys"):
-            # The other kernel does not run where its result is not asked for, or stays the same.
-            backward = functools.partial(
-                packed_attention.backward, heads=heads, **{part: tiles}, **options
-            )
-            time_it(f"packed attention backward, {part}", backward, qkv, out, lse, dout,
-                    **tiles._asdict())  # fmt: skip
+        backward = functools.partial(packed_attention.backward, heads=heads, tiles=tiles, **options)
+        time_it("packed attention backward", backward, qkv, out, lse, dout, **tiles._asdict())
     qkv, dout = draw(2, pairs, length, 3 * width), draw(3, pairs, length, width)
     attention(short_attention, qkv, dout, heads, causal=True, **options)
     out, lse = short_attention.forward(qkv, heads, causal=True, **options)

@@ -145,12 +145,13 @@ def main(job: dict) -> dict:
         # Of all weights after so many steps: two runs with the same are the same run.
         leaves = jax.tree.leaves(jax.device_get(state.params))
         digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()[:16]
+    traced = {}
     if job.get("profile"):
         with jax.profiler.trace(job["profile"]):
             for _ in range(3):
                 state, values = step(state, batch)
             jax.block_until_ready(state)
-        Path(job["profile"], "kernels.json").write_text(json.dumps(kernels(job["profile"], 3)))
+        traced = {"kernels": kernels(job["profile"], 3)}
     device = jax.devices()[0]
     chip, stats = chip_of(device.device_kind), device.memory_stats() or {}
     peak = (
@@ -169,7 +170,7 @@ def main(job: dict) -> dict:
         "peak_rate": chip and chip.flops,
         "device": device.device_kind,
         "versions": {"jax": jax.__version__},
-    }
+    } | traced
 
 
 if __name__ == "__main__":
