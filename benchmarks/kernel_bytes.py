@@ -135,7 +135,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(options.attention)))
         return
-    if not importlib.util.find_spec("jax_plugins.xla_cuda13"):
+    if not importlib.util.find_spec("jax_cuda13_plugin"):
         sys.exit('error: no compiler for GPUs here; pip install "jax[cuda13]"')
     flags = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "0"}

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.model.scan = True  # one compiled body for all blocks; False is faster on CPUs
     config.model.remat = "full"  # blocks keep none, dots, attention, full (nothing) or offload
     config.model.block_parts = 1  # a block takes a batch in up to so many parts: less memory
-    config.model.attention = "xla"  # or "cudnn": NVIDIA, bfloat16, fast, last bits vary
+    config.model.attention = "xla"  # or "packed": NVIDIA, bfloat16, fastest; "cudnn": bits vary
 
     config.data = ConfigDict()
     config.data.dir = ""  # folder written by `bioclip2 prepare`

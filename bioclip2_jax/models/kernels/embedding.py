@@ -54,7 +54,7 @@ def backward(
       tokens: [rows] int32.
       dy: [rows, width], the gradients of what was looked up.
     """
-    length, width = dy.shape
+    tokens, (length, width) = jnp.asarray(tokens), dy.shape
     columns = min(256, power_of_two(width))
     order = jnp.argsort(tokens, stable=True).astype(jnp.int32)
     everything = pl.BlockSpec((length,), lambda j, i: (0,))
