@@ -16,6 +16,7 @@ from flax import nnx
 
 from bioclip2_jax.models import clip, gradients, layers
 from bioclip2_jax.models.execution import Execution, run_blocks
+from bioclip2_jax.models.kernels import block as block_kernels
 from bioclip2_jax.models.kernels import (
     embedding,
     gelu,
@@ -23,7 +24,6 @@ from bioclip2_jax.models.kernels import (
     packed_attention,
     short_attention,
 )
-from bioclip2_jax.models.kernels import block as block_kernels
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 
 ROOT = Path(__file__).parent.parent
