@@ -21,12 +21,8 @@ from bioclip2_jax.models.kernels import embedding, gelu, packed_attention, short
 from bioclip2_jax.models.kernels import layer_norm as norm_kernels
 from bioclip2_jax.models.kernels.packed_attention import Tiles
 
-FORWARD = [packed_attention.FORWARD, Tiles(block=128, wide=64, warps=8, stages=1)]
-BACKWARD = [
-    packed_attention.BACKWARD,
-    Tiles(block=32, wide=128, warps=8, stages=1),
-    Tiles(block=16, wide=64, warps=8, stages=1),
-]
+FORWARD = [packed_attention.FORWARD, Tiles(stages=2), Tiles(block=128, warps=8)]
+BACKWARD = [packed_attention.KEYS, Tiles(inner=32, stages=2), Tiles(stages=3), Tiles()]
 
 
 def say(**row: object) -> None:
@@ -105,7 +101,8 @@ def main() -> None:
         forward = functools.partial(packed_attention.forward, heads=heads, tiles=tiles, **options)
         time_it("packed attention forward", forward, qkv, **tiles._asdict())
     for tiles in BACKWARD[: 1 if toy else None]:
-        backward = functools.partial(packed_attention.backward, heads=heads, tiles=tiles, **options)
+        both = {"queries": tiles, "keys": tiles} | options
+        backward = functools.partial(packed_attention.backward, heads=heads, **both)
         time_it("packed attention backward", backward, qkv, out, lse, dout, **tiles._asdict())
     qkv, dout = draw(2, pairs, length, 3 * width), draw(3, pairs, length, width)
     attention(short_attention, qkv, dout, heads, causal=True, **options)

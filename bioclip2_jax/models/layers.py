@@ -180,13 +180,14 @@ class Block(nnx.Module):
         kernel, bias = qkv.kernel[...].astype(x.dtype), qkv.bias[...].astype(x.dtype)
         q = pick(y) @ kernel[:, :width] + bias[:width]
         kv = y.reshape(-1, width) @ kernel[:, width:] + bias[width:]
-        q = q.reshape(batch, config.heads, -1)
-        k, v = jnp.moveaxis(kv.reshape(batch, tokens, 2, *q.shape[1:]), 2, 0)
+        dim = width // config.heads
+        q = q.reshape(batch, config.heads, dim)
+        k, v = jnp.moveaxis(kv.reshape(batch, tokens, 2, config.heads, dim), 2, 0)
         scores = jnp.einsum("bhd,bthd->bht", q, k, preferred_element_type=jnp.float32)
         if config.causal and place is not None:
             seen = jnp.arange(tokens) <= place[:, None]
             scores = jnp.where(seen[:, None], scores, -jnp.inf)
-        shares = jax.nn.softmax(scores * q.shape[-1] ** -0.5).astype(x.dtype)
+        shares = jax.nn.softmax(scores * dim**-0.5).astype(x.dtype)
         mixed = jnp.einsum("bht,bthd->bhd", shares, v, preferred_element_type=jnp.float32)
         x = pick(x) + self.attention.out(mixed.astype(x.dtype).reshape(batch, width))
         return x + self.mlp(self.ln_2(x))

@@ -84,7 +84,7 @@ def _backward_kernel(x_ref, dy_ref, dx_ref, sum_ref, *, block, steps, interpret)
     sum_ref[program, :] = jax.lax.fori_loop(0, steps, turn, zero)
 
 
-def forward(x: jax.Array, size: int = 4096, warps: int = 4, interpret: bool = False) -> jax.Array:
+def forward(x: jax.Array, size: int = 2048, warps: int = 4, interpret: bool = False) -> jax.Array:
     """x Φ(x), computed in float32; any shape."""
     size = min(size, power_of_two(x.size))
     block = pl.BlockSpec((size,), lambda i: (i,))
@@ -103,10 +103,10 @@ def forward(x: jax.Array, size: int = 4096, warps: int = 4, interpret: bool = Fa
 def backward(
     x: jax.Array,
     dy: jax.Array,
-    rows: int = 4,
-    columns: int = 1024,
+    rows: int = 8,
+    columns: int = 512,
     warps: int = 4,
-    programs: int = 264,
+    programs: int = 1056,
     stages: int = 2,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:

@@ -16,26 +16,22 @@ from jax.experimental.pallas import triton as plgpu
 
 from bioclip2_jax.models.kernels.primitives import F32, LOG2E, dot, exp2, index, launch
 
-_CLASS = 16  # rows of the class token's tile in the forward pass; matrix units take no fewer
-_REST = 32  # places for statistics of the class token and what comes with it
+_CLASS = 16  # rows of the tile with the class token; the least that a matrix unit takes
 
 
 class Tiles(NamedTuple):
-    """How a kernel is cut: tokens at a time, and its launch. The fastest on an H100 at 257 tokens.
+    """How a kernel is cut: tokens of a program's own, tokens of a turn of its loop, and its launch.
 
-    Attributes:
-      block: queries of a turn of the loop.
-      wide: the same where the class token's key is looked at.
+    The defaults below were the fastest on an H100 at 257 tokens.
     """
 
-    block: int
-    wide: int
-    warps: int
-    stages: int
+    block: int = 64
+    inner: int = 64
+    warps: int = 4
+    stages: int = 1
 
 
-FORWARD = Tiles(block=64, wide=64, warps=4, stages=1)
-BACKWARD = Tiles(block=32, wide=64, warps=8, stages=1)
+FORWARD, QUERIES, KEYS = Tiles(), Tiles(inner=32, stages=3), Tiles(inner=32, stages=3)
 
 
 def supports(tokens: int, dim: int) -> bool:
@@ -68,76 +64,100 @@ def _forward_kernel(q_ref, k_ref, v_ref, o_ref, lse_ref, *, n, tiles, scale, int
     jax.lax.fori_loop(0, n // tiles.block, patches, None)
     o, lse = tile(0, _CLASS)
     plgpu.store(o_ref.at[pl.ds(0, _CLASS), :], o, mask=index(o.shape) == 0)
-    # Infinite behind the class token, so that shares of what is not there are zero.
-    lse_ref[pl.ds(n + _CLASS, _CLASS)] = jnp.full((_CLASS,), jnp.inf, F32)
     lse_ref[pl.ds(n, _CLASS)] = jnp.where(index(lse.shape) == 0, lse, jnp.inf)
 
 
-def _backward_kernel(
-    q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref, d_ref, sum_ref, delta_ref, ds_ref,
+def _store_tile(tile, n, block, store):
+    """Makes and stores what is this program's: a tile of patches, or the class token.
+
+    `tile(first, block, own)` gives gradients of `block` tokens from the `first` on, whose
+    statistics lie at `own`; `store` takes them one by one, with their sums over tokens.
+    """
+    number = pl.program_id(0)  # not to be asked for within a condition
+
+    @pl.when(number < n // block)
+    def _():
+        first = 1 + number * block
+        for part, x in enumerate(tile(first, block, pl.ds(number * block, block))):
+            store(part, number, pl.ds(first, block), x, None, jnp.sum(x, axis=0))
+
+    @pl.when(number == n // block)
+    def _():
+        for part, x in enumerate(tile(0, _CLASS, pl.ds(n, _CLASS))):
+            mask = index(x.shape) == 0
+            total = jnp.sum(jnp.where(mask, x, 0), axis=0)
+            store(part, number, pl.ds(0, _CLASS), x, mask, total)
+
+
+def _query_kernel(
+    q_ref, k_ref, v_ref, o_ref, do_ref, lse_ref, d_ref, delta_ref, sum_ref,
     *, n, tiles, scale, interpret
 ):  # fmt: skip
-    """All gradients of one head.
+    """Gradient of one tile of queries, and the sums of out * dout, which the other kernel needs."""
+    factor = scale * LOG2E
 
-    First the class token as a key, by vector operations, with what the rest needs of every query:
-    the sum of out * dout, and the gradient of its score of the class token. Then patches as keys,
-    all at once: their keys and values stay on the chip, their gradients in registers, while
-    queries pass by, at last the class token as the first of a tile.
-    """
-    factor, dtype, dim = scale * LOG2E, d_ref.dtype, q_ref.shape[1]
-    width, head = d_ref.shape[1] // 3, pl.program_id(0)
-    columns = [pl.ds(part * width + head * dim, dim) for part in range(3)]
+    def tile(first, block, own):
+        rows = pl.ds(first, block)
+        q, do, lse = q_ref[rows, :], do_ref[rows, :], lse_ref[own]
+        delta = jnp.sum(do.astype(F32) * o_ref[rows, :].astype(F32), axis=1)
+        delta_ref[own] = delta
 
-    def class_key():
-        return k_ref[0, :].astype(F32)[None]
+        def add(dq, keys, seen=None):
+            k, v = k_ref[keys, :], v_ref[keys, :]
+            s = dot(q, k, trans_b=True)
+            if seen:
+                s = jnp.where(index(s.shape, 1) < seen, s, -jnp.inf)
+            p = exp2(s, factor, lse[:, None], interpret)
+            ds = p * (dot(do, v, trans_b=True) - delta[:, None])
+            return dq + dot(ds.astype(k.dtype), k)
 
-    def look_at_class(first, count, own):
-        rows = pl.ds(first, count)
-        q, do, o = (ref[rows, :].astype(F32) for ref in (q_ref, do_ref, o_ref))
-        delta = jnp.sum(do * o, axis=1)
-        p = exp2(jnp.sum(q * class_key(), axis=1), factor, lse_ref[own], interpret)
-        ds = p * (jnp.sum(do * v_ref[0, :].astype(F32)[None], axis=1) - delta)
-        delta_ref[own], ds_ref[own] = delta, ds
-        return ds[:, None] * q, p[:, None] * do
+        dq = add(jnp.zeros(q.shape, F32), pl.ds(0, _CLASS), 1)
+        turn = lambda j, dq: add(dq, pl.ds(1 + j * tiles.inner, tiles.inner))  # noqa: E731
+        return [jax.lax.fori_loop(0, n // tiles.inner, turn, dq) * scale]
 
-    def turn(i, so_far):
-        first = i * tiles.wide
-        more = look_at_class(1 + first, tiles.wide, pl.ds(first, tiles.wide))
-        return so_far[0] + more[0], so_far[1] + more[1]
+    def store(_, number, rows, x, mask, total):
+        plgpu.store(d_ref.at[rows, :], x.astype(d_ref.dtype), mask=mask)
+        sum_ref[number, :] = total
 
-    zero = jnp.zeros((tiles.wide, dim), F32)
-    patches = jax.lax.fori_loop(0, n // tiles.wide, turn, (zero, zero))
-    itself = look_at_class(0, _REST, pl.ds(n, _REST))
-    for part, x, own, factor_ in zip((1, 2), patches, itself, (scale, 1), strict=True):
-        total = (jnp.sum(x, axis=0) + jnp.sum(own, axis=0)) * factor_
-        d_ref[0, columns[part]] = total.astype(dtype)
-        sum_ref[part, :] = total
-    if not interpret:
-        plgpu.debug_barrier()  # the statistics were written by other threads
+    _store_tile(tile, n, tiles.block, store)
 
-    k, v = k_ref[pl.ds(1, n), :], v_ref[pl.ds(1, n), :]
 
-    def pass_by(i, so_far):
-        dk, dv, dq_sum = so_far
-        are_patches = (i < n // tiles.block).astype(jnp.int32)
-        rows = pl.ds((1 + i * tiles.block) * are_patches, tiles.block)
-        own = pl.ds(i * tiles.block, tiles.block)
-        q, do = q_ref[rows, :], do_ref[rows, :]
-        p = exp2(dot(k, q, trans_b=True), factor, lse_ref[own][None], interpret)
-        ds = (p * (dot(v, do, trans_b=True) - delta_ref[own][None])).astype(dtype)
-        dv, dk = dv + dot(p.astype(dtype), do), dk + dot(ds, q)
-        dq = (dot(k, ds, trans_a=True).T + ds_ref[own][:, None] * class_key()) * scale
-        mask = index(dq.shape) < 1 + tiles.block * are_patches
-        plgpu.store(d_ref.at[rows, columns[0]], dq.astype(dtype), mask=mask)
-        return dk, dv, dq_sum + jnp.where(mask, dq, 0)
+def _key_kernel(
+    q_ref, k_ref, v_ref, do_ref, lse_ref, delta_ref, _, d_ref, sum_ref,
+    *, n, tiles, scale, interpret
+):  # fmt: skip
+    """Gradients of one tile of keys and values."""
+    factor = scale * LOG2E
+    dim = q_ref.shape[1]
+    width, head = d_ref.shape[1] // 3, pl.program_id(1)
 
-    zero, queries = jnp.zeros((n, dim), F32), jnp.zeros((tiles.block, dim), F32)
-    turns = n // tiles.block + 1
-    dk, dv, dq_sum = jax.lax.fori_loop(0, turns, pass_by, (zero, zero, queries))
-    sum_ref[0, :] = jnp.sum(dq_sum, axis=0)
-    for part, x in ((1, dk * scale), (2, dv)):
-        d_ref[pl.ds(1, n), columns[part]] = x.astype(dtype)
-        sum_ref[part, :] += jnp.sum(x, axis=0)
+    def tile(first, block, _):
+        rows = pl.ds(first, block)
+        k, v = k_ref[rows, :], v_ref[rows, :]
+
+        def add(so_far, queries, own):
+            dk, dv = so_far
+            q, do = q_ref[queries, :], do_ref[queries, :]
+            # Infinite in the rows behind the class token: their share of every key is zero.
+            p = exp2(dot(k, q, trans_b=True), factor, lse_ref[own][None, :], interpret)
+            ds = p * (dot(v, do, trans_b=True) - delta_ref[own][None, :])
+            return dk + dot(ds.astype(k.dtype), q), dv + dot(p.astype(k.dtype), do)
+
+        def turn(j, so_far):
+            first = j * tiles.inner
+            return add(so_far, pl.ds(1 + first, tiles.inner), pl.ds(first, tiles.inner))
+
+        zero = jnp.zeros(k.shape, F32)
+        so_far = add((zero, zero), pl.ds(0, _CLASS), pl.ds(n, _CLASS))
+        dk, dv = jax.lax.fori_loop(0, n // tiles.inner, turn, so_far)
+        return dk * scale, dv
+
+    def store(part, number, rows, x, mask, total):
+        columns = pl.ds((part + 1) * width + head * dim, dim)
+        plgpu.store(d_ref.at[rows, columns], x.astype(d_ref.dtype), mask=mask)
+        sum_ref[part, number, :] = total
+
+    _store_tile(tile, n, tiles.block, store)
 
 
 def forward(
@@ -149,21 +169,28 @@ def forward(
       qkv: [batch, tokens, 3 * heads * dim], see `supports`.
 
     Returns:
-      [batch, tokens, heads * dim], and [batch, heads, tokens + 31] float32 with the class token's
+      [batch, tokens, heads * dim], and [batch, heads, tokens + 15] float32 with the class token's
       behind the patches'; what follows is infinite.
     """
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    column, statistic, options = _call(tokens, width // heads, heads, batch, tiles, interpret)
+    n, dim = tokens - 1, width // heads
+    column = [_columns(part * heads, tokens, dim) for part in range(3)]
+    out = [
+        jax.ShapeDtypeStruct((batch, tokens, width), qkv.dtype),
+        jax.ShapeDtypeStruct((batch, heads, n + _CLASS), F32),
+    ]
+    kernel = functools.partial(
+        _forward_kernel, n=n, tiles=_fitted(tiles, n), scale=dim**-0.5, interpret=interpret
+    )
     return pl.pallas_call(
-        _kernel(_forward_kernel, tokens, width // heads, tiles, interpret),
+        kernel,
+        grid=(1, heads, batch),
         in_specs=column,
-        out_specs=[column[0], statistic],
-        out_shape=[
-            jax.ShapeDtypeStruct((batch, tokens, width), qkv.dtype),
-            jax.ShapeDtypeStruct((batch, heads, tokens - 1 + _REST), F32),
-        ],
+        out_specs=[column[0], pl.BlockSpec((None, None, n + _CLASS), lambda i, h, b: (b, h, 0))],
+        out_shape=out,
+        compiler_params=launch(tiles.warps, tiles.stages),
+        interpret=interpret,
         name="packed_attention_forward",
-        **options,
     )(qkv, qkv, qkv)
 
 
@@ -173,51 +200,54 @@ def backward(
     lse: jax.Array,
     dout: jax.Array,
     heads: int,
-    tiles: Tiles = BACKWARD,
+    queries: Tiles = QUERIES,
+    keys: Tiles = KEYS,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Gradient of `qkv`, and its sums over batch and tokens [3 * heads * dim] in float32."""
     batch, tokens, width = out.shape
-    dim = width // heads
-    column, statistic, options = _call(tokens, dim, heads, batch, tiles, interpret)
-    own = jax.ShapeDtypeStruct(lse.shape, F32)
-    d, sums, *_ = pl.pallas_call(
-        _kernel(_backward_kernel, tokens, dim, tiles, interpret),
-        in_specs=[*column, column[0], column[0], statistic],
-        out_specs=[
-            pl.BlockSpec((None, tokens, 3 * width), lambda h, b: (b, 0, 0)),
-            pl.BlockSpec((None, 3, dim), lambda h, b: (b, 0, h)),
-            statistic,
-            statistic,
-        ],
-        out_shape=[
-            jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
-            jax.ShapeDtypeStruct((batch, 3, width), F32),
-            own,
-            own,
-        ],
-        name="packed_attention_backward",
-        **options,
-    )(qkv, qkv, qkv, out, dout, lse)
-    return d, sums.sum(0).reshape(-1)
+    n, dim = tokens - 1, width // heads
+    column = [_columns(part * heads, tokens, dim) for part in range(3)]
+    own = column[0]
+    statistic = pl.BlockSpec((None, None, n + _CLASS), lambda i, h, b: (b, h, 0))
+
+    def call(kernel, tiles, name, inputs, specs, out_specs, out_shapes, parts, aliases):
+        tiles = _fitted(tiles, n)
+        count = n // tiles.block + 1
+        sums = pl.BlockSpec((None, *parts, count, dim), lambda i, h, b: (b, *parts_at, 0, h))
+        parts_at = (0,) * len(parts)
+        return pl.pallas_call(
+            functools.partial(kernel, n=n, tiles=tiles, scale=dim**-0.5, interpret=interpret),
+            grid=(count, heads, batch),
+            in_specs=specs,
+            out_specs=[*out_specs, sums],
+            out_shape=[*out_shapes, jax.ShapeDtypeStruct((batch, *parts, count, width), F32)],
+            input_output_aliases=aliases,
+            compiler_params=launch(tiles.warps, tiles.stages),
+            interpret=interpret,
+            name=f"packed_attention_{name}",
+        )(*inputs)
+
+    gradient = jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)
+    d, delta, of_queries = call(
+        _query_kernel, queries, "queries", (qkv, qkv, qkv, out, dout, lse),
+        [*column, own, own, statistic], [own, statistic],
+        [gradient, jax.ShapeDtypeStruct(lse.shape, F32)], (), {},
+    )  # fmt: skip
+    whole = pl.BlockSpec((None, tokens, 3 * width), lambda i, h, b: (b, 0, 0))
+    d, of_keys = call(
+        _key_kernel, keys, "keys", (qkv, qkv, qkv, dout, lse, delta, d),
+        [*column, own, statistic, statistic, whole], [whole], [gradient], (2,), {6: 0},
+    )  # fmt: skip
+    return d, jnp.concatenate([of_queries.sum((0, 1)), of_keys.sum((0, 2)).reshape(-1)])
 
 
-def _kernel(kernel, tokens: int, dim: int, tiles: Tiles, interpret: bool):
-    return functools.partial(
-        kernel, n=tokens - 1, tiles=tiles, scale=dim**-0.5, interpret=interpret
-    )
+def _columns(first: int, tokens: int, dim: int) -> pl.BlockSpec:
+    return pl.BlockSpec((None, tokens, dim), lambda i, h, b: (b, 0, first + h))
 
 
-def _call(tokens: int, dim: int, heads: int, batch: int, tiles: Tiles, interpret: bool) -> tuple:
-    """Where queries, keys and values lie; where statistics do; and how a kernel is started."""
-
-    def columns(first: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, tokens, dim), lambda h, b: (b, 0, first + h))
-
-    statistic = pl.BlockSpec((None, None, tokens - 1 + _REST), lambda h, b: (b, h, 0))
-    launched = launch(tiles.warps, tiles.stages)
-    options = {"grid": (heads, batch), "compiler_params": launched, "interpret": interpret}
-    return [columns(part * heads) for part in range(3)], statistic, options
+def _fitted(tiles: Tiles, n: int) -> Tiles:
+    return tiles._replace(block=min(tiles.block, n), inner=min(tiles.inner, n))
 
 
 def reference(qkv: jax.Array, heads: int) -> jax.Array:
