@@ -4,7 +4,7 @@
 
 No card is needed, but JAX's wheels for CUDA are: `pip install "jax[cuda13]"`, gigabytes. Prints
 `layer_gb`, what the kernels of one more image block read and write outside products and
-attention at 288 pairs; `spilled_bytes`, what the project's kernels lack in registers;
+attention at 288 pairs, and for its weights' update; `spilled_bytes`, what the project's kernels lack in registers;
 `batch_minor_transposes`, arrays of all tokens with the pairs innermost, which cost a pass each.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -117,10 +118,12 @@ def measure(attention: str) -> dict:
     """The three numbers, and the bytes that they come from."""
     programs = {layers: compiled(layers, attention).as_text() for layers in (2, 3)}
     bytes_moved = {layers: moved(text) for layers, text in programs.items()}
-    pairs = r"(?:bf16|f32)\[\d+,\d+,288\]\{|(?:bf16|f32)\[288,\d+,\d+\]\{0,"
+    pairs = r"\b(?:bf16|f32)\[(\d+,\d+),288\]\{|\b(?:bf16|f32)\[288,(\d+,\d+)\]\{0,"
+    rest = [a or b for a, b in re.findall(pairs, programs[3])]
+    large = [sizes for sizes in rest if math.prod(map(int, sizes.split(","))) > 2**16]
     return {
         "layer_gb": (bytes_moved[3]["other"] - bytes_moved[2]["other"]) / 1e9,
-        "batch_minor_transposes": len(re.findall(pairs, programs[3])),
+        "batch_minor_transposes": len(large),
         "gb_of_three_layers": {kind: size / 1e9 for kind, size in bytes_moved[3].items()},
     }
 
