@@ -10,6 +10,7 @@ from bioclip2_jax.data import dataset, pipeline, records
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare.write import write_dataset
+from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS
 from bioclip2_jax.training import recipe
 from configs import quickstart
 
@@ -48,7 +49,7 @@ def assert_same(left, right):
 def test_a_batch_has_the_shapes_the_step_expects(config):
     batch = take(config)[0]
     assert batch["images"].shape == (8, SIZE, SIZE, 3) and batch["images"].dtype == np.uint8
-    assert batch["tokens"].dtype == np.int32 and batch["tokens"].shape[1] in (16, 24, 32, 48, 77)
+    assert batch["tokens"].dtype == np.int32 and batch["tokens"].shape[1] in TOKEN_LENGTHS
     assert batch["weights"].tolist() == [1.0] * 8
 
 
@@ -179,7 +180,9 @@ def test_a_record_with_its_own_caption_keeps_it(corpus):
     assert records.caption_of(record, "taxon") == "two dogs on a sofa"
 
 
-@pytest.mark.parametrize(("length", "size"), [(1, 16), (16, 16), (17, 24), (49, 77), (200, 77)])
+@pytest.mark.parametrize(
+    ("length", "size"), [(1, 16), (16, 16), (17, 24), (49, 64), (65, 77), (200, 77)]
+)
 def test_token_lengths_are_rounded_up_to_a_few_sizes(length, size):
     assert pipeline.bucket(length) == size
 
