@@ -4,7 +4,7 @@
 
 No card is needed, but JAX's wheels for CUDA are: `pip install "jax[cuda13]"`, gigabytes. Prints
 `layer_gb`, what the kernels of one more image block read and write outside products and attention
-at 288 pairs, and for its weights' update; `spilled_bytes`, what the project's kernels lack in
+at 288 pairs, its weights' update included; `spilled_bytes`, what the project's kernels lack in
 registers; `batch_minor_transposes`, arrays of all tokens with the pairs innermost, which cost a
 pass each.
 """
