@@ -1,0 +1,280 @@
+"""Tables about pictures, such as a catalogue of 200 million rows, joined to the parts of a source.
+
+Three steps, in bounded memory: DuckDB finds which rows are wanted, by keys alone; the tables are
+read once and their wanted rows dealt to heaps of a few parts each; and each heap is put in order
+and written as one small Parquet file a part.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bioclip2_jax import files
+from bioclip2_jax.prepare.columns import LINEAGE
+from bioclip2_jax.prepare.joined_tables import (
+    Table,
+    cell_text,
+    faults_of,
+    quoted,
+    quoted_name,
+    scan,
+)
+from bioclip2_jax.prepare.source import Part
+
+COUNTS_FILE = "joined.json"  # {"keys": …, "missing": …} in the folder of a join
+
+_MEMORY = "3GB"  # that DuckDB may take before it goes to disk
+_MAX_THREADS = 8  # each wants its share of the memory
+_MAX_HEAPS = 256  # open files
+_PARTS_A_HEAP = 8  # at least
+_ROWS_AT_A_TIME = 1 << 16
+_SHARD = "shardfilename"  # the catalogue's column of the tar that a picture is in
+_PICTURES = pa.schema([("part", pa.int32()), ("key", pa.string())])
+
+
+def join(
+    parts: Sequence[Part],
+    keys: Iterable[tuple[int, Sequence[str]]],
+    *,
+    tables: Sequence[Path],
+    folder: Path,
+) -> list[Part]:
+    """Writes for each part what the tables say of its pictures.
+
+    A picture's lineage comes whole from the first table that has one for its key; of everything
+    else the first table that says it counts. Of the rows of one key in one table the first counts.
+    The result is the same on any machine.
+
+    Args:
+      parts: of a source.
+      keys: batches of (number of the part, keys of pictures in it), in any order. Not asked for
+        where the first table says by `shard_filename` what is in the parts' files.
+      tables: Parquet files, folders of them, or CSV, each with a column of keys.
+      folder: for the results, and meanwhile for as much as the tables hold.
+
+    Returns:
+      The parts; `joined` of each that the tables know a picture of is a file for `load`.
+
+    Raises:
+      UsageError: a table is not there, or has no column of keys.
+      UserError: a table cannot be read, or the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [Table.open(path, folder / f"table-{i}.parquet") for i, path in enumerate(tables)]
+    heaps = max(1, min(_MAX_HEAPS, len(parts) // _PARTS_A_HEAP))
+    deal = [number * heaps // len(parts) for number in range(len(parts))]
+    with _connection(folder) as database:
+        pictures = folder / "keys.parquet"
+        if not _write_by_shard(database, parts, sources[0], pictures):
+            with pq.ParquetWriter(pictures, _PICTURES, compression="zstd") as writer:
+                for batch in _batches(keys):
+                    writer.write_batch(batch)
+        total = f"SELECT count(*) FROM (SELECT DISTINCT part, key FROM {scan([pictures])})"
+        for table in sources:
+            with table.faults():
+                found = _wanted(database, pictures, table, folder / "found.parquet")
+                _deal(table, found, deal, folder / f"heap-{sources.index(table)}")
+        with faults_of(folder):
+            ((count,),) = database.execute(total).fetchall()
+            joined, known = {}, 0
+            for heap in range(heaps):
+                ordered = _ordered(database, sources, folder, heap)
+                known += len(ordered)
+                joined |= _write_parts(ordered, folder)
+    pictures.unlink()
+    files.write_json(folder / COUNTS_FILE, {"keys": count, "missing": count - known})
+    return [
+        dataclasses.replace(part, joined=joined.get(number, ""))
+        for number, part in enumerate(parts)
+    ]
+
+
+def load(joined: str) -> dict[str, dict[str, str]]:
+    """Key → (column → text, none empty) of a file that `join` wrote; {} for ""."""
+    if not joined:
+        return {}
+    rows = pq.read_table(joined).to_pylist()
+    return {row.pop("key"): {name: text for name, text in row.items() if text} for row in rows}
+
+
+@contextlib.contextmanager
+def _connection(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    settings = {
+        "memory_limit": _MEMORY,
+        "temp_directory": str(folder / "spill"),
+        "threads": min(os.cpu_count() or 1, _MAX_THREADS),
+        "autoinstall_known_extensions": False,  # nothing is fetched from anywhere
+        "autoload_known_extensions": False,
+    }
+    with duckdb.connect(":memory:", config=settings) as database:
+        yield database
+
+
+def _write_by_shard(
+    database: duckdb.DuckDBPyConnection, parts: Sequence[Part], table: Table, pictures: Path
+) -> bool:
+    """Writes the pictures of the parts by their files' names, if the table knows those."""
+    if _SHARD not in table.columns:
+        return False
+    names = [Path(part.file).name for part in parts]
+    shards = pa.table({"part": pa.array(range(len(parts)), pa.int32()), "file": names})
+    database.register("shards", shards)
+    shard, key = cell_text("t", table.columns[_SHARD]), cell_text("t", table.key)
+    query = (
+        f"SELECT s.part, {key} AS key FROM {scan(table.files)} t"
+        f" JOIN shards s ON {shard} = s.file WHERE {key} IS NOT NULL"
+    )
+    with table.faults():
+        if not database.execute(f"FROM ({query}) LIMIT 1").fetchall():
+            return False
+        database.execute(f"COPY ({query}) TO {quoted(pictures)} (FORMAT parquet)")
+    return True
+
+
+def _batches(keys: Iterable[tuple[int, Sequence[str]]]) -> Iterator[pa.RecordBatch]:
+    for part, some in keys:
+        # Arrow refuses what is no text.
+        texts = [key for key in map(str.strip, some) if key and key.isprintable()]
+        numbers = pa.array(np.full(len(texts), part, np.int32))
+        yield pa.record_batch([numbers, pa.array(texts, pa.string())], schema=_PICTURES)
+
+
+def _wanted(
+    database: duckdb.DuckDBPyConnection, pictures: Path, table: Table, found: Path
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Which rows of a table are about which parts: (file, [n] rows, [n] parts), in order."""
+    # Joined first and sorted then: at once, the two would fight for the memory.
+    database.execute(
+        "COPY (SELECT t.joined_file AS file, t.joined_row AS row, p.part"
+        f" FROM {scan([pictures])} p JOIN {scan(table.files)} t"
+        f" ON p.key = {cell_text('t', table.key)}) TO {quoted(found)} (FORMAT parquet)"
+    )
+    query = f"SELECT DISTINCT file, row, part FROM {scan([found])} ORDER BY file, row, part"
+    for batch in database.sql(query).to_arrow_reader(_ROWS_AT_A_TIME):
+        names, rows = batch.column("file").to_pylist(), batch.column("row").to_numpy()
+        parts = batch.column("part").to_numpy()
+        for name in dict.fromkeys(names):
+            first, stop = names.index(name), len(names) - names[::-1].index(name)
+            yield name, rows[first:stop], parts[first:stop]
+
+
+def _deal(
+    table: Table,
+    wanted: Iterator[tuple[str, np.ndarray, np.ndarray]],
+    deal: Sequence[int],
+    heaps: Path,
+) -> None:
+    """Reads a table once and appends its wanted rows to the heaps of their parts.
+
+    Args:
+      wanted: from `_wanted`.
+      deal: the heap of each part.
+      heaps: the files are called this, a dash and the number of the heap.
+    """
+    names = [table.key, *table.columns.values()]
+    own = [("part", pa.int32()), ("number", pa.int64())]
+    schema = pa.schema([*own, *((f"c{i}", pa.string()) for i in range(len(names)))])
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    heap_of, number = np.asarray(deal), 0
+    name, rows, parts = next(wanted, ("", np.array([]), np.array([])))
+    with contextlib.ExitStack() as stack:
+        writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+        for file in table.files:
+            first = 0
+            for batch in _plain_batches(file, names):
+                stop = first + len(batch)
+                while name == str(file) and rows[0] < stop:
+                    count = int(np.searchsorted(rows, stop))
+                    # A row may be about several parts, and so be taken more than once.
+                    taken = batch.take(pa.array(rows[:count] - first))
+                    taken.validate(full=True)
+                    numbers = pa.array(np.arange(number, number + count))
+                    number += count
+                    columns = [pa.array(parts[:count], pa.int32()), numbers, *taken.columns]
+                    dealt = pa.record_batch(columns, schema=schema)
+                    heap = heap_of[parts[:count]]
+                    for one in np.unique(heap).tolist():
+                        if one not in writers:
+                            sink = stack.enter_context(pa.OSFile(f"{heaps}-{one}", "wb"))
+                            stream = pa.ipc.new_stream(sink, schema, options=options)
+                            writers[one] = stack.enter_context(stream)
+                        writers[one].write_batch(dealt.filter(pa.array(heap == one)))
+                    name, rows, parts = (
+                        (name, rows[count:], parts[count:])
+                        if count < len(rows)
+                        else next(wanted, ("", rows, parts))
+                    )
+                first = stop
+
+
+def _plain_batches(file: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file with their columns as text; a column it lacks is empty."""
+    parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+    here = [name for name in names if name in parquet.schema_arrow.names]
+    for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=here):
+        empty = pa.nulls(len(batch), pa.string())
+        columns = [batch[name].cast(pa.string()) if name in here else empty for name in names]
+        yield pa.record_batch(columns, names)
+
+
+def _ordered(
+    database: duckdb.DuckDBPyConnection, sources: Sequence[Table], folder: Path, heap: int
+) -> pa.Table:
+    """What all tables say of the pictures of a heap, by part and key; empties the heap."""
+    known: dict[str, list[str]] = {}  # normal name → SQL for what each table says
+    spelling: dict[str, str] = {}
+    joins, lineages = [], []
+    for i, table in enumerate(sources):
+        path = folder / f"heap-{i}-{heap}"
+        if not path.exists():
+            continue
+        with pa.OSFile(str(path)) as file:
+            database.register(f"heap{i}", pa.ipc.open_stream(file).read_all())
+        path.unlink()
+        key = cell_text("h", "c0")
+        database.execute(
+            f"CREATE OR REPLACE TEMP TABLE t{i} AS SELECT DISTINCT ON (part, {key})"
+            f" {key} AS joined_key, * FROM heap{i} h ORDER BY part, {key}, number"
+        )
+        database.unregister(f"heap{i}")
+        joins.append(i)
+        cells = {name: cell_text(f"t{i}", f"c{c}") for c, name in enumerate(table.columns, 1)}
+        lineage = [cell for name, cell in cells.items() if name in LINEAGE]
+        is_silent = " AND ".join(f"{cell} IS NULL" for cell in lineage) or "true"
+        for name, cell in cells.items():
+            if name in LINEAGE and lineages:  # of one table alone
+                cell = f"CASE WHEN {' AND '.join(lineages)} THEN {cell} END"
+            known.setdefault(name, []).append(cell)
+            spelling.setdefault(name, table.columns[name])
+        lineages.append(f"({is_silent})")
+    if not joins:
+        return pa.table({"joined_part": pa.array([], pa.int32()), "key": pa.array([], pa.string())})
+    pictures = " UNION ".join(f"SELECT part, joined_key AS key FROM t{i}" for i in joins)
+    on = "t{0}.part = p.part AND t{0}.joined_key = p.key"
+    columns = (
+        f"CAST(coalesce({', '.join(cells)}) AS VARCHAR) AS {quoted_name(spelling[name])}"
+        for name, cells in known.items()
+    )
+    return database.sql(
+        f"SELECT {', '.join(['p.part AS joined_part', 'p.key', *columns])} FROM ({pictures}) p"
+        f" {' '.join(f'LEFT JOIN t{i} ON {on.format(i)}' for i in joins)} ORDER BY p.part, p.key"
+    ).to_arrow_table()
+
+
+def _write_parts(ordered: pa.Table, folder: Path) -> dict[int, str]:
+    """Number of a part → its file."""
+    numbers = ordered.column("joined_part").to_numpy()
+    starts, joined = np.flatnonzero(np.diff(numbers, prepend=-1)), {}
+    for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
+        number = int(numbers[start])
+        joined[number] = str(folder / f"part-{number:06}.parquet")
+        rows = ordered.slice(start, stop - start).drop_columns("joined_part")
+        pq.write_table(rows, joined[number], compression="zstd")
+    return joined
