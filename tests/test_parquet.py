@@ -1,6 +1,7 @@
 """Pictures out of Parquet: every row once, whatever is wrong with it."""
 
 import io
+import pickle
 import uuid
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_captions_are_learnt_where_they_are_asked_for(tmp_path):
 
 
 def test_labels_are_resolved_by_the_names_in_the_schema(tmp_path):
-    file = hugging_face(
+    hugging_face(
         tmp_path / "test" / "0000.parquet",
         [b"1", b"2", b"3", b"4"],
         names={"label": ["Ursus_arctos", "brown bear"], "sex": ["female", "male"]},
@@ -303,8 +304,6 @@ def test_the_case_files(tmp_path):
 
 
 def test_sources_can_be_sent_to_other_processes(tmp_path):
-    import pickle
-
     key = str(uuid.uuid4())
     file = hugging_face(tmp_path / "a.parquet", [b"1"], uuid=[key], genus=["Ursus"])
     sent = pickle.loads(pickle.dumps(source(file)))

@@ -70,7 +70,7 @@ def join(
     sources = [Table.open(path, folder / f"table-{i}.parquet") for i, path in enumerate(tables)]
     heaps = max(1, min(_MAX_HEAPS, len(parts) // _PARTS_A_HEAP))
     deal = [number * heaps // len(parts) for number in range(len(parts))]
-    with _connection(folder) as database:
+    with connection(folder) as database:
         pictures = folder / "keys.parquet"
         if not _write_by_shard(database, parts, sources[0], pictures):
             with pq.ParquetWriter(pictures, _PICTURES, compression="zstd") as writer:
@@ -105,7 +105,8 @@ def load(joined: str) -> dict[str, dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _connection(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def connection(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills to a folder and fetches nothing."""
     settings = {
         "memory_limit": _MEMORY,
         "temp_directory": str(folder / "spill"),
