@@ -16,7 +16,8 @@ from bioclip2_jax.data.tables import Table, normal, open_table
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare.write import Rejected, Summary, write_dataset
 from bioclip2_jax.text import taxonomy
-from bioclip2_jax.text.taxonomy import RANKS, Taxon, clean
+from bioclip2_jax.text.names import clean, common_name
+from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 # Column names as `tables.normal` writes them, the best first.
 _KEY = ("key", "uuid", "imageid", "treeoflifeid", "occurrenceid", "gbifid", "catalognumber")
@@ -216,7 +217,7 @@ def _record(plan: _Plan, image: bytes) -> Record:
     for field, column in plan.source.fields.items():
         values[field] = row[column] if column else ""
     values["scientific_name"] = clean(values["scientific_name"])
-    values["vernacular_name"] = clean(values["vernacular_name"])
+    values["vernacular_name"] = common_name(values["vernacular_name"])
     values["dataset_name"] = _dataset_name(plan.source, row)
     taxon, labels = Taxon.from_row(row), _labels(plan.source, row)
     return make_record(key=plan.key, image=image, taxon=taxon, labels=labels, **values)
