@@ -31,7 +31,14 @@ def test_rows_of_real_tables_give_the_lineage_and_common_name_that_is_meant(row)
     "cell",
     ["[unassigned] Xaliana", "Xaliana (unassigned)", "unclassified Xaliana", "Xaliana_unclassified"]
     + ["unplaced", "not assigned", "no rank", "NCBI no match", "inc. sed.", "Incertae sedis 3"]
-    + ["Xaliana_ord_Incertae_sedis", "UNKNOWN ORDER", "Family indet.", "order", "metagenome"]
+    + [
+        "Xaliana_ord_Incertae_sedis",
+        "UNKNOWN ORDER",
+        "Family indet.",
+        "order",
+        "metagenome",
+        "Family_XI",
+    ]
     + ["uncultured", "unidentified eukaryote", "environmental sample", "o__", "k__unidentified"]
     + [
         "Xaliana?",
@@ -54,6 +61,7 @@ def test_placeholders_are_unknown_at_any_rank(rank, cell):
     [
         ("Carnivora Bowdich, 1821", "Carnivora"),
         ("Carnivora sp.", "Carnivora"),
+        ("Carnivora indet.", "Carnivora"),
         ("<em>Carnivora</em>", "Carnivora"),
         ("“Carnivora”", "Carnivora"),
         ("*Carnivora*", "Carnivora"),
@@ -78,7 +86,7 @@ def test_a_name_above_genus_is_read_without_what_surrounds_it(cell, name):
 @pytest.mark.parametrize(
     ("cell", "genus"),
     [
-        *[("Ursus sp.", "Ursus"), ("Ursus spp.", "Ursus"), ("Ursus Linnaeus, 1758", "Ursus")],
+        *[("Ursus sp.", "Ursus"), ("Ursus indet.", "Ursus"), ("Ursus Linnaeus, 1758", "Ursus")],
         *[("Ursus (Euarctos)", "Ursus"), ("Ursus subg. Euarctos", "Ursus"), ("g__Ursus", "Ursus")],
         *[("Ursus arctos", "Ursus"), ("[Candida]", "Candida"), ("URSUS", "Ursus")],
         *[("+Crataegomespilus", "+Crataegomespilus"), ("x Triticosecale", "×Triticosecale")],
@@ -143,6 +151,11 @@ def test_epithets_are_read_in_every_dress(species, epithet):
     assert _name(genus="Rosa", species=species) == f"Rosa {epithet}"
 
 
+def test_names_of_viruses_are_no_binomials():
+    assert _name(genus="Tobamovirus", species="Tobamovirus tabaci Doe") == "Tobamovirus tabaci"
+    assert _name(species="Tobacco mosaic virus") == ""
+
+
 def test_letters_that_look_alike_are_one():
     assert _name(genus="Isoe\u0308tes", species="lacustris") == "Isoëtes lacustris"
 
@@ -150,6 +163,8 @@ def test_letters_that_look_alike_are_one():
 def test_a_doubt_is_not_removed_by_another_column():
     assert _name(genus="Rosa", species="canina?", scientificName="Rosa canina L.") == "Rosa"
     assert _name(genus="Rosa", species="Rosa canina", specificEpithet="cf. canina") == "Rosa"
+    for doubt in ("nr. canina", "canina/gallica", "canina or gallica", "Rosa ?canina"):
+        assert _name(genus="Rosa", species=doubt, scientificName="Rosa canina L.") == "Rosa"
     assert _name(genus="Rosa", species="sp.", scientificName="Rosa canina L.") == "Rosa canina"
 
 

@@ -24,7 +24,7 @@ _NO_NAME = (
     r"un(?:known|identified|identifiable|determined|classified|assigned|placed|ranked|named"
     r"|described|specified|cultured|verified|certain)"
     r"|not (?:assigned|identified|determined|known|placed)|no (?:rank|name|match|id)|norank"
-    r"|environmental samples?|metagenome|incertae sedis|inc\.? ?sed|indet(?:erminate)?"
+    r"|environmental samples?|metagenome|incertae sedis|inc\.? ?sed|indeterminate"
     r"|to be determined|tbd|prob(?:abl[ey])?|poss(?:ibl[ey])?|maybe"
 )
 _PLACEHOLDER = re.compile(rf"\b(?:{_NO_NAME})\b", re.IGNORECASE)
@@ -54,7 +54,9 @@ _SECTION = re.compile(r"(?<=\s)((sub|super)?(sect|ser)|subg(en)?)\. [^\W\d_]+(?=
 _BELOW_SPECIES = re.compile(
     r"(notho)?(subsp|ssp|(sub|con)?var|(sub)?(fo?|forma?|fma)|fsp|pv|bv|ab|morph|lusus|natio|race)"
 )
-_UNCERTAIN = re.compile(r"(?<![^\s(])(\?|cfr?\b|aff\b)|\w\?", re.IGNORECASE)
+_UNCERTAIN = re.compile(
+    r"[?/]|(?<![^\s(])(cfr?|conf|aff|nr|near|prope|prox|or|vel|seu|sive|vs)\b", re.IGNORECASE
+)
 _OR = re.compile(r"\?|or|vel|seu|sive|vs|/|\|")
 # Behind a genus: doubts, and codes of traps and barcodes.
 _DOUBT = re.compile(r"\S*[?/]\S*|BOLD:\S+|[a-z]{2,}\d+|[A-Z]{2,}\d+\S*")
@@ -117,7 +119,7 @@ def tidy(value: object) -> str:
 @functools.lru_cache(1 << 14)
 def uninomial(cell: str) -> str:
     """The name of a taxon above genus in a tidy cell, without authors; '' for placeholders."""
-    name = _RANK_BEFORE.sub("", cell, count=1) if _RANK_BEFORE.match(cell) else cell
+    name = _without_rank(cell)
     words = _words(name)
     if not words or _says_nothing(name) or _is_open(words[0]):
         return ""
@@ -134,7 +136,7 @@ def genus_name(cell: str) -> str:
 
     '' for placeholders, codes and names of families.
     """
-    name = _RANK_BEFORE.sub("", cell, count=1) if _RANK_BEFORE.match(cell) else cell
+    name = _without_rank(cell)
     words = _words(name)
     if not words or _says_nothing(name) or (words[1:] and _VIRUS.search(name)):
         return ""
@@ -164,12 +166,7 @@ def split_species(species: str, genus_cell: str) -> tuple[str, str]:
     elif named:
         species = species.removeprefix("Candidatus ")
     words = _words(species.lower().capitalize() if species.isupper() else species)
-    if (
-        len(words) > 2
-        and _VIRUS.search(species)
-        or words[1:]
-        and _VIRUS.search(" ".join(words[1:]))
-    ):
+    if _VIRUS.search(" ".join(words[1:])):
         return named, species.lower()  # "Tobacco mosaic virus" is no binomial
     if len(words) > 1:
         first, rest = words[0], words[1:]
@@ -208,8 +205,8 @@ def split_scientific_name(name: str) -> tuple[str, str]:
         return "", ""
     epithet = epithet_of(words[1:], lenient=False)
     is_left_open = _is_open(words[1]) or _DOUBT.fullmatch(words[1])
-    is_left_open = is_left_open or (_is_epithet(words[1], lenient=False) and words[2:])
-    return (words[0], epithet) if epithet or is_left_open else ("", "")
+    is_one_of_two = _is_epithet(words[1], lenient=False)  # and still no epithet: "arctos or …"
+    return (words[0], epithet) if epithet or is_left_open or is_one_of_two else ("", "")
 
 
 def join_below_species(genus: str, epithet: str, cell: str) -> str:
@@ -255,6 +252,15 @@ def epithet_of(words: list[str], *, lenient: bool) -> str:
         else:
             expected = False
     return " ".join(epithets)
+
+
+def _without_rank(cell: str) -> str:
+    """'Ursidae' of "Family: Ursidae"; '' where no name follows ("Family XI", "genus")."""
+    rank = _RANK_BEFORE.match(cell)
+    if not rank:
+        return cell
+    name = cell[rank.end() :]
+    return name if re.match(r"×?[^\W\d_]{4}", name) else ""
 
 
 def _says_nothing(cell: str) -> bool:
