@@ -9,7 +9,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tars
 from commands import bioclip2
 from PIL import Image

@@ -79,7 +79,7 @@ def _build(
     task: str | None,
 ) -> None:
     from bioclip2_jax.prepare.build import build
-    from bioclip2_jax.prepare.hygiene import read_corrections
+    from bioclip2_jax.prepare.hygiene import Corrections
     from bioclip2_jax.prepare.workshop import Order
     from bioclip2_jax.workers.tasks import Runner, share_of
 
@@ -92,7 +92,7 @@ def _build(
         out=out,
         name=name,
         overwrite=overwrite,
-        corrections=read_corrections(corrections) if corrections else None,
+        corrections=Corrections.read(corrections) if corrections else None,
         runner=Runner(
             processes=processes or os.cpu_count() or 1,
             ray=(address or "auto") if runner == "ray" else None,

@@ -18,7 +18,8 @@ from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare import columns
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
 from bioclip2_jax.prepare.spool import split_of
-from bioclip2_jax.text.taxonomy import RANKS, clean
+from bioclip2_jax.text.names import clean
+from bioclip2_jax.text.taxonomy import RANKS
 
 _ROWS_A_PART = 1000
 

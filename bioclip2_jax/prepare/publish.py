@@ -14,8 +14,9 @@ from typing import IO
 
 from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare import hygiene, settle, shards, spool
+from bioclip2_jax.prepare import settle, shards, spool
 from bioclip2_jax.prepare.catalogue import Whole
+from bioclip2_jax.prepare.hygiene import Conflict, conflicts
 from bioclip2_jax.prepare.settle import Plan
 from bioclip2_jax.prepare.shards import ShardTask
 from bioclip2_jax.prepare.spool import ReadTask
@@ -90,8 +91,8 @@ def publish(
         description=order.description or f"Pictures of organisms: {', '.join(names[:12])}{more}.",
         licence=whole.licence(),
     )
-    conflicts = map(dataclasses.asdict, hygiene.conflicts(whole.taxa))
-    files.write_csv(folder / CONFLICTS_FILE, conflicts, hygiene.CONFLICT_COLUMNS)
+    columns = [field.name for field in dataclasses.fields(Conflict)]
+    files.write_csv(folder / CONFLICTS_FILE, map(vars, conflicts(whole.taxa)), columns)
     by_reason = collections.Counter[str]()
     with files.writing(folder / QUARANTINE_FILE) as file:
         by_reason.update(_write_quarantine(file, reads, workshop.path / "settled"))

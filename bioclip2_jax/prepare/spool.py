@@ -28,7 +28,8 @@ from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.prepare.hygiene import Corrections
 from bioclip2_jax.prepare.source import Part, Picture, Rejected, Source
 from bioclip2_jax.text import captions
-from bioclip2_jax.text.taxonomy import RANKS, clean
+from bioclip2_jax.text.names import clean
+from bioclip2_jax.text.taxonomy import RANKS
 
 # `high`, `low`: the first 16 bytes of the SHA-256; `key`: 8 bytes of that of the key; `offset`,
 # `size`: of the entry in the spool; `split`: its number in `Counts.splits`; `taxon`: 4 bytes of the
@@ -213,7 +214,7 @@ def _fault(record: Record) -> str | None:
 def _corrected(record: Record, corrections: Corrections) -> Record:
     """The record under the corrected lineage; a name that was made from the lineage follows it."""
     before = taxon_of(record)
-    after = corrections.apply(before)
+    after = corrections.apply(before, record["scientificName"])
     if after == before:
         return record
     if record["scientificName"] == before.scientific_name:
