@@ -1,0 +1,110 @@
+"""Lineages out of the texts that data sets join them to, as TreeOfLife's tars do.
+
+"Animalia Chordata Cypriniformes Cyprinidae Carassius auratus" has no class: ranks that are unknown
+leave no gap. Where the text names its ranks (`tagged`) nothing is guessed.
+"""
+
+import functools
+import re
+
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, clean
+
+_TAGGED = re.compile("".join(rf"(?:(?:^| ){rank}(?: (.+?))??)?" for rank in RANKS))
+_PLACEHOLDER = re.compile(r"\bincertae sedis\b", re.IGNORECASE)
+_CANDIDATUS = re.compile(r"\bCandidatus (?=\w)")  # the first of two words of a genus
+_FAMILY = RANKS.index("family")
+_HOLE, _JOINT = "\0", "\1"
+# All of TreeOfLife's kingdoms, and those of viruses and bacteria in newer lists.
+_KINGDOMS = re.compile(
+    r"Animalia|Plantae|Fungi|Chromista|Protozoa|Bacteria|Archaea|Viruses|Metazoa|Archaeplastida"
+    r"|Chloroplastida|Viridiplantae|Eukaryota|Protista|\w+virae|\w+ati"
+)
+# What the names of a rank end with, or are, where that is all but certain.
+_ENDINGS = {
+    "phylum": r"\w+(mycota|phyta|viricota|ota)|Chordata|Arthropoda|Mollusca|Cnidaria|Echinodermata"
+    r"|Annelida|Porifera|Nematoda|Platyhelminthes|Bryozoa|Rotifera|Ctenophora|Brachiopoda",
+    "class": r"\w+(opsida|mycetes|phyceae|viricetes)|Aves|Mammalia|Amphibia|Reptilia|Insecta"
+    r"|Arachnida|Actinopterygii|Elasmobranchii|Gastropoda|Bivalvia|Cephalopoda|Malacostraca",
+    "order": r"\w+(iformes|ales|ptera)|Odonata|Orthoptera|Carnivora|Rodentia|Primates|Araneae",
+    "family": r"\w+(idae|aceae)",
+}
+
+
+@functools.lru_cache(4096)
+def tagged(text: str) -> Taxon | None:
+    """The lineage of "kingdom Animalia phylum Chordata … species arctos"; None for other texts."""
+    match = _TAGGED.fullmatch(" ".join(text.split()))
+    if not match or not any(match.groups()):
+        return None
+    return Taxon.from_row(dict(zip(RANKS, match.groups(), strict=True)))
+
+
+@functools.lru_cache(4096)
+def placed(text: str, scientific_name: str = "") -> Taxon:
+    """The lineage of a text that joins the known names from the kingdom down.
+
+    Seven names are the seven ranks. Of fewer the last two are genus and epithet where the
+    scientific name or the small letter says so; others stand at the rank that their endings tell
+    (-idae and -aceae are families, -iformes and -ales orders, …) and the rest from the top down.
+    Joined again the lineage is the text, cleaned; but of a species field with several words the
+    original keeps the last alone, and the scientific name gives the others back.
+
+    Args:
+      text: "Animalia Chordata Mammalia Carnivora Ursidae Ursus syriacus".
+      scientific_name: the same organism's, "Ursus arctos syriacus"; may have authors.
+    """
+    text = _CANDIDATUS.sub("Candidatus" + _JOINT, _PLACEHOLDER.sub(_HOLE, clean(text)))
+    words = text.split()
+    start = _start_of_species(words, clean(scientific_name).split())
+    genus = "".join(words[start : start + 1]).replace(_JOINT, " ")
+    epithet = " ".join(words[start + 1 :])
+    if epithet and scientific_name:
+        epithet = _whole(genus, epithet, scientific_name)
+    higher = dict(zip(RANKS, _spread(words[:start], 5 if genus else 6), strict=False))
+    return Taxon.from_row({"genus": genus, "species": epithet} | higher)
+
+
+def _start_of_species(words: list[str], named: list[str]) -> int:
+    """Where the genus of a species stands; behind the last word where no species is told."""
+    if len(words) > 7:  # an epithet of several words
+        return next((i for i in range(1, 6) if words[i : i + 1] == named[:1]), 5)
+    if len(words) == 1 and not _KINGDOMS.fullmatch(words[0]) and _told(words[0]) is None:
+        return 0  # a name of no telling ending that stands alone is most often a genus
+    is_species = len(words) > 1 and (
+        len(words) == 7
+        or words[-1].lstrip("×")[:1].islower()
+        or (words[-2] in named[:-1] and words[-1] in named[1:])
+    )
+    return len(words) - 2 if is_species else len(words)
+
+
+def _whole(genus: str, epithet: str, scientific_name: str) -> str:
+    """All words of an epithet of which the lineage has kept the last."""
+    full = Taxon.from_row({"genus": genus, "species": scientific_name.removeprefix(genus + " ")})
+    known = Taxon.from_row({"genus": genus, "species": epithet})
+    last = full.species.rpartition(" ")[2].lstrip("×")
+    is_same = full.genus == known.genus and last == known.species.lstrip("×")
+    return full.species if is_same else epithet
+
+
+def _spread(words: list[str], num_ranks: int) -> list[str]:
+    """Names above the species, each at its rank; "" for holes."""
+    spread, rank = [""] * num_ranks, -1
+    for index, word in enumerate(words):
+        told, rank = _told(word), rank + 1
+        if index == 0 and word != _HOLE:  # other kingdoms than those there are not
+            told = 0 if _KINGDOMS.fullmatch(word) else told or 1
+        if told is None and rank == _FAMILY:
+            told = rank + 1  # every family's name says that it is one
+        # There must be room for those behind.
+        rank = min(max(rank, told or 0), num_ranks - len(words) + index)
+        spread[rank] = "" if word == _HOLE else word
+    return spread
+
+
+@functools.lru_cache(4096)
+def _told(word: str) -> int | None:
+    for rank, ending in _ENDINGS.items():
+        if re.fullmatch(ending, word):
+            return RANKS.index(rank)
+    return None
