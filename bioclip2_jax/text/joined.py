@@ -30,13 +30,32 @@ _ENDINGS = {
 }
 
 
+def is_kingdom(word: str) -> bool:
+    """Whether a name is one of the few that kingdoms have."""
+    return bool(_KINGDOMS.fullmatch(word))
+
+
 @functools.lru_cache(4096)
-def tagged(text: str) -> Taxon | None:
-    """The lineage of "kingdom Animalia phylum Chordata … species arctos"; None for other texts."""
+def rank_of(word: str) -> int | None:
+    """The place among `RANKS` that the ending of a name tells all but certainly."""
+    for rank, ending in _ENDINGS.items():
+        if re.fullmatch(ending, word):
+            return RANKS.index(rank)
+    return None
+
+
+@functools.lru_cache(4096)
+def tagged(text: str, scientific_name: str = "") -> Taxon | None:
+    """The lineage of "kingdom Animalia phylum Chordata … species arctos"; None for other texts.
+
+    Of several words of a species the scientific name gives back those before the last, see
+    `placed`.
+    """
     match = _TAGGED.fullmatch(" ".join(text.split()))
     if not match or not any(match.groups()):
         return None
-    return Taxon.from_row(dict(zip(RANKS, match.groups(), strict=True)))
+    names = {str(rank): name or "" for rank, name in zip(RANKS, match.groups(), strict=True)}
+    return _taxon(names, scientific_name)
 
 
 @functools.lru_cache(4096)
@@ -57,18 +76,17 @@ def placed(text: str, scientific_name: str = "") -> Taxon:
     words = text.split()
     start = _start_of_species(words, clean(scientific_name).split())
     genus = "".join(words[start : start + 1]).replace(_JOINT, " ")
-    epithet = " ".join(words[start + 1 :])
-    if epithet and scientific_name:
-        epithet = _whole(genus, epithet, scientific_name)
     higher = dict(zip(RANKS, _spread(words[:start], 5 if genus else 6), strict=False))
-    return Taxon.from_row({"genus": genus, "species": epithet} | higher)
+    return _taxon(
+        {"genus": genus, "species": " ".join(words[start + 1 :])} | higher, scientific_name
+    )
 
 
 def _start_of_species(words: list[str], named: list[str]) -> int:
     """Where the genus of a species stands; behind the last word where no species is told."""
     if len(words) > 7:  # an epithet of several words
         return next((i for i in range(1, 6) if words[i : i + 1] == named[:1]), 5)
-    if len(words) == 1 and not _KINGDOMS.fullmatch(words[0]) and _told(words[0]) is None:
+    if len(words) == 1 and not is_kingdom(words[0]) and rank_of(words[0]) is None:
         return 0  # a name of no telling ending that stands alone is most often a genus
     is_species = len(words) > 1 and (
         len(words) == 7
@@ -78,33 +96,28 @@ def _start_of_species(words: list[str], named: list[str]) -> int:
     return len(words) - 2 if is_species else len(words)
 
 
-def _whole(genus: str, epithet: str, scientific_name: str) -> str:
-    """All words of an epithet of which the lineage has kept the last."""
-    full = Taxon.from_row({"genus": genus, "species": scientific_name.removeprefix(genus + " ")})
-    known = Taxon.from_row({"genus": genus, "species": epithet})
+def _taxon(names: dict[str, str], scientific_name: str) -> Taxon:
+    """The lineage with all words of an epithet of which the text has kept the last."""
+    taxon = Taxon.from_row(names)
+    whole_name = scientific_name.removeprefix(names["genus"] + " ")
+    if not taxon.species or not whole_name:
+        return taxon
+    full = Taxon.from_row(names | {"species": whole_name})
     last = full.species.rpartition(" ")[2].lstrip("×")
-    is_same = full.genus == known.genus and last == known.species.lstrip("×")
-    return full.species if is_same else epithet
+    is_same = full.genus == taxon.genus and last == taxon.species.lstrip("×")
+    return full if is_same else taxon
 
 
 def _spread(words: list[str], num_ranks: int) -> list[str]:
     """Names above the species, each at its rank; "" for holes."""
     spread, rank = [""] * num_ranks, -1
     for index, word in enumerate(words):
-        told, rank = _told(word), rank + 1
+        told, rank = rank_of(word), rank + 1
         if index == 0 and word != _HOLE:  # other kingdoms than those there are not
-            told = 0 if _KINGDOMS.fullmatch(word) else told or 1
+            told = 0 if is_kingdom(word) else told or 1
         if told is None and rank == _FAMILY:
             told = rank + 1  # every family's name says that it is one
         # There must be room for those behind.
         rank = min(max(rank, told or 0), num_ranks - len(words) + index)
         spread[rank] = "" if word == _HOLE else word
     return spread
-
-
-@functools.lru_cache(4096)
-def _told(word: str) -> int | None:
-    for rank, ending in _ENDINGS.items():
-        if re.fullmatch(ending, word):
-            return RANKS.index(rank)
-    return None
