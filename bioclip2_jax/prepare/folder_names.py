@@ -50,15 +50,18 @@ def named(folders: tuple[str, ...]) -> Named:
     names = [name for name in folders if not _NO_NAMES.fullmatch(name)]
     if not names:
         return Named(problem="it lies in no folder that says what it shows")
+    species = (i for i, name in enumerate(names) if _lineage(name) or _binomial(_plain(name)))
+    names = names[: next(species, len(names)) + 1]  # below lie sexes, places, sessions
     above, last = [_plain(name) for name in names[:-1]], _plain(names[-1])
     if not clean(last):
         return Named(problem=f"its folder says nothing ({names[-1]})")
     if last.isdecimal():
         return Named(problem=f"its folder is called by a number ({last}); rename it after a taxon")
-    taxon = _lineage(_NUMBER.sub("", names[-1])) or _nested([*above, last])
+    taxon = _lineage(names[-1]) or _nested([*above, last])
     if taxon:
         return Named(taxon=taxon)
-    binomial = _binomial(last) or _binomial(" ".join([*above[-1:], last]))
+    genus = above[-1] if above and " " not in above[-1] + last else ""
+    binomial = _binomial(last) or _binomial(f"{genus} {last}")
     if binomial:
         return Named(taxon=_under(above, binomial))
     rank = joined.rank_of(last)
@@ -76,7 +79,7 @@ def _plain(name: str) -> str:
 
 def _lineage(name: str) -> Taxon | None:
     """The lineage that one name joins, with holes or without."""
-    cells = re.split("[_ ]", name)
+    cells = re.split("[_ ]", _NUMBER.sub("", name))
     if len(cells) < 3 or not joined.is_kingdom(cells[0]):
         return None
     if len(cells) < 7:
@@ -88,8 +91,8 @@ def _nested(names: list[str]) -> Taxon | None:
     """The lineage that folders make from the kingdom down."""
     if len(names) < 2 or not joined.is_kingdom(names[0]):
         return None
-    if len(names) == 7:
-        return Taxon.from_row(dict(zip(RANKS, names, strict=True)))
+    if len(names) >= 7:
+        return Taxon.from_row(dict(zip(RANKS, names, strict=False)))
     if len(names) > 2 and names[-1].split()[0] == names[-2]:  # "…/Ursus/Ursus arctos"
         names = [*names[:-2], names[-1]]
     if any(" " in name for name in names[:-1]):
@@ -99,7 +102,7 @@ def _nested(names: list[str]) -> Taxon | None:
 
 def _binomial(text: str) -> dict[str, str] | None:
     """Genus and epithet, "" where that is open ("Ursus sp."); None for other names."""
-    first, *rest = text.split()
+    first, *rest = text.split() or [""]
     is_binomial = _GENUS.fullmatch(first) and not _NO_GENERA.fullmatch(first) and rest
     if not is_binomial or not _EPITHET.fullmatch(rest[0]):
         return None

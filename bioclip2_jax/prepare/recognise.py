@@ -18,31 +18,37 @@ from bioclip2_jax.text.captions import TEXT_KINDS
 
 # Kind → what it is, and what to do with PATH.
 _ADVICE = {
-    "webdataset": ("TreeOfLife's tars", "bioclip2 prepare webdataset PATH --out DIR"),
-    "img2dataset": ("img2dataset's tars", "bioclip2 prepare img2dataset PATH --out DIR"),
-    "parquet": ("pictures in Parquet", "bioclip2 prepare parquet PATH --out DIR"),
-    "dwca": ("a Darwin Core Archive", "bioclip2 prepare dwca PATH --out DIR"),
-    "tree": ("pictures in folders", "bioclip2 prepare tree PATH --out DIR"),
-    "folder": ("a table of pictures", "bioclip2 prepare folder --metadata PATH --out DIR"),
-    "dataset": ("a prepared dataset", "nothing has to be done before training on it"),
+    "webdataset": (
+        "a webdataset of TreeOfLife's kind",
+        "call bioclip2 prepare webdataset PATH --out DIR",
+    ),
+    "img2dataset": ("what img2dataset writes", "call bioclip2 prepare img2dataset PATH --out DIR"),
+    "parquet": ("Parquet with pictures", "call bioclip2 prepare parquet PATH --out DIR"),
+    "dwca": ("a Darwin Core Archive", "call bioclip2 prepare dwca PATH --out DIR"),
+    "tree": ("a folder of pictures", "call bioclip2 prepare tree PATH --out DIR"),
+    "folder": ("a table of pictures", "call bioclip2 prepare folder --metadata PATH --out DIR"),
+    "dataset": ("a prepared dataset", "train and evaluate on it as it is"),
     "urls": (
         "a list of web addresses",
-        "download them with img2dataset (--output_format webdataset), then call"
-        " bioclip2 prepare img2dataset FOLDER --out DIR",
+        "download them with img2dataset (--output_format webdataset),"
+        " then call bioclip2 prepare img2dataset FOLDER --out DIR",
     ),
     "catalogue": (
         "a table about pictures that lie elsewhere",
-        "name it together with those pictures, as --tables PATH of prepare webdataset or parquet",
+        "name it together with those pictures, as --tables PATH",
     ),
     "img2dataset files": (
-        "img2dataset's single files",
-        "pack them (tar --sort=name -cf 00000.tar -C PATH 00000 and so on), then call"
-        " bioclip2 prepare img2dataset 00000.tar --out DIR",
+        "what img2dataset writes as single files",
+        "pack each of its folders (tar --sort=name -cf 00000.tar -C PATH 00000),"
+        " then call bioclip2 prepare img2dataset 00000.tar --out DIR",
     ),
-    "tar": ("pictures in a tar without texts", "unpack it and call bioclip2 prepare tree FOLDER"),
+    "tar": (
+        "a tar of pictures without texts",
+        "unpack it, then call bioclip2 prepare tree FOLDER --out DIR",
+    ),
     "archive": ("a packed archive", "unpack it first"),
     "hdf5": ("an HDF5 file", "export its pictures to Parquet (columns uuid, image) first"),
-    "picture": ("a picture", "name the folder that it lies in"),
+    "picture": ("a single picture", "name the folder that it lies in"),
 }
 _MAGIC = {
     **{b"PAR1": "parquet", b"PK\x03\x04": "archive", b"7z\xbc\xaf\x27\x1c": "archive"},
@@ -97,7 +103,8 @@ def _kinds_of_folder(folder: Path) -> list[str]:
     if {"dataset_info.json", "features.json"} <= names:
         return ["dataset"]
     kinds = ["dwca"] if (folder / "meta.xml").exists() else []
-    kinds += [_kind_of_file(first[suffix]) for suffix in (".tar", ".parquet") if suffix in first]
+    packed = (".tar", ".tgz", ".gz", ".parquet")
+    kinds += [_kind_of_file(first[suffix]) for suffix in packed if suffix in first]
     kinds += ["folder"] if _table_in(folder) else []
     picture = next((file for file in files if file.suffix.lower() in images.suffixes()), None)
     if picture:
@@ -113,7 +120,7 @@ def _table_in(folder: Path) -> Path | None:
 
 def _kind_of_file(path: Path) -> str:
     try:
-        return _kind_by_content(path)
+        return _kind_by_content(path) if path.is_file() else ""  # a pipe would wait for ever
     except (OSError, ValueError, UserError, zipfile.BadZipFile):
         return ""
 

@@ -58,13 +58,14 @@ def tar_files(paths: Sequence[str]) -> list[str]:
     for path in paths:
         if Path(path).is_dir():
             names = folders.files_below(path).others
-            below = [str(Path(path, name)) for name in names if name.lower().endswith(_SUFFIXES)]
+            tars = (Path(path, name) for name in names if name.lower().endswith(_SUFFIXES))
+            below = [str(file) for file in tars if file.is_file()]
             if not below:
                 raise UsageError(f"{path}: no tar lies in this folder")
             files += below
             continue
         for name in _expanded(path):
-            if not Path(name).exists():
+            if not Path(name).is_file():
                 raise UsageError(f"{name}: there is no such file")
             files.append(name)
     return list(dict.fromkeys(files))
@@ -88,9 +89,9 @@ def pictures(
     Raises:
       UserError: the file cannot be read.
     """
-    split = _split(part.file, roots)
+    split, archive = _split(part.file, roots), printable(part.file)
     for sample in samples(part.file, texts | {"json"}):
-        file = f"{part.file}/{sample.name}" if sample.name else part.file
+        file = f"{archive}/{sample.name}" if sample.name else archive
         try:
             if sample.problem:
                 raise _BadSample(sample.problem)
@@ -139,7 +140,7 @@ def samples(path: str, texts: frozenset[str]) -> Iterator[Sample]:
         except End as end:
             start = "the archive ends early" if stream.members else "no tar archive"
             where = f"{printable(stream.member)}: " if stream.member else ""
-            yield Sample(key=Path(path).name, problem=f"{start} ({where}{end})")
+            yield Sample(key=printable(Path(path).name), problem=f"{start} ({where}{end})")
 
 
 @contextlib.contextmanager

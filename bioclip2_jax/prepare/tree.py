@@ -39,11 +39,13 @@ class Tree:
 
     def parts(self, folder: Path) -> Sequence[Part]:
         """Writes the list of all pictures in slices, a JSON string a line, and a remark."""
-        recognise.refuse_others(self.paths, "tree", "folder")
         parts: list[Part] = []
         others: Counter[str] = Counter()
         for root in self.paths:
-            if not Path(root).is_dir():
+            is_folder = Path(root).is_dir()
+            # Beside pictures there may be a table; here the folders are asked for.
+            recognise.refuse_others([root], "tree", *["folder"] * is_folder)
+            if not is_folder:
                 raise UsageError(f"{root}: there is no such folder")
             pictures = _walk(root, others)
             while names := list(itertools.islice(pictures, self.slice_size)):

@@ -22,6 +22,7 @@ from bioclip2_jax.text.taxonomy import Taxon, clean
 _CAPTIONS = {f"{kind}.txt": f"caption_{kind}" for kind in TEXT_KINDS}
 _S, _C, _T, _G = "scientific_name.txt", "common_name.txt", "taxonomic_name.txt", "taxontag.txt"
 _TEXTS = frozenset((*_CAPTIONS, _S, _C, _T, _G))
+_NOTHING = describe({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +59,21 @@ class Webdataset:
 def _record(
     sample: Sample, texts: dict[str, str], row: dict[str, str], values: dict[str, str]
 ) -> Record:
-    told = describe(row, values)
+    told = describe(row, values) if row or values else _NOTHING
 
     def text(name: str, caption: str) -> str:
         return clean(texts.get(name) or _name_in(texts.get(caption, "")))
 
     scientific_name, common_name = text(_S, "sci.txt"), text(_C, "com.txt")
-    lineage, taxon = text(_T, "taxon.txt"), told.taxon
+    lineage, taxon, fields = text(_T, "taxon.txt"), told.taxon, dict(told.fields)
     if taxon == Taxon():
         tag = _name_in(texts.get(_G, ""))
         taxon = joined.tagged(tag, scientific_name) or _placed(lineage, scientific_name)
+        fields["scientific_name"] = fields["scientific_name"] or scientific_name
     # Where there is no common name the scientific one stands for it, or the lineage.
     stand_ins = (scientific_name, taxon.scientific_name, lineage)
-    if common_name.casefold() in (name.casefold() for name in stand_ins):
-        common_name = ""
-    fields = told.fields | {
-        "scientific_name": told.fields["scientific_name"] or scientific_name,
-        "vernacular_name": told.fields["vernacular_name"] or common_name,
-    }
+    if common_name.casefold() not in (name.casefold() for name in stand_ins):
+        fields["vernacular_name"] = fields["vernacular_name"] or common_name
     own = {label: texts[name] for name, label in _CAPTIONS.items() if texts.get(name)}
     told = replace(told, taxon=taxon, fields=fields, labels=told.labels | own)
     return told.record(sample.key, sample.image)

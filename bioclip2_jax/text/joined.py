@@ -62,8 +62,8 @@ def tagged(text: str, scientific_name: str = "") -> Taxon | None:
 def placed(text: str, scientific_name: str = "") -> Taxon:
     """The lineage of a text that joins the known names from the kingdom down.
 
-    Seven names are the seven ranks. Of fewer the last two are genus and epithet where the
-    scientific name or the small letter says so; others stand at the rank that their endings tell
+    Seven names are the seven ranks. Of fewer the last two are genus and epithet where a small
+    letter or the scientific name says so; others stand at the rank that their endings tell
     (-idae and -aceae are families, -iformes and -ales orders, …) and the rest from the top down.
     Joined again the lineage is the text, cleaned; but of a species field with several words the
     original keeps the last alone, and the scientific name gives the others back.
@@ -84,16 +84,16 @@ def placed(text: str, scientific_name: str = "") -> Taxon:
 
 def _start_of_species(words: list[str], named: list[str]) -> int:
     """Where the genus of a species stands; behind the last word where no species is told."""
-    if len(words) > 7:  # an epithet of several words
-        return next((i for i in range(1, 6) if words[i : i + 1] == named[:1]), 5)
-    if len(words) == 1 and not is_kingdom(words[0]) and rank_of(words[0]) is None:
-        return 0  # a name of no telling ending that stands alone is most often a genus
-    is_species = len(words) > 1 and (
-        len(words) == 7
-        or words[-1].lstrip("×")[:1].islower()
-        or (words[-2] in named[:-1] and words[-1] in named[1:])
-    )
-    return len(words) - 2 if is_species else len(words)
+    small = [i for i, word in enumerate(words) if word.lstrip("×")[:1].islower()]
+    if small and small[0] > 0:
+        return min(small[0] - 1, 5)
+    if len(words) >= 7:
+        return 5
+    if len(words) > 1 and words[-2] in named[:-1] and words[-1] in named[1:]:
+        return len(words) - 2
+    # A name of no telling ending that stands alone is most often a genus.
+    is_genus = len(words) == 1 and not is_kingdom(words[0]) and rank_of(words[0]) is None
+    return 0 if is_genus else len(words)
 
 
 def _taxon(names: dict[str, str], scientific_name: str) -> Taxon:

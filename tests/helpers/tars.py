@@ -71,7 +71,12 @@ def write_treeoflife(
 
 
 def write_img2dataset(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """A tar of img2dataset: `key`, `image` (None for a failed download), `caption`, more for JSON."""
+    """A tar of img2dataset.
+
+    Args:
+      path: of the tar.
+      rows: `key`, `image` (None for a failed download), `caption` (None for none); more for JSON.
+    """
     with tarfile.open(path, "w") as archive:
         for row in rows:
             image, key, caption = row["image"], row["key"], row["caption"]
