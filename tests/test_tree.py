@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from bioclip2_jax.prepare.folder_names import named
 from bioclip2_jax.prepare.source import Picture, Rejected
 from bioclip2_jax.prepare.tree import Tree
 
+CASES = Path(__file__).parent / "data" / "cases" / "formats"
 INAT = "00001_Animalia_Chordata_Mammalia_Carnivora_Ursidae_Ursus_arctos"
 
 
@@ -78,6 +80,7 @@ def flat(found):
         ("Animalia/C/unknown/O/Fidae/Ursus/arctos/cubs", "Animalia|C|-|O|Fidae|Ursus|arctos"),
         ("Plantae/Rosaceae/Rosa/Rosa canina", "Plantae|-|-|-|Rosaceae|Rosa|canina"),
         ("Ursidae", "-|-|-|-|Ursidae|-|-"),
+        ("Whales/Balaenoptera_musculus", "-|-|-|-|-|Balaenoptera|musculus"),
         ("Animalia", "Animalia|-|-|-|-|-|-"),
     ],
 )
@@ -176,8 +179,9 @@ def test_a_picture_beyond_any_measure_is_not_read(make, read, monkeypatch):
     assert flat(read(root))[1][1] == "the file is too large (10,000,000,000 bytes)"
 
 
-def test_the_lineage_goes_into_the_record(make, read):
-    (picture,) = read(make(f"train/{INAT}/a.jpg"))
+def test_the_case_file(read):
+    (picture,) = read(str(CASES / "inat"))
+    assert picture.record["key"] == f"train/{INAT}/a.jpg" and picture.split == "train"
     assert taxon_of(picture.record).lineage() == tuple(INAT.split("_")[1:])
     assert picture.record["vernacularName"] == picture.record["datasetName"] == ""
 

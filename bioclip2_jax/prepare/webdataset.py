@@ -23,6 +23,7 @@ _CAPTIONS = {f"{kind}.txt": f"caption_{kind}" for kind in TEXT_KINDS}
 _S, _C, _T, _G = "scientific_name.txt", "common_name.txt", "taxonomic_name.txt", "taxontag.txt"
 _TEXTS = frozenset((*_CAPTIONS, _S, _C, _T, _G))
 _NOTHING = describe({})
+_MAX_NAME = 1000  # letters; captions may be longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +63,12 @@ def _record(
     told = describe(row, values) if row or values else _NOTHING
 
     def text(name: str, caption: str) -> str:
-        return clean(texts.get(name) or _name_in(texts.get(caption, "")))
+        return clean((texts.get(name) or _name_in(texts.get(caption, "")))[:_MAX_NAME])
 
     scientific_name, common_name = text(_S, "sci.txt"), text(_C, "com.txt")
     lineage, taxon, fields = text(_T, "taxon.txt"), told.taxon, dict(told.fields)
     if taxon == Taxon():
-        tag = _name_in(texts.get(_G, ""))
+        tag = _name_in(texts.get(_G, ""))[:_MAX_NAME]
         taxon = joined.tagged(tag, scientific_name) or _placed(lineage, scientific_name)
         fields["scientific_name"] = fields["scientific_name"] or scientific_name
     # Where there is no common name the scientific one stands for it, or the lineage.

@@ -9,6 +9,7 @@ from bioclip2_jax.text.taxonomy import Taxon, clean
 
 TEXT_KINDS = ("sci", "com", "taxon", "sci_com", "taxon_com")
 
+_LONGEST = 1000  # letters of an own caption that are compared
 _FRAME, _COMMON = "a photo of ", " with common name "
 _PLACEHOLDER = re.compile(r"\bincertae sedis\b|\bun(classified|identified|assigned)\b")
 _NULLS = re.compile(r"\b(unknown( taxonomy)?|null|none|nan|n/a)\b")
@@ -75,6 +76,7 @@ def difference(
     ours = caption(kind, taxon, scientific_name, common_name)
     if given == ours:
         return None
+    given = given[:_LONGEST]
     if given.casefold() == ours.casefold():
         return "case"
     if _letters(given) == _letters(ours):

@@ -9,7 +9,6 @@ import re
 
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, clean
 
-_TAGGED = re.compile("".join(rf"(?:(?:^| ){rank}(?: (.+?))??)?" for rank in RANKS))
 _PLACEHOLDER = re.compile(r"\bincertae sedis\b", re.IGNORECASE)
 _CANDIDATUS = re.compile(r"\bCandidatus (?=\w)")  # the first of two words of a genus
 _FAMILY = RANKS.index("family")
@@ -17,15 +16,17 @@ _HOLE, _JOINT = "\0", "\1"
 # All of TreeOfLife's kingdoms, and those of viruses and bacteria in newer lists.
 _KINGDOMS = re.compile(
     r"Animalia|Plantae|Fungi|Chromista|Protozoa|Bacteria|Archaea|Viruses|Metazoa|Archaeplastida"
-    r"|Chloroplastida|Viridiplantae|Eukaryota|Protista|\w+virae|\w+ati"
+    r"|Chloroplastida|Viridiplantae|Eukaryota|Protista|\w+virae"
+    r"|(Bacill|Pseudomonad|Fusobacteri|Thermotog|Methanobacteri|Nanobdell|Thermoprote)ati"
 )
 # What the names of a rank end with, or are, where that is all but certain.
 _ENDINGS = {
-    "phylum": r"\w+(mycota|phyta|viricota|ota)|Chordata|Arthropoda|Mollusca|Cnidaria|Echinodermata"
+    "phylum": r"\w+(phyta|\w{3}ota)|Chordata|Arthropoda|Mollusca|Cnidaria|Echinodermata"
     r"|Annelida|Porifera|Nematoda|Platyhelminthes|Bryozoa|Rotifera|Ctenophora|Brachiopoda",
     "class": r"\w+(opsida|mycetes|phyceae|viricetes)|Aves|Mammalia|Amphibia|Reptilia|Insecta"
     r"|Arachnida|Actinopterygii|Elasmobranchii|Gastropoda|Bivalvia|Cephalopoda|Malacostraca",
-    "order": r"\w+(iformes|ales|ptera)|Odonata|Orthoptera|Carnivora|Rodentia|Primates|Araneae",
+    "order": r"(?!Whales|Wales|Males|Females)\w+(iformes|ales|ptera)|Odonata|Carnivora|Rodentia"
+    r"|Primates|Araneae",
     "family": r"\w+(idae|aceae)",
 }
 
@@ -51,11 +52,18 @@ def tagged(text: str, scientific_name: str = "") -> Taxon | None:
     Of several words of a species the scientific name gives back those before the last, see
     `placed`.
     """
-    match = _TAGGED.fullmatch(" ".join(text.split()))
-    if not match or not any(match.groups()):
+    names: dict[str, list[str]] = {rank: [] for rank in RANKS}
+    waiting, rank = list(RANKS), ""
+    for word in text.split():
+        if word in waiting:
+            rank, waiting = word, waiting[waiting.index(word) + 1 :]
+        elif not rank:
+            return None
+        else:
+            names[rank].append(word)
+    if not any(names.values()):
         return None
-    names = {str(rank): name or "" for rank, name in zip(RANKS, match.groups(), strict=True)}
-    return _taxon(names, scientific_name)
+    return _taxon({rank: " ".join(words) for rank, words in names.items()}, scientific_name)
 
 
 @functools.lru_cache(4096)

@@ -62,12 +62,20 @@ def write_treeoflife(
       rows: see `treeoflife_texts`; and `uuid`, and `image` (bytes).
       without: texts that are left out.
     """
-    with tarfile.open(path, "w") as archive:
+    with path.open("wb") as file:
         for row in rows:
-            add(archive, f"{row['uuid']}.jpg", row["image"])
+            file.write(_member(f"{row['uuid']}.jpg", row["image"]))
             for name, text in treeoflife_texts(row).items():
                 if name not in without:
-                    add(archive, f"{row['uuid']}.{name}.txt", text.encode())
+                    file.write(_member(f"{row['uuid']}.{name}.txt", text.encode()))
+        file.write(bytes(-file.tell() % 10_240 or 10_240))
+
+
+def _member(name: str, data: bytes) -> bytes:
+    """As `add` writes it, in half the time."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
 
 
 def write_img2dataset(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
