@@ -144,7 +144,7 @@ LONG_NAME = "Very Long Common Name That Only One Picture Of Its Taxon Was Given 
 def test_captions_of_the_source_are_taken_or_left(tiny_data, tmp_path):
     plain = list(dataset.open_split(tiny_data, "train"))
     for record in plain:
-        record["labels"] = {"caption_sci": f"a photo of {record['key']}, a bird."}
+        record["labels"] = {"caption_sci": f"a photo of {record['key']}" + ", a bird" * 9}
     write_dataset({"train": plain}, tmp_path / "own", name="own", description="")
     shown = {}
     for given in (True, False):

@@ -63,16 +63,16 @@ def decode(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
         if image.width * image.height > MAX_PIXELS:
-            raise BadImage(f"{image.width} x {image.height} pixels are too many")
+            raise BadImage(f"too many pixels ({image.width} x {image.height})")
         if min(image.size) < MIN_SIDE:
-            raise BadImage(f"{image.width} x {image.height} pixels are too few")
+            raise BadImage(f"too few pixels ({image.width} x {image.height})")
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
         return _to_rgb(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage("it claims too many pixels") from error
+        raise BadImage("too many pixels (more than Pillow takes)") from error
     except Image.UnidentifiedImageError as error:
         raise BadImage("not a picture of any known format") from error
     except Exception as error:  # damaged files make decoders raise nearly anything

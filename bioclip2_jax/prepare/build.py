@@ -46,7 +46,7 @@ def build(order: Order, say: Callable[[str], None] = print) -> Summary | None:
             with shares.at_work():
                 return _build_shared(workshop, out, shares, share, say)
         with workers.alone(workshop.path), workshop.removed_if_useless():
-            return _build(workshop, out)
+            return _build(workshop, out, say)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -108,9 +108,11 @@ class _AtHand:
 # ---- The halves
 
 
-def _build(workshop: Workshop, out: Path) -> Summary:
+def _build(workshop: Workshop, out: Path, say: Callable[[str], None]) -> Summary:
     """All of it, in one call."""
     reads = workshop.reads()
+    if workshop.remark():
+        say(workshop.remark())
     _run(spool.read, reads, workshop.order.runner)
     plan = workshop.plan(reads)
     todo = workshop.shards(reads, plan)

@@ -15,7 +15,7 @@ from bioclip2_jax import files
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.tables import Table, normal, open_table
 from bioclip2_jax.errors import UsageError, UserError, reason
-from bioclip2_jax.prepare import columns
+from bioclip2_jax.prepare import columns, recognise
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
 from bioclip2_jax.prepare.spool import split_of
 from bioclip2_jax.text.names import clean
@@ -43,6 +43,7 @@ class Folder:
           UsageError: a folder that is not there, or a column.
           UserError: a table that cannot be used, with its file and row.
         """
+        recognise.refuse_others([str(table) for _, table in self.tables], "folder")
         several = len(self.tables) > 1
         opened = [
             _open_table(images, path, self.captions, prefix=several) for images, path in self.tables

@@ -18,11 +18,9 @@ from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare import recognise
 from bioclip2_jax.prepare.columns import split_in
 from bioclip2_jax.prepare.folder_names import named
-from bioclip2_jax.prepare.source import Part, Picture, Rejected
+from bioclip2_jax.prepare.source import REMARK_FILE, Part, Picture, Rejected
 from bioclip2_jax.prepare.tar_members import printable
 from bioclip2_jax.prepare.tars import MAX_PICTURE
-
-REMARK_FILE = "remark.txt"  # in the folder given to `Tree.parts`: on files that are no pictures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from bioclip2_jax.prepare import settle, shards, spool
 from bioclip2_jax.prepare.hygiene import Corrections
 from bioclip2_jax.prepare.settle import Plan
 from bioclip2_jax.prepare.shards import ShardTask
-from bioclip2_jax.prepare.source import Part, Source
+from bioclip2_jax.prepare.source import REMARK_FILE, Part, Source
 from bioclip2_jax.prepare.spool import ReadTask
 from bioclip2_jax.workers.tasks import Runner
 
@@ -140,6 +140,11 @@ class Workshop:
             )
             for number, start in enumerate(range(0, len(parts), size))
         ]
+
+    def remark(self) -> str:
+        """What the source says when it has listed its parts; "" for nothing."""
+        path = self.path / "parts" / REMARK_FILE
+        return files.read_text(path).strip() if path.exists() else ""
 
     def plan(self, reads: Sequence[ReadTask]) -> Plan:
         """What the shards will hold, when all is read.
