@@ -61,9 +61,11 @@ def write_tars(folder: Path, count: int, per_tar: int, size: int) -> list[bytes]
 
 
 def members(number: int, picture: bytes) -> dict[str, bytes]:
-    """The files of one sample, after TreeOfLife-toolbox."""
-    epithet = "".join(chr(97 + int(digit)) for digit in f"{number % 5000:05d}")
-    name, common = f"{RANKS[-1]} {epithet}", f"Tit {number % 5000}"
+    """The files of one sample, after TreeOfLife-toolbox; every second is of a rare species."""
+    species = number % 9973 if number % 2 else number % 211
+    parts = ("bar", "cel", "dun", "fro", "gla", "hip", "jor", "kes", "lim", "mon")
+    epithet = "".join(parts[int(digit)] for digit in f"{species:04d}")
+    name, common = f"{RANKS[-1]} {epithet}", f"Tit {species}"
     lineage = " ".join((*RANKS, epithet))
     texts = {
         "scientific_name": name,

@@ -58,6 +58,21 @@ def decode(data: bytes) -> Image.Image:
       BadImage: empty, truncated, of no known format, too large (more than `MAX_PIXELS`) or too
         small (a side below `MIN_SIDE`).
     """
+    return _decoded(data, smallest=False)
+
+
+def check(data: bytes) -> None:
+    """Whether `decode` will succeed, for half its cost in a JPEG.
+
+    All of the file's code is read as `decode` reads it, but at an eighth of the size.
+
+    Raises:
+      BadImage: as `decode`.
+    """
+    _decoded(data, smallest=True)
+
+
+def _decoded(data: bytes, *, smallest: bool) -> Image.Image:
     if not data:
         raise BadImage("the file is empty")
     try:
@@ -66,6 +81,8 @@ def decode(data: bytes) -> Image.Image:
             raise BadImage(f"too many pixels ({image.width} x {image.height})")
         if min(image.size) < MIN_SIDE:
             raise BadImage(f"too few pixels ({image.width} x {image.height})")
+        if smallest:
+            image.draft(image.mode, (1, 1))  # means something to JPEG alone
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
         return _to_rgb(image if turn is None else image.transpose(turn))

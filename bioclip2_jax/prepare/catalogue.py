@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from bioclip2_jax import files
 from bioclip2_jax.data.dataset import CAPTIONS_FILE, TAXA_FILE
-from bioclip2_jax.data.records import Record, caption_of, taxon_of
+from bioclip2_jax.data.records import Record
+from bioclip2_jax.text import captions
 from bioclip2_jax.text.captions import TEXT_KINDS
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.text.tokenizer import tokenize
@@ -16,8 +17,9 @@ from bioclip2_jax.text.tokenizer import tokenize
 _NAME_COLUMNS = ("scientificName", "vernacularName")
 _COUNTED = ("licence", "source", "datasetName")
 _MOST = 1000  # licences, sources and datasets are counted singly, the first ones of a shard
-_CAPTIONS_AT_A_TIME = 1 << 16
 OTHERS = "others"
+# Labels that are captions → the kinds that they stand for.
+_OWN = {f"caption_{kind}": (kind,) for kind in TEXT_KINDS} | {"caption": TEXT_KINDS}
 
 
 @dataclass(kw_only=True)
@@ -39,54 +41,52 @@ class Catalogue:
     """Takes every record of a shard once, then tells about all of them."""
 
     def __init__(self):
-        self._captions: set[tuple[str, str]] = set()  # kind and text, not yet counted
+        self._names = Counter[tuple[str, ...]]()  # ranks, scientific and common name
         self._longest: dict[str, int] = dict.fromkeys(TEXT_KINDS, 0)
-        self._last_names: tuple = ()
-        self._records = Counter[Taxon]()
-        self._names = defaultdict[tuple[Taxon, str], Counter[str]](Counter)
         self._counts = {field: Counter[str]() for field in _COUNTED}
 
     def add(self, record: Record) -> None:
         """Takes a record in."""
-        taxon = taxon_of(record)
-        names = (taxon, *(record[column] for column in _NAME_COLUMNS))
-        if names != self._last_names or any(
-            name.startswith("caption") for name in record["labels"]
-        ):
-            self._last_names = names
-            for given in (True, False):
-                self._captions |= {(kind, caption_of(record, kind, given)) for kind in TEXT_KINDS}
-            if len(self._captions) > _CAPTIONS_AT_A_TIME:
-                self._count_tokens()
-        self._records[taxon] += 1
-        for column in _NAME_COLUMNS:
-            self._names[taxon, column][record[column]] += bool(record[column])
+        self._names[tuple([record[column] for column in (*RANKS, *_NAME_COLUMNS)])] += 1
+        for label, text in record["labels"].items():
+            if label in _OWN:
+                length = _lengths([text])[0]
+                for kind in _OWN[label]:
+                    self._longest[kind] = max(self._longest[kind], length)
         for field, counts in self._counts.items():
             value = _host(record[field]) if field == "source" else record[field]
             counts[value if value in counts or len(counts) < _MOST else OTHERS] += 1
 
     def totals(self) -> Totals:
         """Of all records so far."""
-        self._count_tokens()
-        scientific, common = _NAME_COLUMNS
+        records, names = Counter[Taxon](), defaultdict[tuple[Taxon, int], Counter[str]](Counter)
+        for (*ranks, scientific, common), count in self._names.items():
+            taxon = Taxon(*ranks)
+            records[taxon] += count
+            for column, name in enumerate((scientific, common)):
+                names[taxon, column][name] += count if name else 0
         taxa = [
-            (
-                taxon.ranks,
-                count,
-                dict(self._names[taxon, scientific]),
-                dict(self._names[taxon, common]),
-            )
-            for taxon, count in sorted(self._records.items())
+            (taxon.ranks, count, dict(names[taxon, 0]), dict(names[taxon, 1]))
+            for taxon, count in sorted(records.items())
         ]
         counts = {field: dict(sorted(counts.items())) for field, counts in self._counts.items()}
-        return Totals(taxa=taxa, longest=self._longest, counts=counts)
+        return Totals(taxa=taxa, longest=self._longest_captions(), counts=counts)
 
-    def _count_tokens(self) -> None:
-        texts = list({text for _, text in self._captions})
-        lengths = dict(zip(texts, tokenize(texts).argmax(axis=1) + 1, strict=True)) if texts else {}
-        for kind, text in self._captions:
-            self._longest[kind] = max(self._longest[kind], int(lengths[text]))
-        self._captions.clear()
+    def _longest_captions(self) -> dict[str, int]:
+        longest = dict(self._longest)
+        texts = [
+            captions.all_captions(Taxon(*ranks), scientific, common)
+            for *ranks, scientific, common in self._names
+        ]
+        for kind in TEXT_KINDS:
+            own = list({each[kind] for each in texts})
+            longest[kind] = max(longest[kind], *_lengths(own))
+        return longest
+
+
+def _lengths(texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, both ends counted."""
+    return (tokenize(texts).argmax(axis=1) + 1).tolist()
 
 
 def _host(source: str) -> str:

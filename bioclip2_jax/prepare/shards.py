@@ -25,6 +25,9 @@ from bioclip2_jax.prepare.catalogue import Catalogue, Totals
 from bioclip2_jax.prepare.settle import Shard
 from bioclip2_jax.prepare.spool import ReadTask
 
+# A record a chunk, for random access; packed pictures are no smaller when packed again.
+_OPTIONS = "group_size:1,uncompressed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
@@ -63,7 +66,7 @@ def write_shard(task: ShardTask) -> int:
     entries, numbers = entries.select(numbers > 0), numbers[numbers > 0]
     catalogue = Catalogue()
     with files.replacing(task.path) as partial, _refusals(task.path):
-        writer = ArrayRecordWriter(partial, "group_size:1")
+        writer = ArrayRecordWriter(partial, _OPTIONS)
         for record, number in zip(_records(task.reads, entries), numbers.tolist(), strict=True):
             if number > 1:
                 record["key"] += f"#{number}"

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,8 @@ from bioclip2_jax.text.names import clean
 from bioclip2_jax.text.taxonomy import RANKS
 
 # `high`, `low`: the first 16 bytes of the SHA-256; `key`: 8 bytes of that of the key; `offset`,
-# `size`: of the entry in the spool; `split`: its number in `Counts.splits`; `taxon`: 4 bytes of the
-# SHA-256 of lineage and caption, which tell whether two equal pictures are said to show the same.
+# `size`: of the entry in the spool; `split`: its number in `Counts.splits`; `taxon`: a
+# checksum of lineage and caption, which tells whether two equal pictures are said to show the same.
 INDEX = np.dtype(
     [
         *(("high", np.uint64), ("low", np.uint64), ("key", np.uint64), ("offset", np.uint64)),
@@ -138,7 +139,7 @@ def entry_at(spool: IO[bytes], offset: int, size: int) -> Record:
     spool.seek(offset)
     entry = spool.read(size)
     (head,) = _HEAD.unpack_from(entry)
-    texts = json.loads(entry[_HEAD.size : _HEAD.size + head])
+    texts = msgspec.json.decode(entry[_HEAD.size : _HEAD.size + head])
     return texts | {"image": entry[_HEAD.size + head :]}
 
 
@@ -150,20 +151,16 @@ def split_of(key: str) -> str:
 
 def _entry(spool: IO[bytes], record: Record, split: int) -> bytes:
     """Writes a record; its row of the index."""
-    texts = json.dumps({name: value for name, value in record.items() if name != "image"}).encode()
+    texts = msgspec.json.encode({name: text for name, text in record.items() if name != "image"})
     image, offset = record["image"], spool.tell()
     spool.write(_HEAD.pack(len(texts)) + texts)
     spool.write(image)
     digest = hashlib.sha256(image).digest()
     high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
     named = "|".join([*taxon_of(record).ranks, record["labels"].get("caption", "")])
-    key, taxon = _number(record["key"], 8), _number(named, 4)
+    key, taxon = hashlib.sha256(record["key"].encode()).digest(), zlib.crc32(named.encode())
     size = _HEAD.size + len(texts) + len(image)
-    return _ROW.pack(high, low, key, offset, size, taxon, split)
-
-
-def _number(text: str, size: int) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:size], "big")
+    return _ROW.pack(high, low, int.from_bytes(key[:8], "big"), offset, size, taxon, split)
 
 
 def _checked(
@@ -187,8 +184,11 @@ def _checked(
     own = {kind: labels.pop(f"caption_{kind}", "") for kind in captions.TEXT_KINDS}
     if any(own.values()):
         taxon, names = taxon_of(record), (record["scientificName"], record["vernacularName"])
+        ours = captions.all_captions(taxon, *names)
         for kind, text in own.items():
-            difference = text and captions.difference(kind, text, taxon, *names)
+            difference = (
+                text and text != ours[kind] and captions.difference(kind, text, taxon, *names)
+            )
             if difference:
                 found[difference] += 1
                 labels[f"caption_{kind}"] = text
@@ -205,7 +205,7 @@ def _fault(record: Record) -> str | None:
         if not (taxon_of(record).deepest_rank or any(map(clean, names))):
             return NO_NAME
     try:
-        images.decode(record["image"])
+        images.check(record["image"])
     except images.BadImage as error:
         return reason(error)
     return None

@@ -1,8 +1,10 @@
 """Texts of a taxon: the captions of training and the class names of evaluation."""
 
+import functools
 import html
 import random
 import re
+from collections.abc import Mapping
 
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.text.taxonomy import Taxon, clean
@@ -53,11 +55,22 @@ def caption(kind: str, taxon: Taxon, scientific_name: str = "", common_name: str
       UsageError: there is no such kind.
     """
     _check_kind(kind, TEXT_KINDS)
+    return all_captions(taxon, scientific_name, common_name)[kind]
+
+
+@functools.lru_cache(4096)
+def all_captions(
+    taxon: Taxon, scientific_name: str = "", common_name: str = ""
+) -> Mapping[str, str]:
+    """Kind → `caption`, of all kinds."""
     scientific = clean(taxon.scientific_name) or clean(scientific_name) or "Unknown"
     common = clean(common_name) or scientific
-    name = {"sci": scientific, "com": common}.get(kind.removesuffix("_com"))
-    name = name or clean(lineage_text(taxon)) or scientific
-    return f"a photo of {name}" + (f" with common name {common}." if "_com" in kind else ".")
+    lineage = clean(lineage_text(taxon)) or scientific
+    names = {"sci": scientific, "com": common, "taxon": lineage}
+    texts = {kind: f"{_FRAME}{name}." for kind, name in names.items()}
+    for kind in ("sci", "taxon"):
+        texts[f"{kind}_com"] = f"{_FRAME}{names[kind]}{_COMMON}{common}."
+    return texts
 
 
 def difference(

@@ -83,6 +83,11 @@ def clean(value: object) -> str:
     This holds for texts of every kind; `tidy` does more, for the names of taxa.
     """
     text = "" if value is None else str(value)
+    return _clean(text) if len(text) < 100 else _clean.__wrapped__(text)
+
+
+@functools.lru_cache(1 << 14)
+def _clean(text: str) -> str:
     if "&" in text:
         text = html.unescape(html.unescape(text))
     if "<" in text:
