@@ -19,30 +19,40 @@ from bioclip2_jax.errors import UserError, reason
 
 
 @contextlib.contextmanager
-def writing(path: epath.PathLike) -> Iterator[IO[bytes]]:
-    """A file to write bytes into that takes the name `path` at the end, or leaves no trace.
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name for a local file to be written that becomes `path` at the end, or leaves no trace.
 
     Raises:
       OSError: it cannot be written.
     """
-    path = epath.Path(path)
-    if "://" in os.fspath(path):  # an object appears whole anyway, and there is no rename
-        buffer = io.BytesIO()
-        yield buffer
-        path.write_bytes(buffer.getvalue())
-        return
+    folder, name = os.path.split(os.path.abspath(path))
     # A name that can be nobody's file, and that no second writer has.
-    partial = os.fspath(path.parent / f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}")
+    partial = os.path.join(folder, f".{name[:200]}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with open(partial, "xb") as file:
-            yield file
-            file.flush()
+        yield partial
+        with open(partial, "rb+") as file:
             os.fsync(file.fileno())  # else a crash may leave the name and no content
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(partial)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[IO[bytes]]:
+    """A file to write bytes into that takes the name `path` at the end, or leaves no trace.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if "://" in os.fspath(path):  # an object appears whole anyway, and there is no rename
+        buffer = io.BytesIO()
+        yield buffer
+        epath.Path(path).write_bytes(buffer.getvalue())
+        return
+    with replacing(path) as partial, open(partial, "xb") as file:
+        yield file
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:

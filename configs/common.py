@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.data.dir = ""  # folder written by `bioclip2 prepare`
     config.data.replay_dir = ""  # the same for general images; empty: no replay
     config.data.split = "train"
+    config.data.captions = "given"  # by the source, where it has its own; or "cleaned", ours
     config.data.mean = IMAGENET_MEAN  # which the original trained with
     config.data.std = IMAGENET_STD
     config.data.resize_mode = "shortest"  # evaluation: "shortest" (then centre crop) or "squash"

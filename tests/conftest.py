@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from bioclip2_jax.data.records import make_record
-from bioclip2_jax.prepare.write import write_dataset
+from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +90,5 @@ def tiny_data(tmp_path_factory) -> Path:
         folder,
         name="tiny",
         description="Coloured squares.",
-        label_names=["sex"],
     )
     return folder

@@ -11,8 +11,13 @@ from PIL import Image
 
 from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import taxon_of
+from bioclip2_jax.data.tables import open_table
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare import folder
+from bioclip2_jax.prepare.build import build
+from bioclip2_jax.prepare.folder import Folder
+from bioclip2_jax.prepare.source import Picture
+from bioclip2_jax.prepare.spool import split_of
+from bioclip2_jax.prepare.workshop import Order
 
 HEADER = "filename,kingdom,family,genus,species,common_name,sex,split\n"
 
@@ -33,8 +38,8 @@ def prepare(pictures, text, *, encoding="utf-8", images=None, **settings):
     table = pictures / "metadata.csv"
     table.write_bytes(text.encode(encoding) if isinstance(text, str) else text)
     out = pictures.parent / "out"
-    settings = {"name": "test", "overwrite": True} | settings
-    summary = folder.prepare_folder([(images, table)], out, **settings)
+    source = Folder(tables=((images, table),), **settings)
+    summary = build(Order(source=source, out=out, name="test", overwrite=True))
     records = {}
     for split in dataset.splits(out):
         source = dataset.open_split(out, split)
@@ -48,7 +53,7 @@ def row(number, rest="Animalia,Felidae,Panthera,leo,lion,female,train"):
 
 def test_our_own_column_names(pictures):
     summary, records = prepare(pictures, HEADER + row(0) + row(1))
-    assert summary.images == {"train": 2}
+    assert summary.splits == {"train": 2}
     record = records["images/0.jpg"]
     assert record["scientificName"] == "Panthera leo" and record["vernacularName"] == "lion"
     assert record["labels"] == {"sex": "female"} and record["datasetName"] == "set"
@@ -101,7 +106,7 @@ def test_pictures_of_one_occurrence_share_a_split_and_have_keys_of_their_own(pic
     assert {"o0", "o0#2", "o0#5", "o1", "o1#5"} < set(records) and len(records) == 10
     for occurrence in ("o0", "o1"):
         splits = {r["split"] for key, r in records.items() if key.startswith(occurrence)}
-        assert splits == {folder.split_of(occurrence)}
+        assert splits == {split_of(occurrence)}
 
 
 def test_one_darwin_core_row_may_list_several_pictures(pictures):
@@ -118,19 +123,19 @@ def test_paths_of_windows_are_understood(pictures):
 def test_pictures_may_lie_elsewhere_than_the_table(pictures):
     text = "path,genus\n0.jpg,Panthera\nimages/1.jpg,Panthera\n"
     summary, _ = prepare(pictures, text, images=pictures / "images")
-    assert sum(summary.images.values()) == 2
+    assert summary.records == 2
 
 
 def test_a_table_may_count_from_the_folder_above_the_pictures(pictures):
     summary, _ = prepare(pictures, HEADER + row(0), images=pictures / "images")
-    assert summary.images == {"train": 1} and not summary.rejected
+    assert summary.splits == {"train": 1} and not summary.set_aside
 
 
 SET_ASIDE = {
     "missing": ("images/77.jpg", "No such file"),
     "a folder": ("images", "directory"),
-    "no file name": ("", "line 3: the filename cell is empty"),
-    "listed before": ("images/0.jpg", "line 3: the same picture as in .*line 2"),
+    "no file name": ("", "the filename cell is empty .*line 3"),
+    "listed before": ("images/0.jpg", "the same picture as another .*images/0.jpg in train"),
     "a web address": ("https://example.org/1.jpg", "a web address; download"),
     "no picture": ("images/text.jpg", "known format"),
     "empty": ("images/empty.jpg", "the file is empty"),
@@ -145,12 +150,11 @@ def test_one_bad_picture_is_set_aside_with_its_reason(pictures, kind):
     (pictures / "images" / "empty.jpg").write_bytes(b"")
     rest = row(0).partition(",")[2]
     summary, records = prepare(pictures, HEADER + row(0) + f"{file},{rest}")
-    (rejected,) = summary.rejected
-    assert re.search(reason, rejected.reason) and rejected.split == "train"
-    assert set(records) == {"images/0.jpg"}
     with (pictures.parent / "out" / "quarantine.csv").open(encoding="utf-8", newline="") as table:
-        (line,) = csv.DictReader(table)
-    assert line["key"] == rejected.key != "" and line["reason"] == rejected.reason
+        (rejected,) = csv.DictReader(table)
+    assert re.search(reason, rejected["reason"]) and rejected["split"] == "train"
+    assert set(records) == {"images/0.jpg"} and rejected["key"] != ""
+    assert (summary.records, summary.set_aside, summary.inputs) == (1, 1, 2)
 
 
 def test_splits_are_stable_without_a_split_column(pictures):
@@ -158,7 +162,7 @@ def test_splits_are_stable_without_a_split_column(pictures):
     first = {key: record["split"] for key, record in prepare(pictures, text)[1].items()}
     again = {key: record["split"] for key, record in prepare(pictures, text)[1].items()}
     assert first == again
-    shares = [folder.split_of(str(n)) for n in range(4000)]
+    shares = [split_of(str(n)) for n in range(4000)]
     assert abs(shares.count("train") / 4000 - 0.8) < 0.03
 
 
@@ -168,7 +172,7 @@ def test_split_names_of_other_tools_are_understood(pictures):
         for n, split in enumerate(["Training", "validation", "testing", "val"])
     ]
     summary, _ = prepare(pictures, HEADER + "".join(lines))
-    assert summary.images == {"train": 1, "val": 2, "test": 1}
+    assert summary.splits == {"train": 1, "val": 2, "test": 1}
 
 
 def test_sets_are_merged_under_their_folders_names(pictures, tmp_path):
@@ -176,13 +180,12 @@ def test_sets_are_merged_under_their_folders_names(pictures, tmp_path):
     tables = []
     for name in ("set", "other"):
         table = tmp_path / name / "metadata.csv"
-        table.write_text(HEADER + row(0), encoding="utf-8")
+        table.write_text(HEADER + row(len(tables)), encoding="utf-8")
         tables.append((None, table))
-    summary = folder.prepare_folder(tables, tmp_path / "out", name="both")
+    build(Order(source=Folder(tables=tuple(tables)), out=tmp_path / "out", name="both"))
     source = dataset.open_split(tmp_path / "out", "train")
-    assert {source[i]["key"] for i in range(2)} == {"set/images/0.jpg", "other/images/0.jpg"}
+    assert {source[i]["key"] for i in range(2)} == {"set/images/0.jpg", "other/images/1.jpg"}
     assert {source[i]["datasetName"] for i in range(2)} == {"set", "other"}
-    assert summary.rejected == []
 
 
 def test_captions_may_stand_in_for_taxonomy(pictures):
@@ -201,7 +204,7 @@ BROKEN = {
         b"filename,genus\nnowhere.jpg,Panthera\n",
         "no usable picture is left.* 1 were set aside.*nowhere.jpg",
     ),
-    "no file in any row": (b"filename,genus\n,Panthera\n", "line 2: the filename cell is empty"),
+    "no file in any row": (b"filename,genus\n,Panthera\n", "the filename cell is empty .*line 2"),
     "reserved split": (
         b"file,genus,split\nimages/0.jpg,Panthera,all\n",
         "no split may be called 'all'",
@@ -217,7 +220,7 @@ def test_a_broken_table_is_one_sentence_and_nothing_is_written(pictures, kind):
         table.write_bytes(data)
     out = pictures.parent / "out"
     with pytest.raises(UserError, match=sentence) as caught:
-        folder.prepare_folder([(None, table)], out, name="test")
+        build(Order(source=Folder(tables=((None, table),)), out=out, name="test"))
     assert "\n" not in str(caught.value)
     assert [path.name for path in pictures.parent.iterdir()] == ["set"]
 
@@ -240,12 +243,11 @@ def test_the_command_ends_with_both_counts_and_fails_only_if_nothing_is_left(pic
     assert dataset.splits(tmp_path / "out") == {"train": 1}  # the earlier dataset is untouched
 
 
-def test_every_shared_set_is_found_whole(shared_photos):
+def test_every_shared_set_is_found_whole(shared_photos, tmp_path):
     tables = sorted(shared_photos.glob("*/metadata.csv"))
     assert tables
-    for path in tables:
-        one = folder._open_source(None, path, prefix=True)
-        plans = list(folder._plans([one]))
-        assert len(plans) == sum(1 for _ in one.table.rows())
-        assert all(folder._find(one.images, plan.file).is_file() for plan in plans)
-        assert all(taxon_of(folder._record(plan, b"")).deepest_rank for plan in plans)
+    source = Folder(tables=tuple((None, path) for path in tables))
+    found = [each for part in source.parts(tmp_path) for each in source.read(part)]
+    assert len(found) == sum(sum(1 for _ in open_table(path).rows()) for path in tables)
+    assert all(isinstance(each, Picture) for each in found)
+    assert all(taxon_of(each.record).deepest_rank for each in found)

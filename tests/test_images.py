@@ -214,3 +214,27 @@ def test_flips_mirror_half_of_the_pictures_and_jitter_changes_colours():
     assert 70 < mirrored < 130
     jittered = images.augment(image, np.random.default_rng(0), 64, (1.0, 1.0), False, 0.4)
     assert jittered.dtype == np.uint8 and not np.array_equal(plain, jittered)
+
+
+def test_a_check_refuses_what_decoding_refuses(shared_photos):
+    rng = np.random.default_rng(0)
+    files = sorted(shared_photos.glob("*/images/*/*.jpg"))[::500]
+    outcomes = []
+    for path in files:
+        whole = path.read_bytes()
+        for _ in range(8):
+            data = bytearray(whole)
+            for place in rng.integers(2, len(data), rng.integers(0, 4)):
+                data[place] = rng.integers(256)
+            cut = bytes(data[: rng.integers(len(data) // 2, len(data) + 1)])
+            for damaged in (bytes(data), cut):
+                said = []
+                for look in (images.decode, images.check):
+                    try:
+                        look(damaged)
+                        said.append("")
+                    except images.BadImage as error:
+                        said.append(str(error))
+                assert bool(said[0]) == bool(said[1])
+                outcomes.append(bool(said[0]))
+    assert 0.2 < np.mean(outcomes) < 0.8

@@ -27,7 +27,7 @@ def test_package_data_is_declared_and_there():
 def test_every_extra_of_the_project_exists():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
-    assert set(extras) >= {"tpu", "cuda12", "cuda13", "torch", "beam", "dev"}
+    assert set(extras) >= {"tpu", "cuda12", "cuda13", "torch", "ray", "dev"}
     assert settings["project"]["scripts"] == {"bioclip2": "bioclip2_jax.cli:main"}
 
 

@@ -9,7 +9,8 @@ import pytest
 from bioclip2_jax.data import dataset, pipeline, records
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.prepare.write import write_dataset
+from bioclip2_jax.prepare.build import write_dataset
+from bioclip2_jax.text import captions
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS
 from bioclip2_jax.training import recipe
 from configs import quickstart
@@ -140,14 +141,32 @@ def test_cutting_captions_never_cuts_the_end_of_text(corpus):
 LONG_NAME = "Very Long Common Name That Only One Picture Of Its Taxon Was Given By Its Source"
 
 
+def test_captions_of_the_source_are_taken_or_left(tiny_data, tmp_path):
+    plain = list(dataset.open_split(tiny_data, "train"))
+    for record in plain:
+        record["labels"] = {"caption_sci": f"a photo of {record['key']}" + ", a bird" * 9}
+    write_dataset({"train": plain}, tmp_path / "own", name="own", description="")
+    shown = {}
+    for given in (True, False):
+        corpus = pipeline.open_corpus(str(tmp_path / "own"), "train", 3, 8, given=given)
+        step = next(s for s in range(50) if captions.text_kind(3, s) == "sci")
+        shown[given] = pipeline.make_batch(corpus, AUGMENTATION, step)["tokens"]
+    ours = pipeline.open_corpus(str(tiny_data), "train", 3, 8)
+    record = dataset.open_split(tmp_path / "own", "train")[0]
+    assert records.caption_of(record, "sci") == record["labels"]["caption_sci"]
+    assert records.caption_of(record, "com") == records.caption_of(record, "com", given=False)
+    assert records.caption_of(record, "sci", given=False).startswith("a photo of ")
+    assert shown[True].shape != shown[False].shape or (shown[True] != shown[False]).any()
+    # No caption is cut, whichever is taken.
+    assert corpus.token_lengths["sci"] > ours.token_lengths["sci"]
+
+
 @pytest.mark.parametrize("labels", [{}, {"caption": f"two dogs on a sofa beside a {LONG_NAME}"}])
 def test_a_caption_longer_than_those_of_its_taxon_keeps_its_end(tiny_data, tmp_path, labels):
     plain = [dict(record) for record in dataset.open_split(tiny_data, "train")][:4]
     odd = plain[0] | {"key": "odd", "vernacularName": LONG_NAME, "labels": labels}
     data = tmp_path / "odd"
-    write_dataset(
-        {"train": [*plain, odd]}, data, name="odd", description="", label_names=["caption", "sex"]
-    )
+    write_dataset({"train": [*plain, odd]}, data, name="odd", description="")
     corpus = pipeline.open_corpus(str(data), "train", 3, 5)
     lengths = set()
     for step in range(12):

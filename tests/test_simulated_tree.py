@@ -7,14 +7,16 @@ import pytest
 
 from bioclip2_jax.data import dataset, images
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.prepare.build import build
 from bioclip2_jax.prepare.simulated.individuals import (
     LABELS,
     Individual,
+    SimulatedTree,
     draw_individuals,
     photograph,
-    prepare_simulated,
 )
 from bioclip2_jax.prepare.simulated.tree import GROUPS, grow_tree
+from bioclip2_jax.prepare.workshop import Order
 from bioclip2_jax.text.taxonomy import RANKS
 
 
@@ -167,10 +169,9 @@ def test_held_out_pictures_can_be_told_apart_the_better_the_higher_the_rank():
 
 
 def test_ground_truth_is_written_beside_the_pictures(tmp_path):
-    summary = prepare_simulated(
-        tmp_path / "d", seed=0, num_species=12, num_images=60, image_size=32
-    )
-    assert sum(summary.images.values()) == 60 and not summary.rejected
+    tree = SimulatedTree(seed=0, num_species=12, num_images=60, image_size=32)
+    summary = build(Order(source=tree, out=tmp_path / "d", name="simulated"))
+    assert summary.records == 60 and not summary.set_aside
     record = dataset.open_split(tmp_path / "d", "train")[0]
     assert set(record["labels"]) == set(LABELS)
     assert images.decode(record["image"]).size == (32, 32)
@@ -180,7 +181,7 @@ def test_ground_truth_is_written_beside_the_pictures(tmp_path):
 
 @pytest.mark.parametrize(("species", "pictures"), [(3, 100), (20, 50)])
 def test_impossible_sizes_are_named(tmp_path, species, pictures):
+    tree = SimulatedTree(seed=0, num_species=species, num_images=pictures, image_size=32)
     with pytest.raises(UsageError, match="--species|--images"):
-        prepare_simulated(
-            tmp_path / "d", seed=0, num_species=species, num_images=pictures, image_size=32
-        )
+        build(Order(source=tree, out=tmp_path / "d", name="simulated"))
+    assert list(tmp_path.iterdir()) == []

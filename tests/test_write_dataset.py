@@ -1,7 +1,6 @@
 """Dataset folders: what is written, what is set aside, and that nothing is half-written."""
 
 import csv
-import functools
 import io
 import sys
 
@@ -13,9 +12,9 @@ from PIL import Image
 from bioclip2_jax.data import dataset
 from bioclip2_jax.data.records import make_record, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare import shards, shuffle
-from bioclip2_jax.prepare import write as builder
-from bioclip2_jax.prepare.write import Rejected, write_dataset
+from bioclip2_jax.prepare import settle
+from bioclip2_jax.prepare.build import write_dataset
+from bioclip2_jax.prepare.source import Rejected
 from bioclip2_jax.text.taxonomy import Taxon
 
 LION = Taxon("Animalia", "Chordata", "Mammalia", "Carnivora", "Felidae", "Panthera", "leo")
@@ -43,11 +42,12 @@ def rows(path):
 
 def test_records_come_back_as_they_went_in(tmp_path):
     examples = [record(n, labels={"sex": "female"}) for n in range(5)]
-    write(tmp_path / "d", {"train": examples}, label_names=["sex", "lifeStage"])
+    examples += [record(5, labels={"lifeStage": "adult"})]
+    write(tmp_path / "d", {"train": examples})
     source = dataset.open_split(tmp_path / "d", "train")
     found = {source[i]["key"]: source[i] for i in range(len(source))}
     for example in examples:
-        example["labels"]["lifeStage"] = ""
+        example["labels"] = {"lifeStage": "", "sex": ""} | example["labels"]
         assert found[example["key"]] == example
     assert taxon_of(found["k0"]) == LION
 
@@ -61,9 +61,11 @@ def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
     assert {p.name for p in (tmp_path / "d").iterdir()} == {
         "LICENSE",
         "captions.json",
+        "conflicts.csv",
         "dataset_info.json",
         "features.json",
         "quarantine.csv",
+        "summary.json",
         "taxa.csv",
         "test_set-train.array_record-00000-of-00001",
         "test_set-val.array_record-00000-of-00001",
@@ -71,7 +73,7 @@ def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
 
 
 def test_the_same_records_in_another_order_give_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(settle, "SHARD_BYTES", 2000)
     examples = [record(n) for n in range(40)]
     write(tmp_path / "a", {"train": examples})
     write(tmp_path / "b", {"train": examples[::-1]})
@@ -85,23 +87,14 @@ def test_the_same_records_in_another_order_give_the_same_bytes(tmp_path, monkeyp
     assert sorted(keys) == sorted(e["key"] for e in examples) and keys != sorted(keys)
 
 
-def test_a_set_larger_than_memory_goes_through_the_disk(tmp_path, monkeypatch):
-    small = functools.partial(shuffle.Spool, memory=1000)
-    monkeypatch.setattr(builder, "Spool", small)
-    examples = [record(n) for n in range(40)]
-    write(tmp_path / "d", {"train": examples})
-    source = dataset.open_split(tmp_path / "d", "train")
-    assert {r["key"]: r["image"] for r in source} == {e["key"]: e["image"] for e in examples}
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
-
-
 def test_bad_pictures_are_set_aside_and_named(tmp_path):
     missing = Rejected("k9", "lost.jpg", "val", "cannot be read")
     summary = write(
         tmp_path / "d",
         {"train": [record(0, b"junk"), record(1), record(2, b"")], "val": [record(3), missing]},
     )
-    assert summary.images == {"train": 1, "val": 1} and len(summary.rejected) == 3
+    assert summary.splits == {"train": 1, "val": 1} and summary.set_aside == 3
+    assert summary.inputs == 5 and sum(summary.by_reason.values()) == 3
     assert "2 images" in str(summary) and "3 set aside" in str(summary)
     reasons = {row["key"]: row["reason"] for row in rows(tmp_path / "d" / "quarantine.csv")}
     assert reasons["k9"] == "cannot be read" and "empty" in reasons["k2"]
@@ -145,14 +138,14 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_records_of_one_key_are_refused(tmp_path):
-    with pytest.raises(UserError, match="'k1' stands for two pictures"):
-        write(tmp_path / "d", {"train": [record(1), record(1)]})
-
-
-def test_a_key_may_not_return_in_another_split(tmp_path):
-    with pytest.raises(UserError, match="'k1' stands for two pictures"):
-        write(tmp_path / "d", {"train": [record(1)], "val": [record(1)]})
+def test_records_of_one_key_are_numbered_also_in_another_split(tmp_path):
+    examples = [record(1), record(1, png(2)), record(2, png(3))]
+    write(tmp_path / "d", {"train": examples, "val": [record(1, png(4))]})
+    keys = {
+        split: {row["key"] for row in dataset.open_split(tmp_path / "d", split)}
+        for split in ("train", "val")
+    }
+    assert keys == {"train": {"k1", "k1#2", "k2"}, "val": {"k1#3"}}
 
 
 def test_a_split_cannot_be_called_all(tmp_path):

@@ -27,6 +27,7 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.experiments import Arm, Run, Scaling, ScalingSettings, Study
 from bioclip2_jax.features.encode import embed_images, embed_texts
+from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.prepare.simulated.individuals import (
     Individual,
     draw_habitat,
@@ -36,7 +37,6 @@ from bioclip2_jax.prepare.simulated.individuals import (
 )
 from bioclip2_jax.prepare.simulated.names import LatinNames, description
 from bioclip2_jax.prepare.simulated.tree import Species, grow_tree
-from bioclip2_jax.prepare.write import write_dataset
 from bioclip2_jax.report.figures.scaling import scaling_curves
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
@@ -211,8 +211,7 @@ def _train(config: ConfigDict, world: _World, out: Path, arm: Arm) -> None:
     folder = out / "pictures" / f"{arm.captions}-{arm.images}" if arm.images else general
     if not folder.exists():
         records = world.records(arm.captions, arm.images) if arm.images else world.general()
-        labels = () if arm.images else ("caption",)
-        write_dataset({"train": records}, folder, name="study", description="", label_names=labels)
+        write_dataset({"train": records}, folder, name="study", description="")
     recipe = config.to_dict()
     recipe["seed"] = arm.seed
     recipe["compile_cache"] = str((out / "compile_cache").resolve())

@@ -1,38 +1,157 @@
 """`bioclip2 prepare`: makes the dataset folders that training and evaluation read."""
 
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bioclip2_jax.cli import options
 from bioclip2_jax.errors import UsageError
 
+_PATH = click.Path(path_type=Path)
+_SOURCES = click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=_PATH)
+_CAPTIONS = click.option(
+    "--captions", default="", metavar="COLUMN", help="Column of captions to train on, for replay."
+)
+_TABLES = click.option(
+    "--tables",
+    multiple=True,
+    type=_PATH,
+    help="Table with more about the pictures, by their keys, such as catalog.parquet.",
+)
+
+
+def _running(name: str, *, may_be_named: bool = True) -> Callable:
+    """The options of every conversion; the command makes its source of the others."""
+
+    def decorate(command: Callable) -> Callable:
+        @options.OUT
+        @options.overwrite("dataset")
+        @click.option(
+            "--corrections", type=_PATH, help="CSV of names to correct, see docs/data.md."
+        )
+        @click.option(
+            "--processes",
+            default=None,
+            type=click.IntRange(min=1),
+            help="Processes on this machine. [default: one a core]",
+        )
+        @click.option(
+            "--runner",
+            default="local",
+            show_default=True,
+            type=click.Choice(["local", "ray"]),
+            help="Run on this machine or on a Ray cluster.",
+        )
+        @click.option("--address", help="Of the Ray cluster. [default: the one here]")
+        @click.option("--task", metavar="I/N", help="Do one of N shares, for arrays of jobs.")
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            common = ("out", "overwrite", "corrections", "processes", "runner", "address", "task")
+            taken = {key: values.pop(key) for key in common}
+            dataset_name = values.pop("name", name)
+            _build(command(**values), dataset_name, **taken)
+
+        if not may_be_named:
+            return run
+        return click.option("--name", default=name, show_default=True, help="Name of the dataset.")(
+            run
+        )
+
+    return decorate
+
+
+def _build(
+    source: Any,
+    name: str,
+    *,
+    out: Path,
+    overwrite: bool,
+    corrections: Path | None,
+    processes: int | None,
+    runner: str,
+    address: str | None,
+    task: str | None,
+) -> None:
+    from bioclip2_jax.prepare.build import build
+    from bioclip2_jax.prepare.hygiene import Corrections
+    from bioclip2_jax.prepare.workshop import Order
+    from bioclip2_jax.workers.tasks import Runner, share_of
+
+    if runner == "ray" and (task or processes):
+        raise UsageError("--runner ray shares the work out: leave out --task and --processes")
+    if address and runner != "ray":
+        raise UsageError("--address is of a Ray cluster; add --runner ray")
+    order = Order(
+        source=source,
+        out=out,
+        name=name,
+        overwrite=overwrite,
+        corrections=Corrections.read(corrections) if corrections else None,
+        runner=Runner(
+            processes=processes or os.cpu_count() or 1,
+            ray=(address or "auto") if runner == "ray" else None,
+            share=share_of(task) if task else None,
+        ),
+    )
+    # What is done is kept, and what is half-written removed, as with Ctrl-C.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        summary = build(order, click.echo)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if summary:
+        click.echo(f"{out}: {summary}")
+
+
+def _texts(paths: tuple[Path, ...]) -> tuple[str, ...]:
+    return tuple(map(str, paths))
+
 
 @click.group()
 def prepare() -> None:
-    """Make a dataset: from pictures with a table, or simulated."""
+    """Make a dataset: from archives, tables and folders of pictures, or simulated.
+
+    \b
+    What there is               command
+    a table and pictures        folder
+    folders named by species    tree
+    TreeOfLife tars             webdataset
+    LAION tars                  img2dataset
+    pictures in Parquet         parquet
+    a Darwin Core Archive       dwca
+    nothing yet                 simulate
+
+    A conversion that was interrupted goes on when it is called again. OUT/summary.json counts what
+    was found, OUT/quarantine.csv lists what was set aside, OUT/conflicts.csv what looks odd about
+    names.
+    """
 
 
 @prepare.command()
+@click.argument("sources", metavar="[TABLE]...", nargs=-1, type=_PATH)
 @click.option(
     "--metadata",
-    required=True,
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help="CSV with a file column and taxonomy (Darwin Core names). Repeat to merge sets.",
 )
 @click.option(
     "--images",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder the file column counts from, one for each --metadata. [default: the CSV's folder]",
+    type=_PATH,
+    help="Folder the file column counts from, one for each table. [default: the table's folder]",
 )
-@options.OUT
-@click.option("--name", default="photos", show_default=True, help="Name of the dataset.")
-@options.overwrite("dataset")
+@_CAPTIONS
+@_running("photos")
 def folder(
-    metadata: tuple[Path, ...], images: tuple[Path, ...], out: Path, name: str, overwrite: bool
-) -> None:
+    sources: tuple[Path, ...], metadata: tuple[Path, ...], images: tuple[Path, ...], captions: str
+) -> Any:
     """Pictures in folders, with one CSV row a picture.
 
     Every column that is not taxonomy, file, split, source or licence is kept as a label.
@@ -42,35 +161,86 @@ def folder(
     Example:
       bioclip2 prepare folder --images birds --metadata birds/metadata.csv --out data/birds
     """
-    from bioclip2_jax.prepare.folder import prepare_folder
+    from bioclip2_jax.prepare.folder import Folder
 
-    if images and len(images) != len(metadata):
+    tables = (*metadata, *sources)
+    if not tables:
+        raise UsageError("--metadata is missing: the table that says what the pictures show")
+    if images and len(images) != len(tables):
         raise UsageError(
-            f"--images is given {len(images)} times and --metadata {len(metadata)} times;"
+            f"--images is given {len(images)} times and --metadata {len(tables)} times;"
             " give one --images for each --metadata, or none"
         )
-    sources = list(zip(images or [None] * len(metadata), metadata, strict=True))
-    summary = prepare_folder(sources, out, name=name, overwrite=overwrite)
-    click.echo(f"{out}: {summary}")
+    pairs = zip(images or [None] * len(tables), tables, strict=True)
+    return Folder(tables=tuple(pairs), captions=captions)
 
 
 @prepare.command()
-@options.OUT
+@_SOURCES
+@_running("photos")
+def tree(sources: tuple[Path, ...]) -> Any:
+    """Pictures in folders whose names say what they show.
+
+    Genus_species, Genus/species, whole lineages as folders or in one name (iNaturalist), and common
+    names are understood. Folders called train, val or test at the top are splits.
+
+    \b
+    Example:
+      bioclip2 prepare tree inat/train --out data/inat
+    """
+    from bioclip2_jax.prepare.tree import Tree
+
+    return Tree(paths=_texts(sources))
+
+
+@prepare.command()
+@_SOURCES
+@_TABLES
+@_running("treeoflife")
+def webdataset(sources: tuple[Path, ...], tables: tuple[Path, ...]) -> Any:
+    """TreeOfLife's tars: pictures with their names and captions as texts.
+
+    SRC is a tar, a folder of them, or a pattern like shard-{00000..00010}.tar.
+
+    \b
+    Example:
+      bioclip2 prepare webdataset shards/ --tables catalog.parquet --out data/treeoflife
+    """
+    from bioclip2_jax.prepare.webdataset import Webdataset
+
+    return Webdataset(paths=_texts(sources), tables=_texts(tables))
+
+
+@prepare.command()
+@_SOURCES
+@_running("replay")
+def img2dataset(sources: tuple[Path, ...]) -> Any:
+    """Tars of img2dataset, such as LAION's: pictures with a caption each, for replay.
+
+    SRC is a tar, a folder of them, or a pattern like {00000..00010}.tar.
+
+    \b
+    Example:
+      bioclip2 prepare img2dataset laion/ --out data/replay
+    """
+    from bioclip2_jax.prepare.img2dataset import Img2dataset
+
+    return Img2dataset(paths=_texts(sources))
+
+
+@prepare.command()
 @click.option("--species", default=64, show_default=True, type=click.IntRange(min=2))
 @click.option("--images", default=8000, show_default=True, type=click.IntRange(min=2))
 @click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels.")
 @click.option("--seed", default=0, show_default=True)
-@options.overwrite("dataset")
-def simulate(out: Path, species: int, images: int, size: int, seed: int, overwrite: bool) -> None:
+@_running("simulated", may_be_named=False)
+def simulate(species: int, images: int, size: int, seed: int) -> Any:
     """A simulated tree of life: species, traits and pictures grown from a seed.
 
     \b
     Example:
       bioclip2 prepare simulate --out data/simulated --species 64 --images 8000
     """
-    from bioclip2_jax.prepare.simulated.individuals import prepare_simulated
+    from bioclip2_jax.prepare.simulated.individuals import SimulatedTree
 
-    summary = prepare_simulated(
-        out, seed=seed, num_species=species, num_images=images, image_size=size, overwrite=overwrite
-    )
-    click.echo(f"{out}: {summary}")
+    return SimulatedTree(seed=seed, num_species=species, num_images=images, image_size=size)

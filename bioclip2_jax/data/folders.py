@@ -43,26 +43,39 @@ def files_below(folder: str | Path) -> Files:
 
 def remark(others: Sequence[str]) -> str:
     """What to say of files that are no pictures: "3 files are no pictures (.csv, .txt)", or ""."""
-    if not others:
+    return remark_of_kinds(Counter(map(kind_of, others)))
+
+
+def remark_of_kinds(kinds: Counter[str]) -> str:
+    """The same of their kinds (from `kind_of`) and numbers."""
+    if not kinds:
         return ""
-    # Names that are not UTF-8 cannot be printed as they are.
-    paths = [Path(name.encode(errors="backslashreplace").decode()) for name in others]
-    kinds = Counter("._*" if _is_fork(path) else path.suffix.lower() or path.name for path in paths)
     shown = ", ".join(kind for kind, _ in kinds.most_common(5)) + ", …" * (len(kinds) > 5)
-    if len(others) == 1:
+    if kinds.total() == 1:
         return f"1 file is no picture ({shown})"
-    return f"{len(others):,} files are no pictures ({shown})"
+    return f"{kinds.total():,} files are no pictures ({shown})"
+
+
+def kind_of(name: str) -> str:
+    """The suffix of a file that is no picture, or its whole name."""
+    # Names that are not UTF-8 cannot be printed as they are.
+    path = Path(name.encode(errors="backslashreplace").decode())
+    return "._*" if _is_fork(path.name) else path.suffix.lower() or path.name
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether the name of a file promises a picture."""
+    return os.path.splitext(name)[1].lower() in images.suffixes() and not _is_fork(name)
 
 
 def _is_picture(path: Path) -> bool:
     """By its name; a link that leads nowhere is one too, so that reading it says so."""
-    promised = path.suffix.lower() in images.suffixes() and not _is_fork(path)
-    return promised and (path.is_file() or not path.exists())
+    return is_picture_name(path.name) and (path.is_file() or not path.exists())
 
 
-def _is_fork(path: Path) -> bool:
+def _is_fork(name: str) -> bool:
     """Whether macOS put it beside a file for what other file systems have no place for."""
-    return path.name.startswith("._")
+    return name.startswith("._")
 
 
 def _refuse(error: OSError) -> None:

@@ -58,21 +58,38 @@ def decode(data: bytes) -> Image.Image:
       BadImage: empty, truncated, of no known format, too large (more than `MAX_PIXELS`) or too
         small (a side below `MIN_SIDE`).
     """
+    return _decoded(data, smallest=False)
+
+
+def check(data: bytes) -> None:
+    """Whether `decode` will succeed, for half its cost in a JPEG.
+
+    All of the file's code is read as `decode` reads it, but at an eighth of the size.
+
+    Raises:
+      BadImage: as `decode`.
+    """
+    _decoded(data, smallest=True)
+
+
+def _decoded(data: bytes, *, smallest: bool) -> Image.Image:
     if not data:
         raise BadImage("the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
         if image.width * image.height > MAX_PIXELS:
-            raise BadImage(f"{image.width} x {image.height} pixels are too many")
+            raise BadImage(f"too many pixels ({image.width} x {image.height})")
         if min(image.size) < MIN_SIDE:
-            raise BadImage(f"{image.width} x {image.height} pixels are too few")
+            raise BadImage(f"too few pixels ({image.width} x {image.height})")
+        if smallest:
+            image.draft(image.mode, (1, 1))  # means something to JPEG alone
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
         return _to_rgb(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage("it claims too many pixels") from error
+        raise BadImage("too many pixels (more than Pillow takes)") from error
     except Image.UnidentifiedImageError as error:
         raise BadImage("not a picture of any known format") from error
     except Exception as error:  # damaged files make decoders raise nearly anything

@@ -8,7 +8,7 @@ sees the same examples, crops and captions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -29,6 +29,7 @@ class DataSettings:
       steps: of the whole run.
       seed: of the order of the records, the captions and the crops.
       rank_weights: where there are any, batches bring taxon ids.
+      captions: "given", the source's own where they differ from ours, or "cleaned", always ours.
     """
 
     dir: str
@@ -39,6 +40,7 @@ class DataSettings:
     replay_batch_size: int
     seed: int
     rank_weights: tuple[float, ...]
+    captions: Literal["given", "cleaned"]
     crop_scale: tuple[float, float]
     flip: bool
     color_jitter: float
@@ -79,12 +81,14 @@ class Corpus:
       seed: of the shuffle and the crops.
       batch_size: pairs a step, over all hosts.
       token_lengths: text kind → tokens kept; longer than any caption of that kind.
+      given: whether captions are the source's own where it has them.
     """
 
     source: dataset.Source
     seed: int
     batch_size: int
     token_lengths: dict[str, int]
+    given: bool = True
 
 
 def bucket(length: int) -> int:
@@ -92,7 +96,9 @@ def bucket(length: int) -> int:
     return next(size for size in TOKEN_LENGTHS if size >= min(length, TOKEN_LENGTHS[-1]))
 
 
-def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus:
+def open_corpus(
+    data_dir: str, split: str, seed: int, batch_size: int, *, given: bool = True
+) -> Corpus:
     """Opens a prepared dataset for training.
 
     Captions are cut to the longest of their kind in the whole dataset: exact, because the text
@@ -106,7 +112,9 @@ def open_corpus(data_dir: str, split: str, seed: int, batch_size: int) -> Corpus
         raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
     longest = dataset.read_caption_tokens(data_dir)
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
-    return Corpus(source=source, seed=seed, batch_size=batch_size, token_lengths=lengths)
+    return Corpus(
+        source=source, seed=seed, batch_size=batch_size, token_lengths=lengths, given=given
+    )
 
 
 def examples_at(corpus: Corpus, step: int, part: int, parts: int) -> list[tuple[int, int]]:
@@ -142,7 +150,7 @@ def make_batch(
     texts, ids = [], []
     for row, (epoch, index) in enumerate(examples):
         record = corpus.source[index]
-        texts.append(records.caption_of(record, kind))
+        texts.append(records.caption_of(record, kind, corpus.given))
         ids.append(taxon_ids(records.taxon_of(record), record["scientificName"]))
         rng = np.random.default_rng((corpus.seed, epoch, index))
         try:
@@ -176,8 +184,8 @@ def batches(
         flip=settings.flip,
         color_jitter=settings.color_jitter,
     )
-    split, seed = settings.split, settings.seed
-    streams = {"": open_corpus(settings.dir, split, seed, settings.batch_size)}
+    split, seed, given = settings.split, settings.seed, settings.captions == "given"
+    streams = {"": open_corpus(settings.dir, split, seed, settings.batch_size, given=given)}
     if settings.replay_batch_size:
         # Another seed, so that equal-sized corpora do not walk in the same order.
         streams["replay_"] = open_corpus(

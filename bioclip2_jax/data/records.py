@@ -2,7 +2,9 @@
 
 In memory a record is a dict: `image` (bytes, encoded as they came), the text fields of
 `TEXT_FIELDS`, and `labels` (name → text; every further column, such as sex, lifeStage, habitat or
-a measured trait). Empty text means unknown.
+a measured trait). Empty text means unknown. The label `caption` is the caption of a record that is
+not named by its taxonomy; the labels `caption_sci`, … are captions of the source that differ from
+those that its taxonomy gives.
 """
 
 from collections.abc import Mapping
@@ -55,9 +57,16 @@ def taxon_of(record: Mapping[str, Any]) -> Taxon:
     return Taxon(*(record[rank] for rank in RANKS))
 
 
-def caption_of(record: Mapping[str, Any], kind: str) -> str:
-    """The training caption of a record: its own `caption` label (replay) or its taxonomy's."""
-    own = record["labels"].get("caption", "")
+def caption_of(record: Mapping[str, Any], kind: str, given: bool = True) -> str:
+    """The training caption of a record: its one caption (replay), else its taxonomy's.
+
+    Args:
+      record: from a dataset.
+      kind: one of `captions.TEXT_KINDS`.
+      given: take the source's own text of this kind where it has one that differs from ours.
+    """
+    labels = record["labels"]
+    own = labels.get("caption") or (given and labels.get(f"caption_{kind}"))
     if own:
         return own
     taxon = taxon_of(record)

@@ -10,6 +10,7 @@ from bioclip2_jax.data.dataset import TAXA_FILE
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.measures.scores import number
 from bioclip2_jax.text import captions
+from bioclip2_jax.text.names import common_name
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 
@@ -103,5 +104,6 @@ def taxa_of(path: str | Path) -> list[tuple[Taxon, str]]:
                 f"{table.path}: line {line} names no taxon; fill one of the columns"
                 f" {', '.join(RANKS)} or scientificName"
             )
-        common[taxon] = common.get(taxon) or next((row[c] for c in columns if row[c]), "")
+        names = (common_name(row[column]) for column in columns)
+        common[taxon] = common.get(taxon) or next(filter(None, names), "")
     return list(common.items())

@@ -1,90 +1,160 @@
-"""What the records of a dataset have in common: keys, taxa, licences, lengths of captions."""
+"""What the records of a dataset have in common: taxa, licences, lengths of captions."""
 
-import collections
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bioclip2_jax import files
 from bioclip2_jax.data.dataset import CAPTIONS_FILE, TAXA_FILE
-from bioclip2_jax.data.records import Record, caption_of, taxon_of
-from bioclip2_jax.errors import UserError
-from bioclip2_jax.prepare.shuffle import digest
+from bioclip2_jax.data.records import Record
+from bioclip2_jax.text import captions
 from bioclip2_jax.text.captions import TEXT_KINDS
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.text.tokenizer import tokenize
 
 _NAME_COLUMNS = ("scientificName", "vernacularName")
-_MAX_LICENCES = 12
-_CAPTIONS_AT_A_TIME = 1 << 16
+_COUNTED = ("licence", "source", "datasetName")
+_MOST = 1000  # licences, sources and datasets are counted singly, the first ones of a shard
+OTHERS = "others"
+# Labels that are captions → the kinds that they stand for.
+_OWN = {f"caption_{kind}": (kind,) for kind in TEXT_KINDS} | {"caption": TEXT_KINDS}
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """Of a shard, or of a dataset.
+
+    Attributes:
+      taxa: (seven ranks, number of records, scientific names and common names → records each).
+      longest: text kind → tokens of its longest caption.
+      counts: field → its value → records.
+    """
+
+    taxa: list[tuple[tuple[str, ...], int, dict[str, int], dict[str, int]]]
+    longest: dict[str, int]
+    counts: dict[str, dict[str, int]]
 
 
 class Catalogue:
-    """Takes every record once, then tells about all of them.
-
-    Memory is that of the taxa, and 8 bytes and their place in a set for each key.
-    """
+    """Takes every record of a shard once, then tells about all of them."""
 
     def __init__(self):
-        self._captions: set[tuple[str, str]] = set()  # kind and text, not yet counted
+        self._names = Counter[tuple[str, ...]]()  # ranks, scientific and common name
         self._longest: dict[str, int] = dict.fromkeys(TEXT_KINDS, 0)
-        self._last_names: tuple = ()
-        self._keys: set[int] = set()
-        self._licences: set[str] = set()
-        self._counts = collections.defaultdict(collections.Counter)
-        self._names = collections.defaultdict(collections.Counter)
+        self._counts = {field: Counter[str]() for field in _COUNTED}
 
-    def add(self, split: str, record: Record) -> None:
-        """Takes a record in.
+    def add(self, record: Record) -> None:
+        """Takes a record in."""
+        self._names[tuple([record[column] for column in (*RANKS, *_NAME_COLUMNS)])] += 1
+        for label, text in record["labels"].items():
+            if label in _OWN:
+                length = _lengths([text])[0]
+                for kind in _OWN[label]:
+                    self._longest[kind] = max(self._longest[kind], length)
+        for field, counts in self._counts.items():
+            value = _host(record[field]) if field == "source" else record[field]
+            counts[value if value in counts or len(counts) < _MOST else OTHERS] += 1
 
-        Raises:
-          UserError: an earlier one has its key.
-        """
-        key = int.from_bytes(digest(record["key"])[:8], "big")
-        if key in self._keys:
-            raise UserError(f"the key {record['key']!r} stands for two pictures; make keys unique")
-        self._keys.add(key)
-        if len(self._licences) <= _MAX_LICENCES:
-            self._licences.add(record["licence"])
-        taxon = taxon_of(record)
-        names = (taxon, *(record[column] for column in _NAME_COLUMNS))
-        if names != self._last_names or record["labels"].get("caption"):
-            self._last_names = names
-            self._captions |= {(kind, caption_of(record, kind)) for kind in TEXT_KINDS}
-            if len(self._captions) > _CAPTIONS_AT_A_TIME:
-                self._count_tokens()
-        self._counts[taxon][split] += 1
-        for column in _NAME_COLUMNS:
-            self._names[taxon, column][record[column]] += bool(record[column])
+    def totals(self) -> Totals:
+        """Of all records so far."""
+        records, names = Counter[Taxon](), defaultdict[tuple[Taxon, int], Counter[str]](Counter)
+        for (*ranks, scientific, common), count in self._names.items():
+            taxon = Taxon(*ranks)
+            records[taxon] += count
+            for column, name in enumerate((scientific, common)):
+                names[taxon, column][name] += count if name else 0
+        taxa = [
+            (taxon.ranks, count, dict(names[taxon, 0]), dict(names[taxon, 1]))
+            for taxon, count in sorted(records.items())
+        ]
+        counts = {field: dict(sorted(counts.items())) for field, counts in self._counts.items()}
+        return Totals(taxa=taxa, longest=self._longest_captions(), counts=counts)
+
+    def _longest_captions(self) -> dict[str, int]:
+        longest = dict(self._longest)
+        texts = [
+            captions.all_captions(Taxon(*ranks), scientific, common)
+            for *ranks, scientific, common in self._names
+        ]
+        for kind in TEXT_KINDS:
+            own = list({each[kind] for each in texts})
+            longest[kind] = max(longest[kind], *_lengths(own))
+        return longest
+
+
+def _lengths(texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, both ends counted."""
+    return (tokenize(texts).argmax(axis=1) + 1).tolist()
+
+
+def _host(source: str) -> str:
+    """Of an address the host; anything else as it is."""
+    try:
+        return urlsplit(source).netloc or source
+    except ValueError:
+        return source
+
+
+class Whole:
+    """The totals of all shards together. Memory is that of the taxa.
+
+    Attributes:
+      records: split → how many.
+      taxa: taxon → records in all splits.
+      counts: field → its value → records.
+    """
+
+    def __init__(self, shards: Iterable[tuple[str, Totals]]):
+        """`shards`: the split and the totals of each."""
+        self.records, self.taxa = Counter[str](), Counter[Taxon]()
+        self.counts = {field: Counter[str]() for field in _COUNTED}
+        self._in_split = defaultdict[Taxon, Counter[str]](Counter)
+        self._names = defaultdict[tuple[Taxon, str], Counter[str]](Counter)
+        self._longest: dict[str, int] = dict.fromkeys(TEXT_KINDS, 0)
+        for split, totals in shards:
+            for ranks, count, *names in totals.taxa:
+                taxon = Taxon(*ranks)
+                self.records[split] += count
+                self.taxa[taxon] += count
+                self._in_split[taxon][split] += count
+                for column, counts in zip(_NAME_COLUMNS, names, strict=True):
+                    self._names[taxon, column].update(counts)
+            for kind, length in totals.longest.items():
+                self._longest[kind] = max(self._longest[kind], length)
+            for field, counts in totals.counts.items():
+                self.counts[field].update(counts)
 
     def licence(self) -> str:
         """For the metadata, one a line if they are few; each record carries its own."""
-        known = sorted(self._licences - {""})
-        if not known or len(self._licences) > _MAX_LICENCES:
+        known = sorted(set(self.counts["licence"]) - {""})
+        if not known or len(known) > 12:
             return "Each record names its own in the field licence."
         return "\n".join(known)
 
-    def write(self, folder: Path, splits: list[str]) -> None:
+    def by_rank(self) -> dict[str, int]:
+        """The deepest known rank → records; "" where nothing is known."""
+        counts = Counter[str]()
+        for taxon, count in self.taxa.items():
+            counts[taxon.deepest_rank or ""] += count
+        return {rank: counts[rank] for rank in (*RANKS, "") if counts[rank]}
+
+    def write(self, folder: Path, splits: Sequence[str]) -> None:
         """Writes the list of taxa, sorted, each with its commonest names, and caption lengths."""
         columns = (*RANKS, *_NAME_COLUMNS, *splits)
         rows = (
             (
                 *taxon.ranks,
                 *(self._commonest(taxon, column) for column in _NAME_COLUMNS),
-                *(counts[split] for split in splits),
+                *(self._in_split[taxon][split] for split in splits),
             )
-            for taxon, counts in sorted(self._counts.items())
+            for taxon in sorted(self.taxa)
         )
         taxa = (dict(zip(columns, row, strict=True)) for row in rows)
         files.write_csv(folder / TAXA_FILE, taxa, columns)
-        self._count_tokens()
         files.write_json(folder / CAPTIONS_FILE, {"longest_tokens": self._longest}, indent=None)
 
     def _commonest(self, taxon: Taxon, column: str) -> str:
         names = self._names[taxon, column]
         return max(names, key=lambda name: (names[name], name))
-
-    def _count_tokens(self) -> None:
-        texts = list({text for _, text in self._captions})
-        lengths = dict(zip(texts, tokenize(texts).argmax(axis=1) + 1, strict=True)) if texts else {}
-        for kind, text in self._captions:
-            self._longest[kind] = max(self._longest[kind], int(lengths[text]))
-        self._captions.clear()

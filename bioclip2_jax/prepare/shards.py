@@ -1,90 +1,164 @@
-"""ArrayRecord shards with the metadata of TFDS."""
+"""The second half of a conversion: ArrayRecord shards, each by one task, and their metadata.
+
+The files are those of TFDS, which reads them; examples are serialised here, since a map in a
+protocol buffer has no order of its own and equal records shall be equal bytes.
+"""
 
 import contextlib
-import functools
-import io
-import itertools
 import re
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import msgspec
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
-from bioclip2_jax.data.records import TEXT_FIELDS
-from bioclip2_jax.prepare.shuffle import Spool
+from bioclip2_jax import files
+from bioclip2_jax.data.records import TEXT_FIELDS, Record
+from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.prepare import settle, spool
+from bioclip2_jax.prepare.catalogue import Catalogue, Totals
+from bioclip2_jax.prepare.settle import Shard
+from bioclip2_jax.prepare.spool import ReadTask
 
-SHARD_BYTES = 256 << 20  # one shard is held in memory while it is written
-
-
-class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """TFDS's writer around records that are in their final order already."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    spools: ClassVar[Mapping[str, Spool]]
-    label_names: ClassVar[Sequence[str]]
-    description: ClassVar[str]
-    licence: ClassVar[str]
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        # Bytes rather than tfds.features.Image: pictures stay as they came, in any format, and
-        # `images.decode` is the only decoder.
-        features: dict[str, Any] = {name: tfds.features.Text() for name in TEXT_FIELDS}
-        features["image"] = tfds.features.Tensor(shape=(), dtype=np.object_)
-        if self.label_names:
-            features["labels"] = {name: tfds.features.Text() for name in self.label_names}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            description=self.description,
-            license=self.licence,
-        )
-
-    def _shard_iterators_per_split(self, dl_manager):
-        del dl_manager
-        return {split: _shards(spool) for split, spool in self.spools.items()}
+# A record a chunk, for random access; packed pictures are no smaller when packed again.
+_OPTIONS = "group_size:1,uncompressed"
 
 
-def _shards(spool: Spool) -> list[Callable[[], Iterator[tuple[str, dict]]]]:
-    """One generator a shard; TFDS runs them one after the other, so they share the stream."""
-    number = min(spool.count, -(-spool.size // SHARD_BYTES))
-    length, longer = divmod(spool.count, number)
-    stream = ((record["key"], record) for record in spool.in_order())
-    return [
-        functools.partial(itertools.islice, stream, length + (shard < longer))
-        for shard in range(number)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """A shard to be written to `path`, and what it holds in all to `totals`.
+
+    Attributes:
+      reads: the tasks of the first half.
+      settled: the folder of what was settled.
+      splits: of the dataset.
+      labels: that each record has, empty where it has none.
+    """
+
+    shard: Shard
+    reads: tuple[ReadTask, ...]
+    settled: Path
+    splits: tuple[str, ...]
+    labels: tuple[str, ...]
+    path: Path
+    totals: Path
+
+    def is_done(self) -> bool:
+        """Whether both files are there."""
+        return self.totals.exists()
 
 
-def write_shards(
-    spools: Mapping[str, Spool],
-    out_dir: Path,
-    *,
-    name: str,
-    description: str,
-    licence: str,
-    label_names: Sequence[str],
-) -> Path:
-    """Writes the records of each split; the folder below `out_dir` that TFDS made of them.
+def write_shard(task: ShardTask) -> int:
+    """Writes a shard; the number of its records.
 
     Raises:
-      OSError: the disk refuses.
+      UserError: the disk refuses.
     """
-    tfds.disable_progress_bar()
-    settings = {
-        "__module__": __name__,
-        "spools": spools,
-        "label_names": label_names,
-        "description": description,
-        "licence": licence,
-    }
-    # TFDS takes the dataset's name from the class.
-    name = re.sub(r"\W+", "_", name.strip().lower()).strip("_") or "dataset"
-    options = {"skip_registration": True}
-    builder_class = types.new_class(name, (_Builder,), options, lambda body: body.update(settings))
-    builder = builder_class(data_dir=str(out_dir), file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints advice for downloads
-        builder.download_and_prepare()
-    return Path(builder.data_path)
+    shard = task.shard
+    entries = settle.entries_between(task.reads, task.splits, shard.start, shard.stop)
+    entries = entries.select(entries.rows["split"] == task.splits.index(shard.split))
+    numbers = settle.numbers_of(task.reads, task.settled, entries)
+    entries, numbers = entries.select(numbers > 0), numbers[numbers > 0]
+    catalogue = Catalogue()
+    with files.replacing(task.path) as partial, _refusals(task.path):
+        writer = ArrayRecordWriter(partial, _OPTIONS)
+        for record, number in zip(_records(task.reads, entries), numbers.tolist(), strict=True):
+            if number > 1:
+                record["key"] += f"#{number}"
+            catalogue.add(record)
+            writer.write(_serialised(record, task.labels))
+        writer.close()
+    files.write_bytes(task.totals, msgspec.json.encode(catalogue.totals()))
+    return len(numbers)
+
+
+def _records(reads: Sequence[ReadTask], entries: settle.Entries) -> Iterator[Record]:
+    """The records of entries. Each spool is read once, from its start to its end."""
+    held: list[Record] = [{}] * len(entries.tasks)
+    offsets, sizes = entries.rows["offset"], entries.rows["size"]
+    for number in np.unique(entries.tasks):
+        own = np.flatnonzero(entries.tasks == number)
+        with reads[number].path("spool").open("rb") as file:
+            for place in own[np.argsort(offsets[own])].tolist():
+                held[place] = spool.entry_at(file, int(offsets[place]), int(sizes[place]))
+    for place in range(len(held)):
+        yield held[place]
+        held[place] = {}
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """array_record tells of a full disk in its own way."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def _serialised(record: Record, labels: Sequence[str]) -> bytes:
+    """A record as TFDS stores it: each label as "labels/NAME"."""
+    # The module makes its classes when it is imported.
+    example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
+    features = example.features.feature
+    for name in TEXT_FIELDS:
+        features[name].bytes_list.value.append(record[name].encode("utf-8"))
+    for name in labels:
+        value = record["labels"].get(name, "")
+        features[f"labels/{name}"].bytes_list.value.append(value.encode("utf-8"))
+    features["image"].bytes_list.value.append(record["image"])
+    return example.SerializeToString(deterministic=True)
+
+
+# ---- Metadata
+
+
+def file_name(name: str, shard: Shard, count: int) -> str:
+    """The name of a shard in a dataset `name` whose split has `count` of them."""
+    return f"{safe_name(name)}-{shard.split}.array_record-{shard.number:05d}-of-{count:05d}"
+
+
+def safe_name(name: str) -> str:
+    """A name of a dataset as TFDS wants it."""
+    return re.sub(r"\W+", "_", name.strip().lower()).strip("_") or "dataset"
+
+
+def write_metadata(
+    folder: Path, shards: Sequence[Shard], labels: Sequence[str], *, description: str, licence: str
+) -> None:
+    """Writes TFDS's description of the shards beside them."""
+    # Bytes rather than tfds.features.Image: pictures stay as they came, in any format, and
+    # `images.decode` is the only decoder.
+    features: dict[str, Any] = {name: tfds.features.Text() for name in TEXT_FIELDS}
+    features["image"] = tfds.features.Tensor(shape=(), dtype=np.object_)
+    if labels:
+        features["labels"] = {name: tfds.features.Text() for name in labels}
+    splits = []
+    for split in dict.fromkeys(shard.split for shard in shards):
+        paths = folder.glob(f"*-{split}.array_record-*")
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[shard.records for shard in shards if shard.split == split],
+                num_bytes=sum(path.stat().st_size for path in paths),
+            )
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=tfds.features.FeaturesDict(features),
+        split_infos=splits,
+        check_data=False,
+        version="1.0.0",
+        description=description,
+        license=licence,
+    )
+
+
+def totals_of(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, Totals]]:
+    """(split, what it holds in all) of each shard that is done."""
+    for task in tasks:
+        yield task.shard.split, msgspec.json.decode(task.totals.read_bytes(), type=Totals)

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from bioclip2_jax.data.records import Record
 
+REMARK_FILE = "remark.txt"  # in the folder of the parts: a line for whoever called
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:

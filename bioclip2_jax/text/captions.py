@@ -1,11 +1,22 @@
 """Texts of a taxon: the captions of training and the class names of evaluation."""
 
+import functools
+import html
 import random
+import re
+from collections.abc import Mapping
 
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.text.taxonomy import Taxon, clean
 
 TEXT_KINDS = ("sci", "com", "taxon", "sci_com", "taxon_com")
+
+_LONGEST = 1000  # letters of an own caption that are compared
+_FRAME, _COMMON = "a photo of ", " with common name "
+_PLACEHOLDER = re.compile(r"\bincertae sedis\b|\bun(classified|identified|assigned)\b")
+_NULLS = re.compile(r"\b(unknown( taxonomy)?|null|none|nan|n/a)\b")
+_OTHER_KINGDOMS = {"metazoa": "animalia"}
+_OTHER_KINGDOMS |= dict.fromkeys(("archaeplastida", "chloroplastida", "viridiplantae"), "plantae")
 
 
 def text_kind(seed: int | None, step: int) -> str:
@@ -44,11 +55,54 @@ def caption(kind: str, taxon: Taxon, scientific_name: str = "", common_name: str
       UsageError: there is no such kind.
     """
     _check_kind(kind, TEXT_KINDS)
+    return all_captions(taxon, scientific_name, common_name)[kind]
+
+
+@functools.lru_cache(4096)
+def all_captions(
+    taxon: Taxon, scientific_name: str = "", common_name: str = ""
+) -> Mapping[str, str]:
+    """Kind → `caption`, of all kinds."""
     scientific = clean(taxon.scientific_name) or clean(scientific_name) or "Unknown"
     common = clean(common_name) or scientific
-    name = {"sci": scientific, "com": common}.get(kind.removesuffix("_com"))
-    name = name or clean(lineage_text(taxon)) or scientific
-    return f"a photo of {name}" + (f" with common name {common}." if "_com" in kind else ".")
+    lineage = clean(lineage_text(taxon)) or scientific
+    names = {"sci": scientific, "com": common, "taxon": lineage}
+    texts = {kind: f"{_FRAME}{name}." for kind, name in names.items()}
+    for kind in ("sci", "taxon"):
+        texts[f"{kind}_com"] = f"{_FRAME}{names[kind]}{_COMMON}{common}."
+    return texts
+
+
+def difference(
+    kind: str, given: str, taxon: Taxon, scientific_name: str = "", common_name: str = ""
+) -> str | None:
+    """Why a data set's own caption is not what `caption` makes of the names; None where it is.
+
+    Args:
+      kind: one of `TEXT_KINDS`.
+      given: the own caption.
+      taxon, scientific_name, common_name: as for `caption`.
+
+    Returns:
+      A short reason to count by, one of a dozen.
+    """
+    ours = caption(kind, taxon, scientific_name, common_name)
+    if given == ours:
+        return None
+    given = given[:_LONGEST]
+    if given.casefold() == ours.casefold():
+        return "case"
+    if _letters(given) == _letters(ours):
+        return "blanks or punctuation"
+    (name, common), (our_name, our_common) = _parted(kind, given), _parted(kind, ours)
+    if _letters(name) != _letters(our_name):
+        other = "another lineage" if kind.startswith("taxon") else "another name"
+        return _reason(name, our_name, taxon) or other
+    if _NULLS.fullmatch(common):
+        return "null-like words"
+    # Where there is no common name the scientific one stands for it.
+    is_fallback = our_common == taxon.scientific_name.casefold()
+    return (_reason(common, our_common, taxon) if is_fallback else None) or "another common name"
 
 
 def class_name(kind: str, taxon: Taxon, common_name: str = "", as_is: str | None = None) -> str:
@@ -80,6 +134,38 @@ def class_name(kind: str, taxon: Taxon, common_name: str = "", as_is: str | None
     if kind.startswith("taxon") and taxon.kingdom:
         name = clean(lineage_text(taxon))
     return f"{name} with common name {common}" if common and kind.endswith("_com") else name
+
+
+def _reason(name: str, ours: str, taxon: Taxon) -> str | None:
+    """Why scientific names or lineages differ; both in small letters."""
+    letters = _letters(ours)
+    short = taxon.species.rpartition(" ")[2].casefold()
+    head = ours.removesuffix(taxon.species.casefold())
+    if " " in taxon.species and _letters(name) == _letters(head + short):
+        return "only the last word of the species"
+    if _letters(re.sub(r"\bx ", "", name)) == letters:
+        return "another sign of a hybrid"
+    if _letters(_PLACEHOLDER.sub("", name)) == letters:
+        return "a lineage with a placeholder"
+    if _NULLS.fullmatch(name) or _letters(_NULLS.sub("", name)) == letters:
+        return "null-like words"
+    first, _, rest = name.partition(" ")
+    if _letters(_OTHER_KINGDOMS.get(first, first) + rest) == letters:
+        return "another name of the kingdom"
+    return "a name with its authors" if name.startswith(ours + " ") else None
+
+
+def _parted(kind: str, text: str) -> tuple[str, str]:
+    """(name, common name) of a caption in small letters, "" for what its kind does not say."""
+    text = " ".join(text.casefold().split()).removeprefix(_FRAME).rstrip(". ")
+    if kind == "com":
+        return "", text
+    name, _, common = text.partition(_COMMON)
+    return name, common
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", html.unescape(text).casefold())
 
 
 def _check_kind(kind: str, kinds: tuple[str, ...]) -> None:

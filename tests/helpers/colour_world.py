@@ -102,7 +102,7 @@ def record(colour: str, number: int, dataset: str = "squares") -> Record:
 
 def write_world(folder: Path, val: dict[str, int], train: tuple[str, ...] = tuple(COLOURS)) -> Path:
     """A dataset with two training pictures of each colour in `train`, and `val` of each in val."""
-    from bioclip2_jax.prepare.write import write_dataset
+    from bioclip2_jax.prepare.build import write_dataset
 
     splits = {
         "train": [record(colour, 100 + i) for colour in train for i in range(2)],

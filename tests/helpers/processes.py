@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bioclip2_jax.data.records import make_record
-from bioclip2_jax.prepare.write import write_dataset
+from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.weights import checkpoint
 

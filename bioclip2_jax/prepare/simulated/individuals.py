@@ -3,6 +3,7 @@
 A picture is a function of (seed, number) and may be drawn in any order.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from bioclip2_jax.errors import UsageError
 from bioclip2_jax.prepare.simulated.bodies import Appearance
 from bioclip2_jax.prepare.simulated.photograph import render
 from bioclip2_jax.prepare.simulated.tree import GROUPS, TRAITS, Species, appearance, grow_tree
-from bioclip2_jax.prepare.write import Summary, write_dataset
+from bioclip2_jax.prepare.source import Part, Picture
 
 LABELS = ("sex", "lifeStage", "habitat", "diet", "activity", *(f"trait_{t}" for t in TRAITS))
+_PICTURES_A_PART = 500
 _STRAYS = 0.15  # share of individuals pictured outside their habitat
 
 
@@ -108,31 +110,38 @@ def photograph(seed: int, individual: Individual, image_size: int) -> Record:
     )
 
 
-def prepare_simulated(
-    out_dir: Path,
-    *,
-    seed: int,
-    num_species: int,
-    num_images: int,
-    image_size: int,
-    overwrite: bool = False,
-) -> Summary:
-    """Grows a tree, photographs its individuals and writes the dataset.
+@dataclass(frozen=True, kw_only=True)
+class SimulatedTree:
+    """A source: a tree of life grown from a seed, and pictures of its individuals."""
 
-    Raises:
-      UsageError: impossible sizes, or `out_dir` is in use.
-    """
+    seed: int
+    num_species: int
+    num_images: int
+    image_size: int
+
+    def parts(self, folder: Path) -> list[Part]:
+        """Slices of the individuals.
+
+        Raises:
+          UsageError: impossible sizes.
+        """
+        del folder
+        count = len(_individuals(self.seed, self.num_species, self.num_images))
+        return [
+            Part(file="individuals", rows=(start, min(start + _PICTURES_A_PART, count)))
+            for start in range(0, count, _PICTURES_A_PART)
+        ]
+
+    def read(self, part: Part) -> Iterator[Picture]:
+        """Photographs the individuals of a slice."""
+        individuals = _individuals(self.seed, self.num_species, self.num_images)
+        for split, individual in individuals[slice(*part.rows or ())]:
+            record = photograph(self.seed, individual, self.image_size)
+            yield Picture(file="", split=split, record=record)
+
+
+@functools.lru_cache(1)
+def _individuals(seed: int, num_species: int, num_images: int) -> list[tuple[str, Individual]]:
+    """All of them with their split."""
     splits = draw_individuals(seed, grow_tree(seed, num_species), num_images)
-
-    def records(individuals: list[Individual]) -> Iterator[Record]:
-        return (photograph(seed, individual, image_size) for individual in individuals)
-
-    return write_dataset(
-        {split: records(individuals) for split, individuals in splits.items()},
-        out_dir,
-        name="simulated",
-        description=f"A simulated tree of life: {num_species} species, seed {seed}.",
-        label_names=LABELS,
-        total=num_images,
-        overwrite=overwrite,
-    )
+    return [(split, individual) for split, those in splits.items() for individual in those]
