@@ -229,6 +229,41 @@ def img2dataset(sources: tuple[Path, ...]) -> Any:
 
 
 @prepare.command()
+@_SOURCES
+@_TABLES
+@_CAPTIONS
+@_running("photos")
+def parquet(sources: tuple[Path, ...], tables: tuple[Path, ...], captions: str) -> Any:
+    """Parquet files that hold pictures: Hugging Face's, or distributed-downloader's.
+
+    SRC is a file or a folder of them.
+
+    \b
+    Example:
+      bioclip2 prepare parquet downloads/ --tables resolved.parquet --out data/gbif
+    """
+    from bioclip2_jax.prepare.parquet import ParquetSource
+
+    return ParquetSource(sources=sources, tables=tables, captions=captions)
+
+
+@prepare.command()
+@click.argument("archive", metavar="SRC", type=_PATH)
+@click.option("--media", type=_PATH, help="Folder of the pictures. [default: the archive's]")
+@_running("archive")
+def dwca(archive: Path, media: Path | None) -> Any:
+    """A Darwin Core Archive, a folder or a zip, whose pictures lie on this machine.
+
+    \b
+    Example:
+      bioclip2 prepare dwca gbif.zip --media pictures/ --out data/gbif
+    """
+    from bioclip2_jax.prepare.dwca import DwcaSource
+
+    return DwcaSource(archive=archive, media=media)
+
+
+@prepare.command()
 @click.option("--species", default=64, show_default=True, type=click.IntRange(min=2))
 @click.option("--images", default=8000, show_default=True, type=click.IntRange(min=2))
 @click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels.")
