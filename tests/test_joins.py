@@ -10,7 +10,7 @@ import pytest
 from columns import BEAR, catalogue
 
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare import joins
+from bioclip2_jax.prepare import joined_tables, joins
 from bioclip2_jax.prepare.joins import COUNTS_FILE, join, load
 from bioclip2_jax.prepare.source import Part
 
@@ -58,7 +58,7 @@ def test_results_do_not_depend_on_threads_batches_or_heaps(tmp_path, monkeypatch
     assert load(str(tmp_path / "once/part-000005.parquet"))["u5"]["title"] == "5"
     counts = json.loads((tmp_path / "once" / COUNTS_FILE).read_text())
     assert counts == {"keys": 64 * 3, "missing": 64}
-    monkeypatch.setattr(joins, "_MAX_THREADS", 1)
+    monkeypatch.setattr(joined_tables, "_MAX_THREADS", 1)
     monkeypatch.setattr(joins, "_ROWS_AT_A_TIME", 37)
     monkeypatch.setattr(joins, "_MAX_HEAPS", 1)
     assert digest("again") == once

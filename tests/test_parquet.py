@@ -25,7 +25,7 @@ from PIL import Image
 
 from bioclip2_jax.data.records import caption_of
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.prepare import parquet
+from bioclip2_jax.prepare import parquet_layout
 from bioclip2_jax.prepare.parquet import ParquetSource
 
 CASES = Path(__file__).parent / "data/cases/formats"
@@ -167,7 +167,7 @@ def test_sizes_that_do_not_fit_are_set_aside(tmp_path):
 
 def test_the_catalogue_names_what_the_file_does_not(tmp_path):
     file = downloaded(tmp_path / "successes.parquet", {"u1": PIXELS, "u2": PIXELS})
-    with pytest.raises(UsageError, match="--catalog"):
+    with pytest.raises(UsageError, match="--tables"):
         read_all(source(file), tmp_path / "work")
     table = catalogue(tmp_path / "catalog.parquet", ["u1"], data_source=["eol"])
     pictures, rejected = split_up(read_all(source(file, tables=(table,)), tmp_path / "work"))
@@ -188,7 +188,7 @@ def test_a_missing_key_leaves_what_the_row_says(tmp_path):
 
 
 def test_large_row_groups_are_cut_into_slices(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "_ROWS_A_PART", 10)
+    monkeypatch.setattr(parquet_layout, "_ROWS_A_PART", 10)
     file = hugging_face(
         tmp_path / "a.parquet",
         [b"picture %d" % i for i in range(64)],
@@ -267,7 +267,7 @@ def test_kinds_of_columns_people_use(tmp_path):
     ("columns", "sentence"),
     [
         ({"url": ["http://x/1.jpg"], "caption": ["a bear"]}, "img2dataset"),
-        ({"uuid": ["u1"], "genus": ["Ursus"]}, "--catalog"),
+        ({"uuid": ["u1"], "genus": ["Ursus"]}, "--tables"),
         ({"image": pa.array([{"bytes": b"1", "path": "a"}], IMAGE), "label": [3]}, "nothing names"),
     ],
 )

@@ -114,13 +114,6 @@ def name_columns(header: Iterable[str]) -> list[str]:
     return [column for column in header if normal(column) in naming]
 
 
-def row_of_label(label: str) -> dict[str, str]:
-    """The name that a label is, such as "Ursus_arctos" or "brown bear", as a row."""
-    words = label.replace("_", " ").split()
-    is_binomial = len(words) > 1 and words[0].istitle() and all(map(str.islower, words[1:]))
-    return {"scientificName" if is_binomial else "vernacularName": " ".join(words)}
-
-
 def key_column(header: Collection[str], names: Iterable[str] = KEYS) -> str | None:
     """The column whose cells tell the pictures of a table apart, if there is one."""
     return next((column for name in names for column in header if normal(column) == name), None)

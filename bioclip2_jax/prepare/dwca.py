@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 
 from bioclip2_jax.data.tables import normal
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare import joins
+from bioclip2_jax.prepare import joins, recognise
 from bioclip2_jax.prepare.columns import describe, key_column
 from bioclip2_jax.prepare.dwca_files import Archive, last_part, names_of, opened
 from bioclip2_jax.prepare.dwca_meta import DwcTable, Line
-from bioclip2_jax.prepare.joined_tables import faults_of, scan
-from bioclip2_jax.prepare.local_files import Unreadable, printable
+from bioclip2_jax.prepare.joined_tables import connection, faults_of, scan
+from bioclip2_jax.prepare.local_files import Unreadable
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
+from bioclip2_jax.prepare.spool import NO_NAME
+from bioclip2_jax.prepare.tar_members import printable
 from bioclip2_jax.text.taxonomy import clean
 
 _ROWS_A_PART = 5000
@@ -50,6 +52,7 @@ class DwcaSource:
         """Slices of the table of media."""
         if self.media and not self.media.is_dir():
             raise UsageError(f"--media {self.media}: there is no such folder")
+        recognise.refuse_others([str(self.archive)], "dwca", "archive")
         with opened(self.archive) as archive, faults_of(self.archive):
             core, media = archive.tables()
             _write(archive.lines(core), folder / "core.parquet")
@@ -118,7 +121,7 @@ class _Rows:
         file = f"{self.archive.path}/{name}, line {row['line']}"
         described = describe(what, own, besides=_NO_LABELS)
         if not fault and not described.is_named:
-            fault = "neither caption nor taxon"
+            fault = NO_NAME
             if not core_row:
                 fault += f" ({core_name} has no row {printable(row['key'])})"
         image = b""
@@ -161,7 +164,7 @@ class _Addresses:
             self._writer.write_batch(pa.record_batch(columns, schema=self._writer.schema))
 
     def write_shared(self, path: Path):
-        with joins.connection(path.parent) as database:
+        with connection(path.parent) as database:
             shared = database.sql(
                 f"SELECT DISTINCT name FROM (SELECT name FROM {scan([self._path])}"
                 " GROUP BY name, term HAVING min(address) <> max(address)) ORDER BY name"

@@ -13,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare.dwca_meta import DwcTable, Line, lines_of, read_meta
-from bioclip2_jax.prepare.local_files import MAX_BYTES, Unreadable, printable, read_below
+from bioclip2_jax.prepare.local_files import Unreadable, read_below
+from bioclip2_jax.prepare.tar_members import printable
+from bioclip2_jax.prepare.tars import MAX_PICTURE
 
 _META = "meta.xml"
 _MEDIA = "media"  # where pictures lie, if not in the archive itself
@@ -84,7 +86,7 @@ class Archive:
                 if info and not info.is_dir():
                     if stat.S_ISLNK(info.external_attr >> 16) or info.flag_bits & 1:
                         raise Unreadable("its file in the zip is a link or has a password")
-                    if info.file_size > MAX_BYTES:
+                    if info.file_size > MAX_PICTURE:
                         raise Unreadable(f"its file is too large ({info.file_size} bytes)")
                     try:
                         with self.zip.open(info) as file:
@@ -98,7 +100,7 @@ class Archive:
         try:
             if self.zip:
                 info = self.zip.getinfo(self.top + name)
-                if info.file_size > max(MAX_BYTES, _MAX_RATIO * info.compress_size):
+                if info.file_size > max(MAX_PICTURE, _MAX_RATIO * info.compress_size):
                     raise UserError(
                         f"{self.path}: {printable(name)} claims to unpack to"
                         f" {info.file_size} bytes from {info.compress_size}"

@@ -1,6 +1,7 @@
 """Tables that are joined to pictures, and how DuckDB is told of them."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare.columns import key_column
 
+_MEMORY = "3GB"  # that DuckDB may take before it goes to disk
+_MAX_THREADS = 8  # each wants its share of the memory
 _ROWS_AT_A_TIME = 1 << 16
 
 
@@ -59,6 +62,20 @@ class Table:
     def faults(self) -> contextlib.AbstractContextManager[None]:
         """Blames this table."""
         return faults_of(self.path)
+
+
+@contextlib.contextmanager
+def connection(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills to a folder and fetches nothing."""
+    settings = {
+        "memory_limit": _MEMORY,
+        "temp_directory": str(folder / "spill"),
+        "threads": min(os.cpu_count() or 1, _MAX_THREADS),
+        "autoinstall_known_extensions": False,  # nothing is fetched from anywhere
+        "autoload_known_extensions": False,
+    }
+    with duckdb.connect(":memory:", config=settings) as database:
+        yield database
 
 
 @contextlib.contextmanager

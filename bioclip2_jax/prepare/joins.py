@@ -7,7 +7,7 @@ and written as one small Parquet file a part.
 
 import contextlib
 import dataclasses
-import os
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from bioclip2_jax.prepare.columns import LINEAGE
 from bioclip2_jax.prepare.joined_tables import (
     Table,
     cell_text,
+    connection,
     faults_of,
     quoted,
     quoted_name,
@@ -30,10 +31,8 @@ from bioclip2_jax.prepare.source import Part
 
 COUNTS_FILE = "joined.json"  # {"keys": …, "missing": …} in the folder of a join
 
-_MEMORY = "3GB"  # that DuckDB may take before it goes to disk
-_MAX_THREADS = 8  # each wants its share of the memory
 _MAX_HEAPS = 256  # open files
-_PARTS_A_HEAP = 8  # at least
+_PARTS_A_HEAP = 8  # at least; and as many are put in order at a time
 _ROWS_AT_A_TIME = 1 << 16
 _SHARD = "shardfilename"  # the catalogue's column of the tar that a picture is in
 _PICTURES = pa.schema([("part", pa.int32()), ("key", pa.string())])
@@ -84,11 +83,13 @@ def join(
         with faults_of(folder):
             ((count,),) = database.execute(total).fetchall()
             joined, known = {}, 0
-            for heap in range(heaps):
-                ordered = _ordered(database, sources, folder, heap)
+            for some in _few_at_a_time(deal):
+                ordered = _ordered(database, sources, folder, deal[some[0]], some)
                 known += len(ordered)
                 joined |= _write_parts(ordered, folder)
-    pictures.unlink()
+    for pattern in ("heap-*", "table-*", "found.parquet", "keys.parquet"):
+        for path in folder.glob(pattern):
+            path.unlink()
     files.write_json(folder / COUNTS_FILE, {"keys": count, "missing": count - known})
     return [
         dataclasses.replace(part, joined=joined.get(number, ""))
@@ -102,20 +103,6 @@ def load(joined: str) -> dict[str, dict[str, str]]:
         return {}
     rows = pq.read_table(joined).to_pylist()
     return {row.pop("key"): {name: text for name, text in row.items() if text} for row in rows}
-
-
-@contextlib.contextmanager
-def connection(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory that spills to a folder and fetches nothing."""
-    settings = {
-        "memory_limit": _MEMORY,
-        "temp_directory": str(folder / "spill"),
-        "threads": min(os.cpu_count() or 1, _MAX_THREADS),
-        "autoinstall_known_extensions": False,  # nothing is fetched from anywhere
-        "autoload_known_extensions": False,
-    }
-    with duckdb.connect(":memory:", config=settings) as database:
-        yield database
 
 
 def _write_by_shard(
@@ -226,9 +213,13 @@ def _plain_batches(file: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]
 
 
 def _ordered(
-    database: duckdb.DuckDBPyConnection, sources: Sequence[Table], folder: Path, heap: int
+    database: duckdb.DuckDBPyConnection,
+    sources: Sequence[Table],
+    folder: Path,
+    heap: int,
+    parts: range,
 ) -> pa.Table:
-    """What all tables say of the pictures of a heap, by part and key; empties the heap."""
+    """What all tables say of the pictures of some parts of a heap, by part and key."""
     known: dict[str, list[str]] = {}  # normal name → SQL for what each table says
     spelling: dict[str, str] = {}
     joins, lineages = [], []
@@ -236,9 +227,9 @@ def _ordered(
         path = folder / f"heap-{i}-{heap}"
         if not path.exists():
             continue
-        with pa.OSFile(str(path)) as file:
-            database.register(f"heap{i}", pa.ipc.open_stream(file).read_all())
-        path.unlink()
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            few = (batch.filter(_is_among(parts, batch["part"])) for batch in stream)
+            database.register(f"heap{i}", pa.Table.from_batches(few, stream.schema))
         key = cell_text("h", "c0")
         database.execute(
             f"CREATE OR REPLACE TEMP TABLE t{i} AS SELECT DISTINCT ON (part, {key})"
@@ -267,6 +258,19 @@ def _ordered(
         f"SELECT {', '.join(['p.part AS joined_part', 'p.key', *columns])} FROM ({pictures}) p"
         f" {' '.join(f'LEFT JOIN t{i} ON {on.format(i)}' for i in joins)} ORDER BY p.part, p.key"
     ).to_arrow_table()
+
+
+def _few_at_a_time(deal: Sequence[int]) -> Iterator[range]:
+    """Parts of one heap that are put in order together, however large the heap."""
+    for _, group in itertools.groupby(range(len(deal)), deal.__getitem__):
+        numbers = list(group)
+        for first in range(numbers[0], numbers[-1] + 1, _PARTS_A_HEAP):
+            yield range(first, min(first + _PARTS_A_HEAP, numbers[-1] + 1))
+
+
+def _is_among(parts: range, column: pa.Array) -> pa.Array:
+    numbers = column.to_numpy()
+    return pa.array((numbers >= parts.start) & (numbers < parts.stop))
 
 
 def _write_parts(ordered: pa.Table, folder: Path) -> dict[int, str]:

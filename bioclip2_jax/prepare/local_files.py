@@ -4,9 +4,8 @@ import stat
 from pathlib import Path
 
 from bioclip2_jax.errors import reason
-
-# Beyond any picture; what claims more is a bomb.
-MAX_BYTES = 1 << 30
+from bioclip2_jax.prepare.tar_members import printable
+from bioclip2_jax.prepare.tars import MAX_PICTURE
 
 
 class Unreadable(Exception):
@@ -27,16 +26,9 @@ def read_below(folder: Path, name: str) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
             raise Unreadable(f"its file is not an ordinary one ({printable(name)})")
-        if status.st_size > MAX_BYTES:
+        if status.st_size > MAX_PICTURE:
             raise Unreadable(f"its file is too large ({status.st_size} bytes)")
         return path.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: NUL; RuntimeError: a loop
         what = getattr(error, "strerror", None) or reason(error)
         raise Unreadable(f"cannot be read ({what})") from error
-
-
-def printable(text: str) -> str:
-    """A text with escapes for what would not show, such as line breaks."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

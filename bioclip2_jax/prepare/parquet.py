@@ -3,7 +3,6 @@
 Row groups are read a few rows at a time, so that memory is that of the file's largest page.
 """
 
-import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,23 +17,22 @@ from PIL import Image
 from bioclip2_jax.data.images import MAX_PIXELS
 from bioclip2_jax.data.tables import SPLIT_COLUMNS, normal, split_name
 from bioclip2_jax.errors import UsageError, reason
-from bioclip2_jax.prepare import joins
+from bioclip2_jax.prepare import joins, recognise
 from bioclip2_jax.prepare.columns import (
     describe,
     name_columns,
-    row_of_label,
     split_in,
     text_of,
 )
+from bioclip2_jax.prepare.folder_names import named
 from bioclip2_jax.prepare.joined_tables import is_parquet
-from bioclip2_jax.prepare.local_files import Unreadable, printable, read_below
-from bioclip2_jax.prepare.parquet_layout import Damaged, Layout, opened
+from bioclip2_jax.prepare.local_files import Unreadable, read_below
+from bioclip2_jax.prepare.parquet_layout import Damaged, Layout, keys_of, opened, slices
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
-from bioclip2_jax.text.taxonomy import clean
+from bioclip2_jax.prepare.spool import NO_NAME
+from bioclip2_jax.prepare.tar_members import printable
+from bioclip2_jax.text.taxonomy import RANKS, clean
 
-_ROWS_A_PART = 10_000
-_BYTES_A_PART = 512 << 20
-_SLICES_A_GROUP = 16  # each reads over those before it
 _BYTES_A_BATCH = 16 << 20
 
 
@@ -54,12 +52,13 @@ class ParquetSource:
 
     def parts(self, folder: Path) -> Sequence[Part]:
         """Slices of the files."""
+        recognise.refuse_others([*map(str, self.sources)], "parquet")
         parts, why_not = [], ""
         for file, is_named in self._files():
             try:
                 with opened(file) as parquet:
                     layout = Layout.of(parquet, file)
-                    parts += list(_slices(file, parquet.metadata))
+                    parts += list(slices(file, parquet.metadata))
             except Damaged as error:
                 if is_named and not is_parquet(file):
                     raise UsageError(f"{file}: this is no Parquet file") from error
@@ -75,7 +74,7 @@ class ParquetSource:
             raise UsageError(why_not or f"{self.sources[0]}: there is no Parquet file in it")
         if not self.tables:
             return parts
-        return joins.join(parts, _keys(parts), tables=self.tables, folder=folder / "joined")
+        return joins.join(parts, keys_of(parts), tables=self.tables, folder=folder / "joined")
 
     def read(self, part: Part) -> Iterator[Picture | Rejected]:
         """The pictures of a slice; of a damaged file one, and of a damaged part every row."""
@@ -130,18 +129,18 @@ class ParquetSource:
             if layout.key is None:
                 raise UsageError(
                     f"{file}: no column holds the keys of the pictures, such as 'uuid', by which"
-                    " --catalog could be joined"
+                    " --tables could be joined"
                 )
         elif layout.size:
             if not (name_columns(layout.columns) or self.captions):
                 raise UsageError(
                     f"{file}: pictures of distributed-downloader without their taxonomy; name the"
-                    " table that has it: --catalog catalog.parquet"
+                    " table that has it: --tables catalog.parquet"
                 )
         elif not (layout.names or layout.label or self.captions):
             raise UsageError(
                 f"{file}: nothing names the organisms; it takes a column of taxonomy (kingdom …"
-                " species, scientificName), a label with its names, --catalog TABLE, or, for the"
+                " species, scientificName), a label with its names, --tables TABLE, or, for the"
                 f" pictures' own captions, --captions COLUMN (there are"
                 f" {', '.join(layout.columns) or 'none'})"
             )
@@ -210,10 +209,10 @@ class _Rows:
         joined = (self.joined or {}).get(raw_key, {})
         label = own.pop(layout.label) if layout.label else ""
         besides = {normal(layout.key)} if layout.key else set()
-        what = describe(joined, own, row_of_label(label), captions=self.captions, besides=besides)
+        what = describe(joined, own, _row_of(label), captions=self.captions, besides=besides)
         fault, image = "", b""
         if not what.is_named:
-            fault = "neither caption nor taxon"
+            fault = NO_NAME
             if self.joined is not None and not joined:
                 fault += " (its key is not in the catalogue)"
         else:
@@ -244,50 +243,14 @@ class _Rows:
             raise Unreadable(f"no picture in the row ({error})") from error
 
 
-def _slices(file: Path, metadata: pq.FileMetaData) -> Iterator[Part]:
-    """Parts of whole row groups that are small, and of slices of such as are large."""
-    if metadata.num_rows > file.stat().st_size:
-        raise Damaged(f"it says that it has {metadata.num_rows} rows")
-    begin, end, size = 0, 0, 0
-    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
-        rows, group_size = group.num_rows, group.total_byte_size
-        if end > begin and (end - begin + rows > _ROWS_A_PART or size + group_size > _BYTES_A_PART):
-            yield Part(file=str(file), rows=(begin, end))
-            begin, size = end, 0
-        count = max(-(-rows // _ROWS_A_PART), -(-group_size // _BYTES_A_PART))
-        count = min(count, _SLICES_A_GROUP, rows)
-        for i in range(1, count):
-            yield Part(file=str(file), rows=(begin, end + rows * i // count))
-            begin = end + rows * i // count
-        end, size = end + rows, size + group_size
-    if end > begin:
-        yield Part(file=str(file), rows=(begin, end))
-
-
-def _keys(parts: Sequence[Part]) -> Iterator[tuple[int, list[str]]]:
-    """(number of the part, some of its keys); none of what is damaged."""
-    for number, part in enumerate(parts):
-        if part.rows is None:
-            continue
-        file, first = Path(part.file), 0
-        with opened(file) as parquet:
-            key = Layout.of(parquet, file).key
-            for group in range(parquet.num_row_groups):
-                stop = first + parquet.metadata.row_group(group).num_rows
-                begin, end = max(part.rows[0], first), min(part.rows[1], stop)
-                if begin < end:
-                    with contextlib.suppress(pa.ArrowException, OSError):
-                        column = parquet.read_row_group(group, columns=[key]).column(0)
-                        yield number, _texts(column.slice(begin - first, end - begin))
-                first = stop
-
-
-def _texts(column: pa.ChunkedArray) -> list[str]:
-    texts = []
-    for cell in column:
-        with contextlib.suppress(UnicodeDecodeError):
-            texts.append(text_of(cell.as_py()))
-    return texts
+def _row_of(label: str) -> dict[str, str]:
+    """The name that a label is, understood as the name of a folder would be."""
+    if not label:
+        return {}
+    name = named((label,))
+    lineage = dict(zip(RANKS, name.taxon.ranks, strict=True))
+    names = {"scientificName": name.scientific_name, "vernacularName": name.vernacular_name}
+    return lineage | names
 
 
 def _png(pixels: bytes, size: Any) -> bytes:

@@ -1,7 +1,8 @@
-"""Which columns of a Parquet file hold pictures, their names and their keys."""
+"""Which columns of a Parquet file hold pictures, names and keys; and how it is cut into parts."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import pyarrow.parquet as pq
 
 from bioclip2_jax.data.tables import normal
 from bioclip2_jax.errors import UsageError, reason
-from bioclip2_jax.prepare.columns import key_column, name_columns
+from bioclip2_jax.prepare.columns import key_column, name_columns, text_of
+from bioclip2_jax.prepare.source import Part
 
+_ROWS_A_PART = 10_000
+_BYTES_A_PART = 512 << 20
+_SLICES_A_GROUP = 16  # each reads over those before it
 _PICTURES = ("image", "img", "picture", "photo", "imagebytes", "jpg", "jpeg", "png", "webp")
 _LABELS = ("label", "labels", "target", "category", "finelabel", "classlabel", "speciesname")
 
@@ -71,7 +76,7 @@ class Layout:
         if not candidates:
             raise UsageError(
                 f"{path}: no column holds pictures (there are {', '.join(schema.names)}); a list of"
-                " addresses is for img2dataset, a catalogue is named by --catalog beside pictures"
+                " addresses is for img2dataset, a catalogue is named by --tables beside pictures"
             )
         picture = candidates[0]
         columns = tuple(name for name, kind in kinds.items() if _is_plain(kind))
@@ -110,6 +115,52 @@ def opened(file: Path) -> pq.ParquetFile:
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(reason(error)) from error
+
+
+def slices(file: Path, metadata: pq.FileMetaData) -> Iterator[Part]:
+    """Parts of whole row groups that are small, and of slices of such as are large."""
+    if metadata.num_rows > file.stat().st_size:
+        raise Damaged(f"it says that it has {metadata.num_rows} rows")
+    begin, end, size = 0, 0, 0
+    for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
+        rows, group_size = group.num_rows, group.total_byte_size
+        if end > begin and (end - begin + rows > _ROWS_A_PART or size + group_size > _BYTES_A_PART):
+            yield Part(file=str(file), rows=(begin, end))
+            begin, size = end, 0
+        count = max(-(-rows // _ROWS_A_PART), -(-group_size // _BYTES_A_PART))
+        count = min(count, _SLICES_A_GROUP, rows)
+        for i in range(1, count):
+            yield Part(file=str(file), rows=(begin, end + rows * i // count))
+            begin = end + rows * i // count
+        end, size = end + rows, size + group_size
+    if end > begin:
+        yield Part(file=str(file), rows=(begin, end))
+
+
+def keys_of(parts: Sequence[Part]) -> Iterator[tuple[int, list[str]]]:
+    """(number of the part, some of its keys); none of what is damaged."""
+    for number, part in enumerate(parts):
+        if part.rows is None:
+            continue
+        file, first = Path(part.file), 0
+        with opened(file) as parquet:
+            key = Layout.of(parquet, file).key
+            for group in range(parquet.num_row_groups):
+                stop = first + parquet.metadata.row_group(group).num_rows
+                begin, end = max(part.rows[0], first), min(part.rows[1], stop)
+                if begin < end:
+                    with contextlib.suppress(pa.ArrowException, OSError):
+                        column = parquet.read_row_group(group, columns=[key]).column(0)
+                        yield number, _texts(column.slice(begin - first, end - begin))
+                first = stop
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    texts = []
+    for cell in column:
+        with contextlib.suppress(UnicodeDecodeError):
+            texts.append(text_of(cell.as_py()))
+    return texts
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
