@@ -134,7 +134,7 @@ def prepare() -> None:
 
 
 @prepare.command()
-@click.argument("sources", metavar="[TABLE]...", nargs=-1, type=_PATH)
+@click.argument("sources", metavar="[SRC]...", nargs=-1, type=_PATH)
 @click.option(
     "--metadata",
     multiple=True,
@@ -152,7 +152,7 @@ def prepare() -> None:
 def folder(
     sources: tuple[Path, ...], metadata: tuple[Path, ...], images: tuple[Path, ...], captions: str
 ) -> Any:
-    """Pictures in folders, with one CSV row a picture.
+    """Pictures in folders, with one CSV row a picture: SRC is such a table, or a folder with one.
 
     Every column that is not taxonomy, file, split, source or licence is kept as a label.
     Unusable pictures are listed in OUT/quarantine.csv.
@@ -162,8 +162,10 @@ def folder(
       bioclip2 prepare folder --images birds --metadata birds/metadata.csv --out data/birds
     """
     from bioclip2_jax.prepare.folder import Folder
+    from bioclip2_jax.prepare.recognise import table_in
 
-    tables = (*metadata, *sources)
+    # A folder stands for the table in it.
+    tables = [*metadata, *(path.is_dir() and table_in(path) or path for path in sources)]
     if not tables:
         raise UsageError("--metadata is missing: the table that says what the pictures show")
     if images and len(images) != len(tables):
