@@ -116,7 +116,7 @@ def killed(tars: Path, out: Path, kills: int, seconds: float) -> int:
         process = subprocess.Popen(
             command(tars, out), start_new_session=True, stdout=subprocess.DEVNULL
         )
-        time.sleep(rng.uniform(0.15, 0.9) * seconds)
+        time.sleep(rng.uniform(0.05, 0.4) * seconds)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             met += 1

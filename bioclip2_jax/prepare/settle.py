@@ -64,12 +64,14 @@ class Plan:
 
     Attributes:
       inputs: pictures of the source.
+      splits: names of all that a picture was of, in their order.
       labels: names of the labels of all records, sorted.
       captions: why captions differ from ours → how many.
       shards: split by split.
     """
 
     inputs: int
+    splits: list[str]
     labels: list[str]
     captions: dict[str, int]
     shards: list[Shard]
@@ -120,6 +122,7 @@ def _settle(tasks: Sequence[ReadTask], folder: Path) -> None:
     captions = sum((Counter(each.captions) for each in counts), Counter())
     plan = Plan(
         inputs=sum(each.inputs for each in counts),
+        splits=splits,
         labels=sorted({name for each in counts for name in each.labels}),
         captions=dict(sorted(captions.items())),
         shards=_cut(tasks, splits, folder),

@@ -36,7 +36,7 @@ class ShardTask:
     Attributes:
       reads: the tasks of the first half.
       settled: the folder of what was settled.
-      splits: of the dataset.
+      splits: `Plan.splits`.
       labels: that each record has, empty where it has none.
     """
 

@@ -167,7 +167,7 @@ class Workshop:
                 shard=shard,
                 reads=tuple(reads),
                 settled=self.path / "settled",
-                splits=tuple(of_split),
+                splits=tuple(plan.splits),
                 labels=tuple(plan.labels),
                 path=self.path
                 / "dataset"
