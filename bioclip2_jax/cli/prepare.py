@@ -134,7 +134,7 @@ def prepare() -> None:
 
 
 @prepare.command()
-@click.argument("sources", metavar="[TABLE]...", nargs=-1, type=_PATH)
+@click.argument("sources", metavar="[SRC]...", nargs=-1, type=_PATH)
 @click.option(
     "--metadata",
     multiple=True,
@@ -152,7 +152,7 @@ def prepare() -> None:
 def folder(
     sources: tuple[Path, ...], metadata: tuple[Path, ...], images: tuple[Path, ...], captions: str
 ) -> Any:
-    """Pictures in folders, with one CSV row a picture.
+    """Pictures in folders, with one CSV row a picture: SRC is such a table, or a folder with one.
 
     Every column that is not taxonomy, file, split, source or licence is kept as a label.
     Unusable pictures are listed in OUT/quarantine.csv.
@@ -162,8 +162,10 @@ def folder(
       bioclip2 prepare folder --images birds --metadata birds/metadata.csv --out data/birds
     """
     from bioclip2_jax.prepare.folder import Folder
+    from bioclip2_jax.prepare.recognise import table_in
 
-    tables = (*metadata, *sources)
+    # A folder stands for the table in it.
+    tables = [*metadata, *(path.is_dir() and table_in(path) or path for path in sources)]
     if not tables:
         raise UsageError("--metadata is missing: the table that says what the pictures show")
     if images and len(images) != len(tables):
@@ -226,6 +228,41 @@ def img2dataset(sources: tuple[Path, ...]) -> Any:
     from bioclip2_jax.prepare.img2dataset import Img2dataset
 
     return Img2dataset(paths=_texts(sources))
+
+
+@prepare.command()
+@_SOURCES
+@_TABLES
+@_CAPTIONS
+@_running("photos")
+def parquet(sources: tuple[Path, ...], tables: tuple[Path, ...], captions: str) -> Any:
+    """Parquet files that hold pictures: Hugging Face's, or distributed-downloader's.
+
+    SRC is a file or a folder of them.
+
+    \b
+    Example:
+      bioclip2 prepare parquet downloads/ --tables resolved.parquet --out data/gbif
+    """
+    from bioclip2_jax.prepare.parquet import ParquetSource
+
+    return ParquetSource(sources=sources, tables=tables, captions=captions)
+
+
+@prepare.command()
+@click.argument("archive", metavar="SRC", type=_PATH)
+@click.option("--media", type=_PATH, help="Folder of the pictures. [default: the archive's]")
+@_running("archive")
+def dwca(archive: Path, media: Path | None) -> Any:
+    """A Darwin Core Archive, a folder or a zip, whose pictures lie on this machine.
+
+    \b
+    Example:
+      bioclip2 prepare dwca gbif.zip --media pictures/ --out data/gbif
+    """
+    from bioclip2_jax.prepare.dwca import DwcaSource
+
+    return DwcaSource(archive=archive, media=media)
 
 
 @prepare.command()

@@ -77,10 +77,11 @@ def refuse_others(paths: Sequence[str], *kinds: str) -> None:
     """
     for path in paths[:_MOST_PATHS]:
         found = kinds_of(path)
-        if found and not set(kinds) & set(found):
+        # An archive's media lie in a folder of pictures, too.
+        if found and (not set(kinds) & set(found) or found[0] == "dwca" not in kinds):
             what, way = _ADVICE[found[0]]
             if found[0] == "folder" and Path(path).is_dir():
-                path = str(_table_in(Path(path)))
+                path = str(table_in(Path(path)))
             raise UsageError(f"{path}: this is {what}; {way.replace('PATH', path)}")
 
 
@@ -105,7 +106,7 @@ def _kinds_of_folder(folder: Path) -> list[str]:
     kinds = ["dwca"] if (folder / "meta.xml").exists() else []
     packed = (".tar", ".tgz", ".gz", ".parquet")
     kinds += [_kind_of_file(first[suffix]) for suffix in packed if suffix in first]
-    kinds += ["folder"] if _table_in(folder) else []
+    kinds += ["folder"] if table_in(folder) else []
     picture = next((file for file in files if file.suffix.lower() in images.suffixes()), None)
     if picture:
         beside = (picture.with_suffix(".json"), picture.with_suffix(".txt"))
@@ -113,7 +114,8 @@ def _kinds_of_folder(folder: Path) -> list[str]:
     return [kind for kind in kinds if kind]
 
 
-def _table_in(folder: Path) -> Path | None:
+def table_in(folder: Path) -> Path | None:
+    """The first table of pictures in a folder, or in one right below it."""
     tables = [*sorted(folder.glob("*.[ct]sv")), *sorted(folder.glob("*/*.[ct]sv"))]
     return next((table for table in tables[:9] if _kind_of_file(table) == "folder"), None)
 

@@ -27,7 +27,7 @@ from bioclip2_jax.prepare.source import Rejected
 from bioclip2_jax.prepare.spool import ReadTask
 
 SHARD_BYTES = 256 << 20  # a shard is held in memory while it is written
-AT_A_TIME = 1 << 21  # entries in memory
+AT_A_TIME = 1 << 19  # entries in memory
 _USUAL_SPLITS = ("train", "val", "test")
 _HELD_OUT = ("test", "val")  # which keep a picture that others have too
 
