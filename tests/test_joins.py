@@ -70,12 +70,15 @@ def test_a_lineage_comes_from_one_table_and_the_rest_from_each(tmp_path):
     pq.write_table(
         pa.table({"uuid": ["u1", "u2"], "genus": ["Ursus", ""], "part": ["x", None]}), resolved
     )
+    # Of two files the first one's row counts, and a column may be in one alone.
+    more = {"Genus": ["Canis", "no"], "uuid": ["u9", "u1"], "sex": ["female", "male"]}
+    pq.write_table(pa.table(more), tmp_path / "resolved" / "z.parquet")
     table = catalogue(tmp_path / "catalog.parquet", ["u1", "u2", "u3"], source_id=["1", "2", "3"])
     provenance = tmp_path / "provenance.csv"
     provenance.write_text("UUID;source_id;License name\nu3;9;CC0\nu1;8;CC-BY\nu1;7;CC-X\n")
     (part,) = join(
         tars(1),
-        [(0, ["u1", " u2 ", "u3", "u4"])],
+        [(0, ["u1", " u2 ", "u3", "u4", "u9"])],
         tables=[tmp_path / "resolved", table, provenance],
         folder=tmp_path / "work",
     )
@@ -83,7 +86,8 @@ def test_a_lineage_comes_from_one_table_and_the_rest_from_each(tmp_path):
     assert rows["u1"] == {"genus": "Ursus", "part": "x", "source_id": "1", "License name": "CC-BY"}
     assert (rows["u2"]["genus"], rows["u2"]["species"]) == ("Ursus", "arctos")
     assert (rows["u3"]["License name"], rows["u3"]["source_id"]) == ("CC0", "3")
-    assert sorted(rows) == ["u1", "u2", "u3"]
+    assert rows["u9"] == {"genus": "Canis", "sex": "female"}
+    assert sorted(rows) == ["u1", "u2", "u3", "u9"]
 
 
 def test_names_of_shards_spare_the_listing_of_keys(tmp_path):

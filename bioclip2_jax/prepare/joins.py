@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioclip2_jax import files
+from bioclip2_jax.data.tables import normal
 from bioclip2_jax.prepare.columns import LINEAGE
 from bioclip2_jax.prepare.joined_tables import (
     Table,
@@ -136,26 +137,28 @@ def _batches(keys: Iterable[tuple[int, Sequence[str]]]) -> Iterator[pa.RecordBat
 
 def _wanted(
     database: duckdb.DuckDBPyConnection, pictures: Path, table: Table, found: Path
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Which rows of a table are about which parts: (file, [n] rows, [n] parts), in order."""
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Which rows of a table are about which parts: (number of the file, [n] rows, [n] parts)."""
     # Joined first and sorted then: at once, the two would fight for the memory.
+    names = pa.table({"number": range(len(table.files)), "name": list(map(str, table.files))})
+    database.register("files", names)
     database.execute(
-        "COPY (SELECT t.joined_file AS file, t.joined_row AS row, p.part"
+        "COPY (SELECT CAST(f.number AS INT) AS file, t.joined_row AS row, p.part"
         f" FROM {scan([pictures])} p JOIN {scan(table.files)} t"
-        f" ON p.key = {cell_text('t', table.key)}) TO {quoted(found)} (FORMAT parquet)"
+        f" ON p.key = {cell_text('t', table.key)} JOIN files f ON f.name = t.joined_file)"
+        f" TO {quoted(found)} (FORMAT parquet)"
     )
     query = f"SELECT DISTINCT file, row, part FROM {scan([found])} ORDER BY file, row, part"
     for batch in database.sql(query).to_arrow_reader(_ROWS_AT_A_TIME):
-        names, rows = batch.column("file").to_pylist(), batch.column("row").to_numpy()
-        parts = batch.column("part").to_numpy()
-        for name in dict.fromkeys(names):
-            first, stop = names.index(name), len(names) - names[::-1].index(name)
-            yield name, rows[first:stop], parts[first:stop]
+        numbers, rows, parts = (batch[name].to_numpy() for name in ("file", "row", "part"))
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            yield number, rows[here], parts[here]
 
 
 def _deal(
     table: Table,
-    wanted: Iterator[tuple[str, np.ndarray, np.ndarray]],
+    wanted: Iterator[tuple[int, np.ndarray, np.ndarray]],
     deal: Sequence[int],
     heaps: Path,
 ) -> None:
@@ -166,19 +169,19 @@ def _deal(
       deal: the heap of each part.
       heaps: the files are called this, a dash and the number of the heap.
     """
-    names = [table.key, *table.columns.values()]
+    names = [normal(table.key), *table.columns]
     own = [("part", pa.int32()), ("number", pa.int64())]
     schema = pa.schema([*own, *((f"c{i}", pa.string()) for i in range(len(names)))])
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     heap_of, number = np.asarray(deal), 0
-    name, rows, parts = next(wanted, ("", np.array([]), np.array([])))
+    here, rows, parts = next(wanted, (-1, np.array([]), np.array([])))
     with contextlib.ExitStack() as stack:
         writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-        for file in table.files:
+        for place, file in enumerate(table.files):
             first = 0
             for batch in _plain_batches(file, names):
                 stop = first + len(batch)
-                while name == str(file) and rows[0] < stop:
+                while here == place and rows[0] < stop:
                     count = int(np.searchsorted(rows, stop))
                     # A row may be about several parts, and so be taken more than once.
                     taken = batch.take(pa.array(rows[:count] - first))
@@ -194,22 +197,21 @@ def _deal(
                             stream = pa.ipc.new_stream(sink, schema, options=options)
                             writers[one] = stack.enter_context(stream)
                         writers[one].write_batch(dealt.filter(pa.array(heap == one)))
-                    name, rows, parts = (
-                        (name, rows[count:], parts[count:])
-                        if count < len(rows)
-                        else next(wanted, ("", rows, parts))
-                    )
+                    rows, parts = rows[count:], parts[count:]
+                    if not len(rows):
+                        here, rows, parts = next(wanted, (-1, rows, parts))
                 first = stop
 
 
 def _plain_batches(file: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file with their columns as text; a column it lacks is empty."""
+    """The rows of a Parquet file, columns by normal names, as text; one it lacks is empty."""
     parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-    here = [name for name in names if name in parquet.schema_arrow.names]
-    for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=here):
+    here = {normal(name): name for name in reversed(parquet.schema_arrow.names)}
+    wanted = [here[name] for name in names if name in here]
+    for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
         empty = pa.nulls(len(batch), pa.string())
-        columns = [batch[name].cast(pa.string()) if name in here else empty for name in names]
-        yield pa.record_batch(columns, names)
+        columns = [batch[here[n]].cast(pa.string()) if n in here else empty for n in names]
+        yield pa.record_batch(columns, list(names))
 
 
 def _ordered(
