@@ -28,9 +28,7 @@ from bioclip2_jax.prepare.joined_tables import (
     quoted_name,
     scan,
 )
-from bioclip2_jax.prepare.source import Part
-
-COUNTS_FILE = "joined.json"  # {"keys": …, "missing": …} in the folder of a join
+from bioclip2_jax.prepare.source import COUNTS_FILE, Part
 
 _MAX_HEAPS = 256  # open files
 _PARTS_A_HEAP = 8  # at least; and as many are put in order at a time

@@ -43,6 +43,7 @@ class Summary:
       by_rank: the deepest known rank → records.
       captions_that_differ: why captions of the source differ from ours → how many.
       licences, sources, datasets: → records; the commonest ones.
+      joined: of tables about the pictures: "keys" of pictures, and those that are "missing" there.
     """
 
     records: int
@@ -55,6 +56,7 @@ class Summary:
     licences: dict[str, int]
     sources: dict[str, int]
     datasets: dict[str, int]
+    joined: dict[str, int]
 
     def __str__(self) -> str:
         """One line for the command line."""
@@ -107,6 +109,7 @@ def publish(
         licences=_commonest(whole.counts["licence"]),
         sources=_commonest(whole.counts["source"]),
         datasets=_commonest(whole.counts["datasetName"]),
+        joined=workshop.joined(),
     )
     values = dataclasses.asdict(summary) | {"made_from": workshop.digest}
     files.write_json(folder / SUMMARY_FILE, values)

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from bioclip2_jax.data.records import Record
 
-REMARK_FILE = "remark.txt"  # in the folder of the parts: a line for whoever called
+# In the folder of the parts: a line for whoever called, and in joined/ how many keys tables know.
+REMARK_FILE, COUNTS_FILE = "remark.txt", "joined.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from bioclip2_jax.prepare import settle, shards, spool
 from bioclip2_jax.prepare.hygiene import Corrections
 from bioclip2_jax.prepare.settle import Plan
 from bioclip2_jax.prepare.shards import ShardTask
-from bioclip2_jax.prepare.source import REMARK_FILE, Part, Source
+from bioclip2_jax.prepare.source import COUNTS_FILE, REMARK_FILE, Part, Source
 from bioclip2_jax.prepare.spool import ReadTask
 from bioclip2_jax.workers.tasks import Runner
 
@@ -145,6 +145,11 @@ class Workshop:
         """What the source says when it has listed its parts; "" for nothing."""
         path = self.path / "parts" / REMARK_FILE
         return files.read_text(path).strip() if path.exists() else ""
+
+    def joined(self) -> dict[str, int]:
+        """How many pictures the tables that were joined know; {} for no tables."""
+        path = self.path / "parts" / "joined" / COUNTS_FILE
+        return files.read_json_object(path) if path.exists() else {}
 
     def plan(self, reads: Sequence[ReadTask]) -> Plan:
         """What the shards will hold, when all is read.
