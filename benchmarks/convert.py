@@ -13,6 +13,7 @@ import io
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,23 +110,25 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def killed(tars: Path, out: Path, kills: int, seconds: float) -> int:
-    """Converts with kills at random times of an undisturbed run; how many met it at work."""
+def killed(tars: Path, out: Path, kills: int, seconds: float, undisturbed: dict) -> bool:
+    """Whether conversions that are killed at random times, and called again, end as ever."""
     rng, met = random.Random(0), 0
-    for _ in range(kills):
+    while met < kills:
         process = subprocess.Popen(
             command(tars, out), start_new_session=True, stdout=subprocess.DEVNULL
         )
-        time.sleep(rng.uniform(0.05, 0.4) * seconds)
+        time.sleep(rng.uniform(0.1, 0.9) * seconds)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             met += 1
         process.wait()
-        if out.exists():
-            break
-    if not out.exists():
-        subprocess.run(command(tars, out), check=True, stdout=subprocess.DEVNULL)
-    return met
+        if met == kills or out.exists():
+            if not out.exists():
+                subprocess.run(command(tars, out), check=True, stdout=subprocess.DEVNULL)
+            if contents(out) != undisturbed:
+                return False
+            shutil.rmtree(out)
+    return True
 
 
 def main() -> None:
@@ -153,8 +156,8 @@ def main() -> None:
         wall = time.perf_counter() - start
         print(f"all cores: {wall:.1f} s, equal: {contents(home / 'cores') == undisturbed}")
         if options.kills:
-            met = killed(home / "tars", home / "killed", options.kills, wall)
-            print(f"killed {met} times: equal {contents(home / 'killed') == undisturbed}")
+            same = killed(home / "tars", home / "killed", options.kills, wall, undisturbed)
+            print(f"killed {options.kills} times: equal {same}")
             shares = [
                 subprocess.Popen(command(home / "tars", home / "shares", "--task", f"{i}/4"))
                 for i in range(4)
@@ -165,7 +168,7 @@ def main() -> None:
             on_ray(home / "tars", home / "ray")
             print(f"Ray, two workers: equal {contents(home / 'ray') == undisturbed}")
         for folder in ("tars", "one", "cores"):
-            subprocess.run(["rm", "-rf", str(home / folder)], check=True)
+            shutil.rmtree(home / folder)
         for count in (options.count, 10 * options.count):
             write_tars(home / f"tiny-{count}", count, max(options.count // 20, 1), 16)
             tiny = command(home / f"tiny-{count}", home / f"out-{count}", "--processes", "1")
