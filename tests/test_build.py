@@ -1,6 +1,7 @@
 """Conversions: what is kept, and that no way of running one, or of ending it, changes a byte."""
 
 import csv
+import dataclasses
 import io
 import json
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tars
 from PIL import Image
 
 from bioclip2_jax.data import dataset
@@ -20,7 +22,8 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import settle
 from bioclip2_jax.prepare.build import build
 from bioclip2_jax.prepare.folder import Folder
-from bioclip2_jax.prepare.workshop import Order
+from bioclip2_jax.prepare.webdataset import Webdataset
+from bioclip2_jax.prepare.workshop import Order, Workshop
 from bioclip2_jax.workers.tasks import Runner, share_of
 
 COUNT = 240
@@ -253,9 +256,37 @@ def test_an_unfinished_conversion_of_something_else_is_not_touched(tmp_path, pic
     )
     with pytest.raises(UsageError, match="unfinished conversion of other sources"):
         build(other)
-    table = pictures / "table.csv"
-    assert build(order(pictures, tmp_path / "d", overwrite=True)) is not None
-    assert table.exists() and [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert build(dataclasses.replace(other, overwrite=True)) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_source_that_changes_in_between_is_refused(tmp_path):
+    tar = tmp_path / "a.tar"
+    rows = [{"uuid": f"u{n}", "image": b"no picture", "genus": "Panthera"} for n in range(3)]
+    tars.write_treeoflife(tar, rows)
+    order = Order(source=Webdataset(paths=(str(tar),)), out=tmp_path / "d", name="x")
+    workshop = Workshop(tmp_path / ".d.preparing", order)
+    workshop.open()
+    workshop.reads()
+    tars.write_treeoflife(tar, rows[:2])
+    with pytest.raises(UserError, match="a.tar: changed since this conversion began; remove"):
+        build(order)
+
+
+def test_half_a_shard_of_a_dead_process_is_not_published(tmp_path, pictures, undisturbed):
+    assert ended(pictures, tmp_path / "d", 40, "SIGKILL").returncode == -signal.SIGKILL
+    (tmp_path / ".d.preparing" / "dataset").mkdir(exist_ok=True)
+    (tmp_path / ".d.preparing" / "dataset" / ".x-train.1234.abcd").write_bytes(b"half")
+    build(order(pictures, tmp_path / "d", runner=Runner(share=(0, 1))))
+    assert bytes_of(tmp_path / "d") == undisturbed
+
+
+def test_a_share_that_cannot_begin_leaves_nothing(tmp_path, pictures):
+    source = Folder(tables=((None, pictures / "nosuch.csv"),))
+    wrong = Order(source=source, out=tmp_path / "d", name="x", runner=Runner(share=(0, 2)))
+    with pytest.raises(UserError, match="nosuch.csv"):
+        build(wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_conversions_to_one_place_are_not_mixed(tmp_path, pictures):

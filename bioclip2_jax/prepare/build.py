@@ -43,7 +43,7 @@ def build(order: Order, say: Callable[[str], None] = print) -> Summary | None:
         workshop.open()
         if share:
             shares = Shares(workshop.path / "shares", share[0])
-            with shares.at_work():
+            with shares.at_work(), workshop.removed_if_useless(shares.others):
                 return _build_shared(workshop, out, shares, share, say)
         with workers.alone(workshop.path), workshop.removed_if_useless():
             return _build(workshop, out, say)

@@ -1,10 +1,13 @@
 """What the records of a dataset have in common: taxa, licences, lengths of captions."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from bioclip2_jax import files
 from bioclip2_jax.data.dataset import CAPTIONS_FILE, TAXA_FILE
@@ -22,19 +25,35 @@ OTHERS = "others"
 _OWN = {f"caption_{kind}": (kind,) for kind in TEXT_KINDS} | {"caption": TEXT_KINDS}
 
 
+# Seven ranks, number of records, scientific names and common names → records each.
+_Row = tuple[tuple[str, ...], int, dict[str, int], dict[str, int]]
+
+
 @dataclass(kw_only=True)
 class Totals:
-    """Of a shard, or of a dataset.
+    """Of a shard; as a file one line of JSON for what is not of a taxon, then a line a taxon.
 
     Attributes:
-      taxa: (seven ranks, number of records, scientific names and common names → records each).
       longest: text kind → tokens of its longest caption.
       counts: field → its value → records.
+      taxa: sorted; from a file they can be read once.
     """
 
-    taxa: list[tuple[tuple[str, ...], int, dict[str, int], dict[str, int]]]
     longest: dict[str, int]
     counts: dict[str, dict[str, int]]
+    taxa: Iterable[_Row]
+
+    def write(self, path: Path) -> None:
+        """Writes the file."""
+        lines = [{"longest": self.longest, "counts": self.counts}, *self.taxa]
+        files.write_bytes(path, b"\n".join(map(msgspec.json.encode, lines)))
+
+    @classmethod
+    def read(cls, path: Path) -> "Totals":
+        """Reads the file, its taxa as they are asked for."""
+        lines = path.open("rb")
+        row = msgspec.json.Decoder(_Row)
+        return cls(**msgspec.json.decode(next(lines)), taxa=map(row.decode, lines))
 
 
 class Catalogue:
@@ -70,7 +89,7 @@ class Catalogue:
             for taxon, count in sorted(records.items())
         ]
         counts = {field: dict(sorted(counts.items())) for field, counts in self._counts.items()}
-        return Totals(taxa=taxa, longest=self._longest_captions(), counts=counts)
+        return Totals(longest=self._longest_captions(), counts=counts, taxa=taxa)
 
     def _longest_captions(self) -> dict[str, int]:
         longest = dict(self._longest)
@@ -115,7 +134,7 @@ class Whole:
         self._longest: dict[str, int] = dict.fromkeys(TEXT_KINDS, 0)
         for split, totals in shards:
             for ranks, count, *names in totals.taxa:
-                taxon = Taxon(*ranks)
+                taxon = Taxon(*map(sys.intern, ranks))
                 self.records[split] += count
                 self.taxa[taxon] += count
                 self._in_split[taxon][split] += count

@@ -81,6 +81,8 @@ def publish(
       plan: what was settled between them.
     """
     folder, order = workshop.path / "dataset", workshop.order
+    for path in folder.glob(".*"):  # half a shard of a process that was killed elsewhere
+        path.unlink()
     whole = Whole(shards.totals_of(todo))
     splits = list(dict.fromkeys(shard.split for shard in plan.shards))
     whole.write(folder, splits)

@@ -26,8 +26,8 @@ from bioclip2_jax.prepare import spool
 from bioclip2_jax.prepare.source import Rejected
 from bioclip2_jax.prepare.spool import ReadTask
 
-SHARD_BYTES = 256 << 20  # a shard is held in memory while it is written
-AT_A_TIME = 1 << 19  # entries in memory
+SHARD_BYTES, SHARD_RECORDS = 256 << 20, 1 << 16  # at most in a shard
+AT_A_TIME = 1 << 16  # entries in memory
 _USUAL_SPLITS = ("train", "val", "test")
 _HELD_OUT = ("test", "val")  # which keep a picture that others have too
 
@@ -246,7 +246,7 @@ def _decide(
 
 
 def _cut(tasks: Sequence[ReadTask], splits: Sequence[str], folder: Path) -> list[Shard]:
-    """Shards of equally many records; in a split as many as its bytes need."""
+    """Shards of equally many records; in a split as many as its bytes and records need."""
     counts, sizes = np.zeros(len(splits), int), np.zeros(len(splits), int)
     for task in tasks:
         index, is_kept = spool.read_index(task), verdicts(folder, task) > 0
@@ -256,7 +256,8 @@ def _cut(tasks: Sequence[ReadTask], splits: Sequence[str], folder: Path) -> list
         sizes += np.bincount(own, index["size"][is_kept], len(splits)).astype(int)
     ends: list[list[int]] = []  # of the shards of a split: its first record, …, its number of them
     for count, size in zip(counts.tolist(), sizes.tolist(), strict=True):
-        length, longer = divmod(count, number := min(count, -(-size // SHARD_BYTES)) or 1)
+        wanted = max(-(-size // SHARD_BYTES), -(-count // SHARD_RECORDS))
+        length, longer = divmod(count, number := min(count, wanted) or 1)
         ends.append([n * length + min(n, longer) for n in range(number + 1)])
     starts: list[list[Hash]] = [[] for _ in splits]
     seen = np.zeros(len(splits), int)

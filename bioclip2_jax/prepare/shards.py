@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -27,6 +26,7 @@ from bioclip2_jax.prepare.spool import ReadTask
 
 # A record a chunk, for random access; packed pictures are no smaller when packed again.
 _OPTIONS = "group_size:1,uncompressed"
+_BYTES_AT_A_TIME, _RECORDS_AT_A_TIME = 64 << 20, 1024  # in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +73,24 @@ def write_shard(task: ShardTask) -> int:
             catalogue.add(record)
             writer.write(_serialised(record, task.labels))
         writer.close()
-    files.write_bytes(task.totals, msgspec.json.encode(catalogue.totals()))
+    catalogue.totals().write(task.totals)
     return len(numbers)
 
 
 def _records(reads: Sequence[ReadTask], entries: settle.Entries) -> Iterator[Record]:
-    """The records of entries. Each spool is read once, from its start to its end."""
-    held: list[Record] = [{}] * len(entries.tasks)
-    offsets, sizes = entries.rows["offset"], entries.rows["size"]
-    for number in np.unique(entries.tasks):
-        own = np.flatnonzero(entries.tasks == number)
-        with reads[number].path("spool").open("rb") as file:
-            for place in own[np.argsort(offsets[own])].tolist():
-                held[place] = spool.entry_at(file, int(offsets[place]), int(sizes[place]))
-    for place in range(len(held)):
-        yield held[place]
-        held[place] = {}
+    """The records of entries, some megabytes at a time, each spool from its start to its end."""
+    ends = np.cumsum(entries.rows["size"], dtype=np.int64) // _BYTES_AT_A_TIME
+    ends += np.arange(len(ends)) // _RECORDS_AT_A_TIME
+    for part in np.split(np.arange(len(ends)), np.flatnonzero(np.diff(ends)) + 1):
+        held: dict[int, Record] = {}
+        for number in np.unique(entries.tasks[part]):
+            own = part[entries.tasks[part] == number]
+            with reads[number].path("spool").open("rb") as file:
+                for place in own[np.argsort(entries.rows["offset"][own])].tolist():
+                    row = entries.rows[place]
+                    held[place] = spool.entry_at(file, int(row["offset"]), int(row["size"]))
+        for place in part.tolist():
+            yield held.pop(place)
 
 
 @contextlib.contextmanager
@@ -161,4 +163,4 @@ def write_metadata(
 def totals_of(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, Totals]]:
     """(split, what it holds in all) of each shard that is done."""
     for task in tasks:
-        yield task.shard.split, msgspec.json.decode(task.totals.read_bytes(), type=Totals)
+        yield task.shard.split, Totals.read(task.totals)

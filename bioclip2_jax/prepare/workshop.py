@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ class Workshop:
             if order.can_go_on and not order.overwrite:
                 raise UsageError(
                     f"{self.path} holds an unfinished conversion of other sources or settings;"
-                    " repeat that call, or add --overwrite to forget it"
+                    " repeat that call, or remove the folder"
                 )
             shutil.rmtree(self.path)
         with self._first(self.path) as folder:
@@ -97,13 +97,13 @@ class Workshop:
             shutil.rmtree(own, ignore_errors=True)
 
     @contextlib.contextmanager
-    def removed_if_useless(self) -> Iterator[None]:
-        """Removes the folder after an error that no further call can go on from."""
+    def removed_if_useless(self, others: Callable[[], Sequence[int]] = tuple) -> Iterator[None]:
+        """Removes the folder after an error that no further call, or share, can go on from."""
         try:
             yield
         except BaseException as error:
             is_begun = self.order.can_go_on and (self.path / "manifest.json").exists()
-            if not is_begun or isinstance(error, NothingLeft):
+            if (not is_begun or isinstance(error, NothingLeft)) and not others():
                 shutil.rmtree(self.path)
             raise
 
@@ -124,8 +124,8 @@ class Workshop:
         for row in files.read_json(manifest):
             if row.pop("seen") != _seen(row["file"]):
                 raise UserError(
-                    f"{row['file']}: changed since this conversion began; add --overwrite to begin"
-                    " again"
+                    f"{row['file']}: changed since this conversion began; remove {self.path} to"
+                    " begin again"
                 )
             parts.append(Part(**row | {"rows": row["rows"] and tuple(row["rows"])}))
         (self.path / "read").mkdir(exist_ok=True)
@@ -170,7 +170,8 @@ class Workshop:
         return [
             ShardTask(
                 shard=shard,
-                reads=tuple(reads),
+                # Their parts, which may be many, are of no more use.
+                reads=tuple(dataclasses.replace(read, parts=()) for read in reads),
                 settled=self.path / "settled",
                 splits=tuple(plan.splits),
                 labels=tuple(plan.labels),

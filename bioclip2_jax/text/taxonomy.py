@@ -49,7 +49,7 @@ _KINGDOMS = {
 }
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Taxon:
     """One lineage. Unknown ranks are empty and may lie between known ones.
 
