@@ -2,8 +2,9 @@
 
 import time
 
-from bioclip2_jax.training import sharding
 from helpers.smallest import get_config
+
+from bioclip2_jax.training import sharding
 
 __all__ = ["get_config"]
 SECONDS = 0.2
