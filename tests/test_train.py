@@ -60,9 +60,7 @@ def test_the_loss_falls(undisturbed):
     assert sum(curve[-3:]) < sum(curve[:3])
 
 
-def test_kill_and_restart_repeats_the_uninterrupted_run_bit_for_bit(
-    undisturbed, data, tmp_path
-):
+def test_kill_and_restart_repeats_the_uninterrupted_run_bit_for_bit(undisturbed, data, tmp_path):
     process = start(arguments(tmp_path, data, compiled(undisturbed), recipe="slowly"))
     wait_until(lambda: (checkpoint.latest_step(tmp_path) or 0) >= 4, [process])
     kill([process])
