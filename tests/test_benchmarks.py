@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(script: str, *options: str) -> dict:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / script, *options, "--json"],
         capture_output=True,

@@ -46,11 +46,10 @@ def test_a_run_killed_at_random_ends_as_the_undisturbed_one(tmp_path):
     run_together(2, arguments(tmp_path / "undisturbed", data, **EVERY))
     dice = random.Random(KILLS)
     workdir = tmp_path / "killed"
-    args = arguments(workdir, data, **EVERY)
     met = collections.Counter()
     for number in range(KILLS):
         before = len(rows(workdir))
-        processes = start_together(2, args)
+        processes = start_together(2, arguments(workdir, data, recipe="slowly", **EVERY))
         if number % 4 == 3:  # while it starts, or resumes
             time.sleep(dice.uniform(0, START_SECONDS))
         else:
@@ -64,7 +63,7 @@ def test_a_run_killed_at_random_ends_as_the_undisturbed_one(tmp_path):
         met[f"process {victim}"] += 1
         met["while saving"] += any(workdir.glob("checkpoints/*tmp*"))
         assert not (workdir / "done.json").exists(), "the run ended before it could be killed"
-    messages = run_together(2, args)
+    messages = run_together(2, arguments(workdir, data, **EVERY))
     assert "damaged" not in messages[0]
 
     undisturbed, killed = (state_at_the_end(tmp_path / name) for name in ("undisturbed", "killed"))

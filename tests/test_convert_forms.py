@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from kept_models import export_open_clip, params_of, read, save_run, source_of, state_dict
+from processes import arguments as arguments_of_run
+from processes import short_data
 from safetensors.numpy import load_file, save_file
 
 import bioclip2_jax
@@ -255,7 +257,7 @@ def test_an_image_size_that_patches_do_not_divide_is_refused(folder, tmp_path):
 # ---- Training from converted weights
 
 
-def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tiny_data, tmp_path):
+def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tmp_path):
     config = dataclasses.replace(
         CONFIG,
         vision=VisionConfig(image_size=32, patch_size=8, width=48, layers=1, head_width=24),
@@ -264,26 +266,26 @@ def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tiny_dat
     )
     export_open_clip(random_params(config), config, Preprocess(32), tmp_path / "open_clip")
     succeed(tmp_path / "open_clip", tmp_path / "ours")
-    recipe = train.Path(__file__).parent.parent / "configs" / "quickstart.py"
-    arguments = [
-        *(f"--config={recipe}", f"--workdir={tmp_path / 'run'}"),
-        *(f"--config.data.dir={tiny_data}", f"--config.init={tmp_path / 'ours'}"),
-        *("--config.model.name=init", "--config.train.batch_size=16"),
-        *("--config.train.learning_rate=0.0", "--config.train.checkpoint_every=1"),
-    ]
-    train.main([*arguments, "--config.train.steps=1"])
+    data = short_data(tmp_path / "data")
+
+    def run(workdir, steps):
+        init = f"--config.init={tmp_path / 'ours'}", "--config.model.name=init"
+        changes = {"steps": steps, "learning_rate": 0.0, "checkpoint_every": 1}
+        train.main(arguments_of_run(workdir, data, *init, **changes))
+
+    run(tmp_path / "run", steps=1)
     jax.tree.map(
         np.testing.assert_array_equal, read(tmp_path / "run")[1], read(tmp_path / "ours")[1]
     )
     assert read(tmp_path / "run")[0] == config
     (tmp_path / "ours").rename(tmp_path / "moved")  # a resumed run no longer needs it
-    train.main([*arguments, "--config.train.steps=2"])
+    run(tmp_path / "run", steps=2)
     assert checkpoint.latest_step(tmp_path / "run") == 2
     with pytest.raises(UserError, match="a converted model, not a training run"):
-        train.main([f"--workdir={tmp_path / 'moved'}", *arguments[:1], *arguments[2:]])
+        run(tmp_path / "moved", steps=2)
 
 
-def test_starting_weights_of_another_image_size_are_resized(tiny_data, tmp_path):
+def test_starting_weights_of_another_image_size_are_resized(tmp_path):
     config = PRESETS["tiny"]
     small = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=32))
     export_open_clip(random_params(small), small, Preprocess(32), tmp_path / "small")

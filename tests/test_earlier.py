@@ -94,12 +94,13 @@ def test_a_run_goes_on_where_it_stopped(earlier):
 
 def bioclip2(folder: Path, *arguments: str) -> str:
     """What the command line says, started in a folder, with one device."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
     done = subprocess.run(
         [sys.executable, "-m", "bioclip2_jax", *arguments],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

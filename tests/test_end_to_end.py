@@ -2,21 +2,18 @@
 
 import csv
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import bioclip2
+from processes import arguments
 
 import bioclip2_jax
 from bioclip2_jax.text.taxonomy import RANKS
 
-ROOT = Path(__file__).parent.parent
 
-
-def succeed(*arguments: object) -> str:
-    done = bioclip2(*arguments)
+def succeed(*words: object) -> str:
+    done = bioclip2(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -27,10 +24,9 @@ def run(tmp_path_factory):
     data = workdir / "data"
     succeed("prepare", "simulate", "--out", data, "--species", 12, "--images", 200)
     succeed(
-        *("train", f"--config={ROOT / 'configs' / 'quickstart.py'}", f"--workdir={workdir}"),
-        *(f"--config.data.dir={data}", "--config.train.steps=4", "--config.train.batch_size=16"),
-        *(f"--config.data.replay_dir={data}", "--config.train.replay_batch_size=8"),
-        f"--config.compile_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
+        "train",
+        *arguments(workdir, data, steps=4, replay_batch_size=8),
+        f"--config.data.replay_dir={data}",
     )
     succeed("evaluate", "--workdir", workdir, "--data", data, "--split", "val")
     succeed("export", "--workdir", workdir, "--out", workdir / "export")

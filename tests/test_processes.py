@@ -25,9 +25,10 @@ from bioclip2_jax.training import sharding
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.workers import processes as workers
 
-# Long enough that a signal, which JAX looks for once a second, comes before the end; learning
-# gently, so that the last bits of a sum do not grow.
-RUN = {"steps": 80, "batch_size": 8, "checkpoint_every": 1000, "learning_rate": 1e-4}
+# Long enough that a signal, which JAX looks for once a second, comes before the end of a slow run;
+# learning gently, so that the last bits of a sum do not grow.
+RUN = {"steps": 40, "batch_size": 8, "checkpoint_every": 1000, "learning_rate": 1e-4}
+SLOWLY = RUN | {"recipe": "slowly"}
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +68,7 @@ def test_more_processes_and_devices_repeat_the_run_of_one(data, alone, tmp_path,
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step_and_nothing_is_lost(pair, data, tmp_path):
-    args = arguments(tmp_path, data, **RUN)
-    processes = start_together(2, args)
+    processes = start_together(2, arguments(tmp_path, data, **SLOWLY))
     wait_until(lambda: len(rows(tmp_path)) >= 3, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, messages = finish(processes)
@@ -77,7 +77,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_nothing_is_lost(pair,
     assert f"stopped and saved after step {stopped}" in messages[0]
     assert 3 <= stopped < RUN["steps"] and not (tmp_path / "done.json").exists()
     assert "stopped" not in messages[1] and "step" not in messages[1]  # one process speaks
-    messages = run_together(2, args)
+    messages = run_together(2, arguments(tmp_path, data, **RUN))
     assert f"going on after step {stopped}" in messages[0]
     assert losses(tmp_path) == losses(pair)
     ours, undisturbed = (parameters(folder, RUN["steps"]) for folder in (tmp_path, pair))
@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path):
     for devices, fsdp in ((8, 1), (4, 2), (2, 1)):
         before = checkpoint.latest_step(tmp_path) or 0
         processes = start_together(
-            1, arguments(tmp_path, data, f"--config.mesh.fsdp={fsdp}", **RUN), devices
+            1, arguments(tmp_path, data, f"--config.mesh.fsdp={fsdp}", **SLOWLY), devices
         )
         wait_until(lambda: len(rows(tmp_path)) >= before + 4, processes)  # noqa: B023
         processes[0].send_signal(signal.SIGTERM)

@@ -4,19 +4,20 @@ import errno
 import json
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
 from processes import (
     arguments,
     finish,
+    kill,
     losses,
     parameters,
     rows,
     run_together,
     short_data,
     start,
+    wait_until,
 )
 
 from bioclip2_jax import load, tokenize, train
@@ -27,9 +28,14 @@ from bioclip2_jax.weights.write import write
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_data, tmp_path_factory):
+def data(tmp_path_factory):
+    return short_data(tmp_path_factory.mktemp("short") / "short")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    run_together(1, arguments(workdir, tiny_data, "--config.compile_cache=compile_cache"))
+    run_together(1, arguments(workdir, data, "--config.compile_cache=compile_cache"))
     return workdir
 
 
@@ -54,39 +60,32 @@ def test_the_loss_falls(undisturbed):
     assert sum(curve[-3:]) < sum(curve[:3])
 
 
-def test_kill_and_restart_repeats_the_uninterrupted_run_bit_for_bit(
-    undisturbed, tiny_data, tmp_path
-):
-    process = start(arguments(tmp_path, tiny_data, compiled(undisturbed)))
-    deadline = time.time() + 300
-    while not (checkpoint.latest_step(tmp_path) or 0) >= 4 and time.time() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def test_kill_and_restart_repeats_the_uninterrupted_run_bit_for_bit(undisturbed, data, tmp_path):
+    process = start(arguments(tmp_path, data, compiled(undisturbed), recipe="slowly"))
+    wait_until(lambda: (checkpoint.latest_step(tmp_path) or 0) >= 4, [process])
+    kill([process])
     assert not (tmp_path / "done.json").exists(), "the run ended before it could be killed"
-    again = start(arguments(tmp_path, tiny_data, compiled(undisturbed)))
-    _, messages = again.communicate(timeout=300)
-    assert again.returncode == 0 and "going on after step" in messages
+    (messages,) = run_together(1, arguments(tmp_path, data, compiled(undisturbed)))
+    assert "going on after step" in messages
     assert losses(tmp_path) == losses(undisturbed)
 
 
-def test_sigterm_saves_and_exits_cleanly(undisturbed, tiny_data, tmp_path):
-    process = start(arguments(tmp_path, tiny_data, compiled(undisturbed), checkpoint_every=1000))
-    deadline = time.time() + 300
-    metrics = tmp_path / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()) and time.time() < deadline:
-        time.sleep(0.02)
+def test_sigterm_saves_and_exits_cleanly(undisturbed, data, tmp_path):
+    kept_programs = compiled(undisturbed)
+    process = start(
+        arguments(tmp_path, data, kept_programs, recipe="slowly", checkpoint_every=1000)
+    )
+    wait_until(lambda: rows(tmp_path), [process])
     process.send_signal(signal.SIGTERM)
-    _, messages = process.communicate(timeout=300)
-    assert process.returncode == 0
-    if not (tmp_path / "done.json").exists():
-        assert "stopped and saved after step" in messages
+    codes, (messages,) = finish([process])
     kept = checkpoint.latest_step(tmp_path)
+    assert codes == [0] and f"stopped and saved after step {kept}" in messages
+    assert not (tmp_path / "done.json").exists()
     assert kept and losses(tmp_path) == losses(undisturbed)[:kept]
 
 
 def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_steps_since_the_last(
-    undisturbed, tiny_data, tmp_path
+    undisturbed, data, tmp_path
 ):
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     newest = checkpoint.step_dir(workdir, 12)
@@ -94,7 +93,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_steps_since_the_l
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    (messages,) = run_together(1, arguments(workdir, tiny_data, compiled(undisturbed)))
+    (messages,) = run_together(1, arguments(workdir, data, compiled(undisturbed)))
     name = victim.relative_to(newest)
     assert f"12: damaged checkpoint ({name} is not what was written)" in messages
     assert "going on after step 8" in messages
@@ -104,16 +103,16 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_steps_since_the_l
     np.testing.assert_array_equal(ours["projection"], other["projection"])
 
 
-def test_compiled_steps_are_kept_for_the_next_start(undisturbed, tiny_data, tmp_path):
+def test_compiled_steps_are_kept_for_the_next_start(undisturbed, data, tmp_path):
     assert list((undisturbed / "compile_cache").glob("jit_train_step-*"))
     off = "--config.compile_cache="
-    process = start(arguments(tmp_path, tiny_data, off, steps=1))
+    process = start(arguments(tmp_path, data, off, steps=1))
     assert finish([process])[0] == [0] and not (tmp_path / "compile_cache").exists()
     assert 0 < rows(tmp_path)[0]["first_step_seconds"] < 300
 
 
-def test_a_finished_run_says_so(undisturbed, tiny_data, capsys):
-    train.main(arguments(undisturbed, tiny_data))
+def test_a_finished_run_says_so(undisturbed, data, capsys):
+    train.main(arguments(undisturbed, data))
     assert "all 12 steps are done" in capsys.readouterr().err
 
 
@@ -137,24 +136,24 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         ({"patch_keep": 1.5}, "config.train.patch_keep"),
     ],
 )
-def test_impossible_settings_are_named(tiny_data, tmp_path, changes, sentence):
+def test_impossible_settings_are_named(data, tmp_path, changes, sentence):
     with pytest.raises(UsageError, match=sentence):
-        train.main(arguments(tmp_path, tiny_data, **changes))
+        train.main(arguments(tmp_path, data, **changes))
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_an_unknown_model_names_the_nearest(tiny_data, tmp_path):
+def test_an_unknown_model_names_the_nearest(data, tmp_path):
     with pytest.raises(UsageError, match="did you mean vit_l14"):
-        train.main([*arguments(tmp_path, tiny_data), "--config.model.name=vit_l41"])
+        train.main([*arguments(tmp_path, data), "--config.model.name=vit_l41"])
 
 
-def test_a_checkpoint_of_another_model_is_refused(undisturbed, tiny_data):
+def test_a_checkpoint_of_another_model_is_refused(undisturbed, data):
     with pytest.raises(UserError, match="another model"):
-        train.main([*arguments(undisturbed, tiny_data, steps=20), "--config.model.name=small"])
+        train.main([*arguments(undisturbed, data, steps=20), "--config.model.name=small"])
 
 
-def test_weights_of_another_run_can_start_this_one(undisturbed, tiny_data, tmp_path):
-    train.main([*arguments(tmp_path, tiny_data, steps=1), f"--config.init={undisturbed}"])
+def test_weights_of_another_run_can_start_this_one(undisturbed, data, tmp_path):
+    train.main([*arguments(tmp_path, data, steps=1), f"--config.init={undisturbed}"])
     assert losses(tmp_path)[0] < losses(undisturbed)[0]
 
 

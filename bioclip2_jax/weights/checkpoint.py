@@ -26,6 +26,7 @@ from bioclip2_jax.weights.layout import flatten
 FOLDER = "checkpoints"
 _TRAINED = "params"  # Orbax item of the parameters in a run's checkpoints
 _CONVERTED = "state"  # and in one made by `save_leaves`, named so by Orbax
+_PART_BYTES = 2**24  # of a model written in parts: each takes Orbax a tenth of a second
 
 
 def steps(workdir: str | Path) -> list[int]:
@@ -180,7 +181,7 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def save_leaves(folder: Path, leaves: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Writes a model alone, parameter by parameter, so that no more than one is in memory.
+    """Writes a model alone, so that no more than one large parameter is in memory.
 
     Args:
       folder: the checkpoint's, new; what is there is not complete before this returns.
@@ -189,10 +190,20 @@ def save_leaves(folder: Path, leaves: Iterable[tuple[str, np.ndarray]]) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     context = ocp.Context()
     context.array.saving.use_compression = False  # noise does not shrink, and it takes a copy
+    part: dict[str, np.ndarray] = {}
+
+    def save_part() -> None:
+        ocp.partial.save(str(folder.absolute()), unflatten_dict(part, sep="/"))
+        part.clear()
+
     with context:
         for name, leaf in leaves:
-            ocp.partial.save(str(folder.absolute()), unflatten_dict({name: leaf}, sep="/"))
+            part[name] = leaf
             del leaf  # before the next is made
+            if sum(kept.nbytes for kept in part.values()) >= _PART_BYTES:
+                save_part()
+        if part:
+            save_part()
         ocp.partial.finalize(str(folder.absolute()))
 
 
@@ -214,25 +225,27 @@ def restore_params(folder: str | Path) -> dict:
     Raises:
       UserError: the folder holds no readable checkpoint.
     """
-    return _load(folder, lambda name, leaf: np.empty(leaf.shape, leaf.dtype))
-
-
-def read_leaf(folder: str | Path, name: str) -> np.ndarray:
-    """One parameter (`a/b/c`) of a checkpoint folder as a numpy array.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-
-    def wanted(key: str, leaf: Any) -> Any:
-        return np.empty(leaf.shape, leaf.dtype) if key == name else ocp.PLACEHOLDER
-
-    return flatten(_load(folder, wanted))[name]
-
-
-def _load(folder: str | Path, wanted: Callable[[str, Any], Any]) -> dict:
     item, stored = _stored(folder)
-    tree = unflatten_dict({name: wanted(name, leaf) for name, leaf in stored.items()}, sep="/")
+    return _load(folder, item, {n: np.empty(leaf.shape, leaf.dtype) for n, leaf in stored.items()})
+
+
+def leaf_reader(folder: str | Path) -> Callable[[str], np.ndarray]:
+    """A function that reads one parameter (`a/b/c`) of a checkpoint folder as a numpy array.
+
+    It and what it returns raise UserError for what cannot be read.
+    """
+    item, stored = _stored(folder)
+
+    def read(name: str) -> np.ndarray:
+        wanted: dict[str, Any] = dict.fromkeys(stored, ocp.PLACEHOLDER)
+        wanted[name] = np.empty(stored[name].shape, stored[name].dtype)
+        return flatten(_load(folder, item, wanted))[name]
+
+    return read
+
+
+def _load(folder: str | Path, item: str, wanted: dict[str, Any]) -> dict:
+    tree = unflatten_dict(wanted, sep="/")
     try:
         return ocp.load_checkpointables(str(Path(folder).absolute()), {item: tree})[item]
     except Exception as error:

@@ -1,7 +1,6 @@
 """Opens a model in whatever form it is kept in. Detection goes by content, not by options."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -241,8 +240,7 @@ def _open_checkpoint(path: Path) -> Source:
             f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
             " one of the two comes from another run"
         )
-
-    read = functools.partial(checkpoint.read_leaf, folder)
+    read = checkpoint.leaf_reader(folder)
     return Source(
         config=config,
         preprocess=preprocess,

@@ -21,19 +21,20 @@ from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.weights import checkpoint
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 _KINGDOMS = ("Animalia", "Plantae", "Fungi")
 
 
-def arguments(workdir: Path, data: Path, *flags: str, **changes: object) -> list[str]:
+def arguments(
+    workdir: Path, data: Path, *flags: str, recipe: str = "smallest", **changes: object
+) -> list[str]:
     """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
 
-    Compiled steps are kept in the cache of all tests.
+    Compiled steps are kept in the cache of all tests. The recipe "slowly" is for processes only.
     """
     settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
     settings |= {"warmup_steps": 3} | changes
     return [
-        QUICKSTART,
+        f"--config={Path(__file__).with_name(recipe)}.py",
         f"--workdir={workdir}",
         f"--config.data.dir={data}",
         f"--config.compile_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
@@ -69,8 +70,8 @@ def short_data(folder: Path) -> Path:
 
 def start(args: list[str], devices: int = 1) -> subprocess.Popen:
     """One process with so many fake CPU devices."""
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, "-m", "bioclip2_jax.train", *args],
         env=environment,
