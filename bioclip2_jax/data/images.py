@@ -84,7 +84,7 @@ def _decoded(data: bytes, *, smallest: bool) -> Image.Image:
         if smallest:
             image.draft(image.mode, (1, 1))  # means something to JPEG alone
         image.load()
-        turn = _UPRIGHT.get(_orientation(image))
+        turn = None if smallest else _UPRIGHT.get(_orientation(image))
         return _to_rgb(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
