@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from bioclip2_jax.models.kernels.primitives import F32, divisor, index, launch, power_of_two
+from bioclip2_jax.models.kernels.primitives import (
+    F32,
+    divisor,
+    index,
+    launch,
+    leading,
+    power_of_two,
+)
 
 EPSILON = 1e-5
 _ROWS = 4  # at a time
@@ -33,7 +40,7 @@ def _block(ref, rows):
 
 def _forward_kernel(x_ref, scale_ref, bias_ref, y_ref, mean_ref, inverse_ref, *, block):
     lanes, mask, load, mean = _block(x_ref, block)
-    rows, columns = pl.ds(pl.program_id(0) * block, block), pl.ds(0, lanes)
+    rows, columns = pl.ds(pl.program_id(0) * block, block), leading(lanes)
     x = load(x_ref.at[rows, columns]).astype(F32)
     shift = mean(x)
     centred = x - shift[:, None]
@@ -49,7 +56,7 @@ def _backward_kernel(
 ):
     program = pl.program_id(0)
     lanes, mask, load, mean = _block(x_ref, block)
-    columns, scale = pl.ds(0, lanes), _vector(scale_ref, lanes)
+    columns, scale = leading(lanes), _vector(scale_ref, lanes)
 
     def turn(i, sums):
         rows = pl.ds((program * steps + i) * block, block)
@@ -71,7 +78,7 @@ def _backward_kernel(
 
 def _vector(ref, lanes):
     mask = index((lanes,)) < ref.shape[0]
-    return plgpu.load(ref.at[pl.ds(0, lanes)], mask=mask, other=0).astype(F32)
+    return plgpu.load(ref.at[leading(lanes)], mask=mask, other=0).astype(F32)
 
 
 def forward(

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 F32 = jnp.float32
@@ -44,6 +45,14 @@ def exp2(x: jax.Array, factor: float, shift: jax.Array, interpret: bool) -> jax.
 def index(shape: tuple[int, ...], axis: int = 0) -> jax.Array:
     """Where each element lies along an axis."""
     return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+
+
+def leading(size: int) -> pl.Slice:
+    """As many elements from the first on, also where there are fewer, which a mask must say.
+
+    JAX checks a slice against the shape where it knows the start; so it is not told.
+    """
+    return pl.ds(pl.program_id(0) * 0, size)
 
 
 def power_of_two(number: int) -> int:

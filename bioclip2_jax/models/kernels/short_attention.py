@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from bioclip2_jax.models.kernels.primitives import F32, LOG2E, dot, exp2, index, launch
+from bioclip2_jax.models.kernels.primitives import F32, LOG2E, dot, exp2, index, launch, leading
 
 
 def supports(tokens: int, dim: int) -> bool:
@@ -25,7 +25,7 @@ def _side(tokens: int) -> int:
 
 def _load(ref, side, tokens):
     mask = index((side, ref.shape[1])) < tokens
-    return plgpu.load(ref.at[pl.ds(0, side), :], mask=mask, other=0)
+    return plgpu.load(ref.at[leading(side), :], mask=mask, other=0)
 
 
 def _scores(q, k, tokens, causal):
@@ -42,7 +42,7 @@ def _forward_kernel(q_ref, k_ref, v_ref, o_ref, lse_ref, *, tokens, causal, scal
     p = exp2(s, factor, top[:, None], interpret)
     total = jnp.sum(p, axis=1)
     o = (dot(p.astype(v.dtype), v) * (1 / total)[:, None]).astype(o_ref.dtype)
-    plgpu.store(o_ref.at[pl.ds(0, side), :], o, mask=index(o.shape) < tokens)
+    plgpu.store(o_ref.at[leading(side), :], o, mask=index(o.shape) < tokens)
     lse_ref[:] = top + jnp.log2(total)
 
 
@@ -62,7 +62,7 @@ def _backward_kernel(
     for part, x in enumerate(gradients):
         columns = pl.ds(part * width + head * dim, dim)
         mask = index(x.shape) < tokens
-        plgpu.store(d_ref.at[pl.ds(0, side), columns], x.astype(d_ref.dtype), mask=mask)
+        plgpu.store(d_ref.at[leading(side), columns], x.astype(d_ref.dtype), mask=mask)
         sum_ref[part, :] = jnp.sum(x, axis=0)  # rows behind the last token are zero
 
 
