@@ -43,11 +43,14 @@ def main(argv: Sequence[str]) -> None:
     """
     group, argv = processes.take_flags(argv)
     config, workdir = recipe.parse_arguments(argv)
+    notes = recipe.keep_as_begun(config, workdir)
     settings = recipe.compose(config)
-    settings.data.check_folders()
+    settings.data.check()
     xla_flags.set_flags(settings.step.execution.attention)
     processes.start(group)
     with processes.together(), naming_full_disk(workdir):
+        for note in notes:
+            processes.say(f"note: {note}")
         run(settings, workdir)
 
 

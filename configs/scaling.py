@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.scan = False
     config.model.remat = "none"
+    config.data.decode = "pillow"  # as when the published figures were made
     config.train.batch_size = 128
     config.train.replay_batch_size = 32  # in the runs with replay
     config.train.steps = 160

@@ -22,6 +22,7 @@ SIZE = 32
 def config(tiny_data):
     config = quickstart.get_config()
     config.data.dir = str(tiny_data)
+    config.data.decode = "simd"
     config.train.steps = 12
     config.train.batch_size = 8
     return config
@@ -32,7 +33,7 @@ def corpus(tiny_data):
     return pipeline.open_corpus(str(tiny_data), "train", seed=3, batch_size=8)
 
 
-AUGMENTATION = pipeline.Augmentation(SIZE, (0.5, 1.0), True, 0.2)
+AUGMENTATION = pipeline.Augmentation(SIZE, (0.5, 1.0), True, 0.2, "simd")
 
 
 def take(config, start=0, **slices):

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.training import recipe
-from configs import quickstart
+from configs import common, quickstart
 
 RECIPES = Path(__file__).parent.parent / "configs"
 QUICKSTART = f"--config={RECIPES / 'quickstart.py'}"
@@ -138,6 +138,26 @@ def test_a_broken_recipe_is_one_sentence(tmp_path, text, sentence):
     with pytest.raises(UsageError, match=sentence) as caught:
         recipe.parse_arguments([f"--config={path}", "--workdir=w"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("begun", [{}, {"decode": "fast"}])
+def test_a_run_keeps_the_pixels_that_it_began_with(tmp_path, begun):
+    config = common.get_config()
+    assert recipe.keep_as_begun(config, tmp_path) == [] and config.data.decode == "simd"
+    (tmp_path / "config.json").write_text(json.dumps({"data": begun}))
+    expected = begun.get("decode", "pillow")  # before there was the key
+    for _ in range(2):
+        config = common.get_config()
+        notes = recipe.keep_as_begun(config, tmp_path)
+        assert notes == [f"config.data.decode stays {expected!r}, as this run began"]
+        assert recipe.compose(config).data.decode == expected
+        recipe.save(recipe.compose(config), tmp_path)
+
+
+def test_an_unknown_way_of_decoding_is_named():
+    config = recipe.parse_recipe([QUICKSTART, "--config.data.decode=opencv"])
+    with pytest.raises(UsageError, match="opencv.*decode"):
+        recipe.compose(config)
 
 
 def test_saving_twice_tells_what_changed(tmp_path):

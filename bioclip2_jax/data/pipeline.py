@@ -30,6 +30,7 @@ class DataSettings:
       seed: of the order of the records, the captions and the crops.
       rank_weights: where there are any, batches bring taxon ids.
       captions: "given", the source's own where they differ from ours, or "cleaned", always ours.
+      decode: see `images.training_view`.
     """
 
     dir: str
@@ -44,15 +45,17 @@ class DataSettings:
     crop_scale: tuple[float, float]
     flip: bool
     color_jitter: float
+    decode: images.Decoding
     workers: int
     threads: int
 
-    def check_folders(self) -> None:
-        """Refuses folders that are not named; a recipe may leave them open until it is trained.
+    def check(self) -> None:
+        """Refuses what a recipe may leave open until it is trained, and what this machine lacks.
 
         Raises:
           UsageError: names the key.
         """
+        images.check_decoding(self.decode)
         if not self.dir:
             raise UsageError("config.data.dir is empty: name a folder made by `bioclip2 prepare`")
         if self.replay_batch_size and not self.replay_dir:
@@ -64,12 +67,13 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training image; see `images.augment`."""
+    """Random changes of a training image; see `images.training_view`."""
 
     size: int
     crop_scale: tuple[float, float]
     flip: bool
     color_jitter: float
+    decode: images.Decoding
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,7 @@ def make_batch(
         ids.append(taxon_ids(records.taxon_of(record), record["scientificName"]))
         rng = np.random.default_rng((corpus.seed, epoch, index))
         try:
-            image = images.decode(record["image"])
-            pixels[row] = images.augment(image, rng, **vars(augmentation))
+            pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
         except images.BadImage:
             weights[row] = 0
     tokens = tokenize(texts)[:, : corpus.token_lengths[kind]]
@@ -183,6 +186,7 @@ def batches(
         crop_scale=settings.crop_scale,
         flip=settings.flip,
         color_jitter=settings.color_jitter,
+        decode=settings.decode,
     )
     split, seed, given = settings.split, settings.seed, settings.captions == "given"
     streams = {"": open_corpus(settings.dir, split, seed, settings.batch_size, given=given)}
