@@ -192,6 +192,7 @@ def test_an_unreadable_image_becomes_a_pair_of_weight_zero(corpus):
     indices = [index for _, index in pipeline.examples_at(broken, 0, 0, 1)]
     assert batch["weights"].tolist() == [float(index % 2 == 0) for index in indices]
     assert (batch["images"][batch["weights"] == 0] == 127).all()
+    assert batch["unreadable"].tolist() == [i if i % 2 else -1 for i in indices]
 
 
 def test_a_record_with_its_own_caption_keeps_it(corpus):

@@ -17,8 +17,10 @@ from absl import flags
 from bioclip2_jax.data import dataset, images, records
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.text import captions
-from bioclip2_jax.text.taxonomy import taxon_ids
+from bioclip2_jax.text.taxonomy import Taxon, taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
+
+STREAMS = ("", "replay_")  # what the keys of a batch begin with
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class DataSettings:
       rank_weights: where there are any, batches bring taxon ids.
       captions: "given", the source's own where they differ from ours, or "cleaned", always ours.
       decode: see `images.training_view`.
+      max_unreadable: share of the records that may be unreadable, see `training/unreadable.py`.
+
+    Raises:
+      UsageError: a share that is none.
     """
 
     dir: str
@@ -46,8 +52,13 @@ class DataSettings:
     flip: bool
     color_jitter: float
     decode: images.Decoding
+    max_unreadable: float
     workers: int
     threads: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"config.data.max_unreadable={self.max_unreadable} must be in [0, 1]")
 
     def check(self) -> None:
         """Refuses what a recipe may leave open until it is trained, and what this machine lacks.
@@ -140,30 +151,51 @@ def make_batch(
 ) -> dict[str, np.ndarray]:
     """Reads, augments and tokenises some of the equal slices of one step's batch.
 
-    A record whose image cannot be decoded becomes a grey image of weight 0.
+    A record that cannot be read, or whose image cannot be decoded, is a grey image of weight 0.
 
     Returns:
       `images` [local, size, size, 3] uint8, `tokens` [local, length] int32, `weights` [local]
-      float32; with `taxa` also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
+      float32; `unreadable` [local] int64, the index of such a record and -1 for others; with `taxa`
+      also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
     """
     size = augmentation.size
     examples = [e for n in slices for e in examples_at(corpus, step, n, num_slices)]
     pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
-    weights = np.ones(len(examples), np.float32)
+    unreadable = np.full(len(examples), -1)
     kind = captions.text_kind(corpus.seed, step)
     texts, ids = [], []
     for row, (epoch, index) in enumerate(examples):
-        record = corpus.source[index]
-        texts.append(records.caption_of(record, kind, corpus.given))
-        ids.append(taxon_ids(records.taxon_of(record), record["scientificName"]))
+        text, taxon, name = "", Taxon(), ""
         rng = np.random.default_rng((corpus.seed, epoch, index))
         try:
+            record = corpus.source[index]
+            text = records.caption_of(record, kind, corpus.given)
+            taxon, name = records.taxon_of(record), record["scientificName"]
             pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
-        except images.BadImage:
-            weights[row] = 0
+        except (UserError, images.BadImage):
+            unreadable[row] = index
+        texts.append(text)
+        ids.append(taxon_ids(taxon, name))
     tokens = tokenize(texts)[:, : corpus.token_lengths[kind]]
-    batch = {"images": pixels, "tokens": tokens, "weights": weights}
+    weights = (unreadable < 0).astype(np.float32)
+    batch = {"images": pixels, "tokens": tokens, "weights": weights, "unreadable": unreadable}
     return batch | ({"taxon_ids": np.array(ids, np.int32)} if taxa else {})
+
+
+def why_unreadable(settings: DataSettings, stream: str, index: int) -> str:
+    """Names a record that a batch calls unreadable, and says why it is."""
+    folder = settings.replay_dir if stream else settings.dir
+    try:
+        source = dataset.open_split(folder, settings.split)
+        record = source[index]
+    except UserError as error:
+        return str(error)
+    where = f"{folder}, split {settings.split!r}: {record['key']}, record {index},"
+    try:
+        images.decode(record["image"])
+    except images.BadImage as error:
+        return f"{where} cannot be read ({error})"
+    return f"{where} could not be read a moment ago"
 
 
 def batches(
