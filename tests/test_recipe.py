@@ -140,17 +140,22 @@ def test_a_broken_recipe_is_one_sentence(tmp_path, text, sentence):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("begun", [{}, {"decode": "fast"}])
-def test_a_run_keeps_the_pixels_that_it_began_with(tmp_path, begun):
+@pytest.mark.parametrize("begun", [{}, {"decode": "fast", "order": 1}])
+def test_a_run_keeps_the_pixels_and_the_order_that_it_began_with(tmp_path, begun):
     config = common.get_config()
-    assert recipe.keep_as_begun(config, tmp_path) == [] and config.data.decode == "simd"
+    assert recipe.keep_as_begun(config, tmp_path) == []
+    assert (config.data.decode, config.data.order) == ("simd", 2)
     (tmp_path / "config.json").write_text(json.dumps({"data": begun}))
     expected = begun.get("decode", "pillow")  # before there was the key
     for _ in range(2):
         config = common.get_config()
         notes = recipe.keep_as_begun(config, tmp_path)
-        assert notes == [f"config.data.decode stays {expected!r}, as this run began"]
-        assert recipe.compose(config).data.decode == expected
+        assert notes == [
+            f"config.data.decode stays {expected!r}, as this run began",
+            "config.data.order stays 1, as this run began",
+        ]
+        data = recipe.compose(config).data
+        assert (data.decode, data.order) == (expected, 1)
         recipe.save(recipe.compose(config), tmp_path)
 
 

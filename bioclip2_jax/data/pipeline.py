@@ -6,13 +6,15 @@ slice of them. No iterator state has to be saved, and any number of hosts, worke
 sees the same examples, crops and captions.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import grain
 import numpy as np
 from absl import flags
+from grain.experimental import index_shuffle
 
 from bioclip2_jax.data import dataset, images, records
 from bioclip2_jax.errors import UsageError, UserError
@@ -28,6 +30,7 @@ class DataSettings:
     """What batches are made of. Each is the key of the same name in `configs/common.py`.
 
     Attributes:
+      order: of the records, see `Corpus`.
       steps: of the whole run.
       seed: of the order of the records, the captions and the crops.
       rank_weights: where there are any, batches bring taxon ids.
@@ -46,6 +49,7 @@ class DataSettings:
     batch_size: int
     replay_batch_size: int
     seed: int
+    order: Literal[1, 2]
     rank_weights: tuple[float, ...]
     captions: Literal["given", "cleaned"]
     crop_scale: tuple[float, float]
@@ -93,7 +97,10 @@ class Corpus:
 
     Attributes:
       source: random access to records.
-      seed: of the shuffle and the crops.
+      seed: of the run; the shuffle and the crops follow from it, the stream and the epoch.
+      stream: number of the stream in its run.
+      order: 2, or 1 for runs begun when these three were added up, so that an epoch of one seed was
+        the epoch before of the next, and replay went the way of the next seed.
       batch_size: pairs a step, over all hosts.
       token_lengths: text kind → tokens kept; longer than any caption of that kind.
       given: whether captions are the source's own where it has them.
@@ -104,6 +111,8 @@ class Corpus:
     batch_size: int
     token_lengths: dict[str, int]
     given: bool = True
+    stream: int = 0
+    order: Literal[1, 2] = 2
 
 
 def bucket(length: int) -> int:
@@ -112,7 +121,14 @@ def bucket(length: int) -> int:
 
 
 def open_corpus(
-    data_dir: str, split: str, seed: int, batch_size: int, *, given: bool = True
+    data_dir: str,
+    split: str,
+    seed: int,
+    batch_size: int,
+    *,
+    given: bool = True,
+    stream: int = 0,
+    order: Literal[1, 2] = 2,
 ) -> Corpus:
     """Opens a prepared dataset for training.
 
@@ -128,16 +144,41 @@ def open_corpus(
     longest = dataset.read_caption_tokens(data_dir)
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
     return Corpus(
-        source=source, seed=seed, batch_size=batch_size, token_lengths=lengths, given=given
+        source=source,
+        seed=seed,
+        batch_size=batch_size,
+        token_lengths=lengths,
+        given=given,
+        stream=stream,
+        order=order,
     )
 
 
 def examples_at(corpus: Corpus, step: int, part: int, parts: int) -> list[tuple[int, int]]:
     """(epoch, record index) of every example in a slice of the batch of `step`, in batch order."""
-    order: Any = grain.MapDataset.range(len(corpus.source)).shuffle(corpus.seed).repeat()
-    local = corpus.batch_size // parts
+    local, size = corpus.batch_size // parts, len(corpus.source)
     start = step * corpus.batch_size + part * local
-    return [(p // len(corpus.source), int(order[p])) for p in range(start, start + local)]
+    examples = []
+    for position in range(start, start + local):
+        epoch, place = divmod(position, size)
+        seed = _shuffle_seed(corpus.order, corpus.seed, corpus.stream, epoch)
+        examples.append((epoch, index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)))
+    return examples
+
+
+@functools.lru_cache(maxsize=16)
+def _shuffle_seed(order: int, seed: int, stream: int, epoch: int) -> int:
+    """Of one epoch, 32 bits."""
+    if order == 1:
+        return (seed + stream + epoch) % 2**32
+    return int(np.random.SeedSequence((seed, stream, epoch)).generate_state(1)[0])
+
+
+def _generator(corpus: Corpus, epoch: int, index: int) -> np.random.Generator:
+    """Of the random changes of one example."""
+    if corpus.order == 1:
+        return np.random.default_rng((corpus.seed + corpus.stream, epoch, index))
+    return np.random.default_rng((corpus.seed, corpus.stream, epoch, index))
 
 
 def make_batch(
@@ -162,11 +203,11 @@ def make_batch(
     examples = [e for n in slices for e in examples_at(corpus, step, n, num_slices)]
     pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
     unreadable = np.full(len(examples), -1)
-    kind = captions.text_kind(corpus.seed, step)
+    kind = captions.text_kind(corpus.seed + corpus.stream, step)
     texts, ids = [], []
     for row, (epoch, index) in enumerate(examples):
         text, taxon, name = "", Taxon(), ""
-        rng = np.random.default_rng((corpus.seed, epoch, index))
+        rng = _generator(corpus, epoch, index)
         try:
             record = corpus.source[index]
             text = records.caption_of(record, kind, corpus.given)
@@ -220,12 +261,12 @@ def batches(
         color_jitter=settings.color_jitter,
         decode=settings.decode,
     )
-    split, seed, given = settings.split, settings.seed, settings.captions == "given"
-    streams = {"": open_corpus(settings.dir, split, seed, settings.batch_size, given=given)}
+    split, seed, order = settings.split, settings.seed, settings.order
+    given, sizes = settings.captions == "given", (settings.batch_size, settings.replay_batch_size)
+    streams = {"": open_corpus(settings.dir, split, seed, sizes[0], given=given, order=order)}
     if settings.replay_batch_size:
-        # Another seed, so that equal-sized corpora do not walk in the same order.
         streams["replay_"] = open_corpus(
-            settings.replay_dir, split, seed + 1, settings.replay_batch_size
+            settings.replay_dir, split, seed, sizes[1], stream=1, order=order
         )
 
     def load(step: int) -> dict[str, np.ndarray]:
