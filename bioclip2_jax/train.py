@@ -30,6 +30,7 @@ from bioclip2_jax.training.step import (
     make_train_step,
     train_flops_per_step,
 )
+from bioclip2_jax.training.unreadable import Unreadable
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.workers import processes
 
@@ -39,15 +40,19 @@ def main(argv: Sequence[str]) -> None:
 
     Raises:
       UsageError: a wrong flag or config value.
-      UserError: unusable data or checkpoint, a full disk, or a loss that is no longer finite.
+      UserError: unusable data or checkpoint, too many unreadable records, a full disk, or a loss
+        that is no longer finite.
     """
     group, argv = processes.take_flags(argv)
     config, workdir = recipe.parse_arguments(argv)
+    notes = recipe.keep_as_begun(config, workdir)
     settings = recipe.compose(config)
-    settings.data.check_folders()
+    settings.data.check()
     xla_flags.set_flags(settings.step.execution.attention)
     processes.start(group)
     with processes.together(), naming_full_disk(workdir):
+        for note in notes:
+            processes.say(f"note: {note}")
         run(settings, workdir)
 
 
@@ -131,11 +136,13 @@ def loop(
     Metrics are read one step late, so that the host never makes the device wait.
 
     Raises:
-      UserError: the loss or a gradient is not finite; the last good checkpoint is kept.
+      UserError: the loss or a gradient is not finite, or too many records cannot be read; the last
+        good checkpoint is kept.
     """
     settings, workdir = run.settings, run.workdir
     saver = checkpoint.Writer(workdir, settings.keep_checkpoints)
     clock = progress.Clock(settings.step.batch_size + settings.step.replay_batch_size)
+    unreadable = Unreadable(settings.data)
     pending = None
     with (
         processes.stop_on_signal() as asked_to_stop,
@@ -145,14 +152,15 @@ def loop(
         for done in range(run.start + 1, settings.steps + 1):
             with clock.waiting():
                 batch = next(batches)
+            unreadable.take_from(batch)
             flops = train_flops_per_step(settings.step, run.model, batch["tokens"].shape[1])
             state, metrics = step(state, sharding.global_batch(run.mesh, batch))
             if pending:
-                finish_step(run, pending, clock, writer)
+                finish_step(run, pending, clock=clock, unreadable=unreadable, writer=writer)
             pending = Pending(step=done, metrics=metrics, flops=flops)
             stopping = asked_to_stop(done - run.start)  # once: a signal may come at any moment
             if stopping or done == settings.steps or done % settings.checkpoint_every == 0:
-                finish_step(run, pending, clock, writer)
+                finish_step(run, pending, clock=clock, unreadable=unreadable, writer=writer)
                 pending = None
                 resume.save(saver, done, state)
             if stopping and done < settings.steps:
@@ -185,15 +193,21 @@ class CompiledStep:
 
 
 def finish_step(
-    run: Run, pending: Pending, clock: progress.Clock, writer: progress.MetricsWriter | None
+    run: Run,
+    pending: Pending,
+    *,
+    clock: progress.Clock,
+    unreadable: Unreadable,
+    writer: progress.MetricsWriter | None,
 ) -> None:
     """Waits for the metrics of one step, refuses what is not finite, logs every so often.
 
     Raises:
-      UserError: the loss or a gradient is not finite.
+      UserError: the loss or a gradient is not finite, or too many records cannot be read.
     """
     step = pending.step
     row = {name: float(np.asarray(value)) for name, value in pending.metrics.items()}
+    unreadable.count(step, int(row["unreadable"]))
     if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
         kept = checkpoint.latest_step(run.workdir)
         raise UserError(
@@ -203,6 +217,7 @@ def finish_step(
         )
     clock.tick(pending.flops)
     if writer and (step % run.settings.log_every == 0 or step == run.settings.steps):
+        row["unreadable"] = unreadable.since_row()
         writer.write(step, row | clock.read())
 
 

@@ -16,6 +16,8 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.scan = False
     config.model.remat = "none"
+    # As when the published figures were made.
+    config.data.decode, config.data.order = "pillow", 1
     config.data.dir = "data/photos"
     config.data.crop_scale = (0.3, 1.0)
     config.data.flip = True

@@ -12,6 +12,8 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"  # CPUs have no fast bfloat16
     config.model.scan = False
     config.model.remat = "none"
+    # As when the published figures were made.
+    config.data.decode, config.data.order = "pillow", 1
     config.data.dir = "runs/quickstart/data"
     config.train.steps = 400
     config.train.batch_size = 128

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(script: str, *options: str) -> dict:
+def run(script: str, *options: str) -> Any:
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     done = subprocess.run(
@@ -69,3 +70,14 @@ def test_evaluators():
     assert shot["queries"] == 5 * (1000 - 20) + 5 * (1000 - 100)
     assert shot["ratio"] == pytest.approx(shot["original_seconds"] / shot["seconds"])
     assert clustered["accuracy"] > 0.5
+
+
+def test_input_pipeline():
+    rows = run("input_pipeline.py", "--count", "64", "--workers", "1")
+    assert [row["size"] for row in rows] == [512, 256, 224]
+    for row in rows:
+        assert row["ours_cpu_ms"] > 0
+        if all(map(importlib.util.find_spec, ("open_clip_train", "webdataset"))):
+            assert row["ratio"] == pytest.approx(row["open_clip_cpu_ms"] / row["ours_cpu_ms"])
+        else:
+            assert row["open_clip_cpu_ms"] is None and row["ratio"] is None

@@ -1,8 +1,10 @@
 """Batches depend on (seed, step) alone: not on hosts, workers, threads or restarts."""
 
 import collections
+import dataclasses
 import itertools
 
+import grain
 import numpy as np
 import pytest
 
@@ -22,6 +24,7 @@ SIZE = 32
 def config(tiny_data):
     config = quickstart.get_config()
     config.data.dir = str(tiny_data)
+    config.data.decode, config.data.order = "simd", 2
     config.train.steps = 12
     config.train.batch_size = 8
     return config
@@ -32,7 +35,7 @@ def corpus(tiny_data):
     return pipeline.open_corpus(str(tiny_data), "train", seed=3, batch_size=8)
 
 
-AUGMENTATION = pipeline.Augmentation(SIZE, (0.5, 1.0), True, 0.2)
+AUGMENTATION = pipeline.Augmentation(SIZE, (0.5, 1.0), True, 0.2, "simd")
 
 
 def take(config, start=0, **slices):
@@ -79,6 +82,44 @@ def test_every_example_is_seen_once_an_epoch_and_epochs_differ(corpus):
     assert sorted(first) == [(0, i) for i in range(size)]
     assert sorted(second) == [(1, i) for i in range(size)]
     assert [i for _, i in first] != [i for _, i in second]
+
+
+def orders(corpus, epochs):
+    """The order of each epoch."""
+    size = len(corpus.source)
+    whole = dataclasses.replace(corpus, batch_size=size)
+    return [tuple(i for _, i in pipeline.examples_at(whole, e, 0, 1)) for e in range(epochs)]
+
+
+def test_neighbouring_seeds_and_replay_share_no_order(corpus):
+    walked = [
+        order
+        for seed in (0, 1, 2)
+        for stream in (0, 1)
+        for order in orders(dataclasses.replace(corpus, seed=seed, stream=stream), 6)
+    ]
+    assert len(set(walked)) == 36
+    assert all(sorted(order) == list(range(64)) for order in walked)
+
+
+def test_crops_of_neighbouring_seeds_and_replay_differ(corpus):
+    drawn = {
+        pipeline._generator(dataclasses.replace(corpus, seed=s, stream=n), epoch, 5).random()
+        for s in (0, 1, 2)
+        for n in (0, 1)
+        for epoch in range(4)
+    }
+    assert len(drawn) == 24
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_the_order_of_earlier_runs_is_the_one_it_was(corpus, stream):
+    earlier = dataclasses.replace(corpus, order=1, stream=stream)
+    order = grain.MapDataset.range(64).shuffle(corpus.seed + stream).repeat()
+    assert list(itertools.chain(*orders(earlier, 3))) == [int(order[p]) for p in range(3 * 64)]
+    drawn = pipeline._generator(earlier, 2, 7).random(3)
+    expected = np.random.default_rng((corpus.seed + stream, 2, 7)).random(3)
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_a_restart_continues_with_the_same_batches(config):
@@ -191,6 +232,7 @@ def test_an_unreadable_image_becomes_a_pair_of_weight_zero(corpus):
     indices = [index for _, index in pipeline.examples_at(broken, 0, 0, 1)]
     assert batch["weights"].tolist() == [float(index % 2 == 0) for index in indices]
     assert (batch["images"][batch["weights"] == 0] == 127).all()
+    assert batch["unreadable"].tolist() == [i if i % 2 else -1 for i in indices]
 
 
 def test_a_record_with_its_own_caption_keeps_it(corpus):

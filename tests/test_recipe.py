@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
 from bioclip2_jax.training import recipe
-from configs import quickstart
+from configs import common, quickstart
 
 RECIPES = Path(__file__).parent.parent / "configs"
 QUICKSTART = f"--config={RECIPES / 'quickstart.py'}"
@@ -138,6 +138,31 @@ def test_a_broken_recipe_is_one_sentence(tmp_path, text, sentence):
     with pytest.raises(UsageError, match=sentence) as caught:
         recipe.parse_arguments([f"--config={path}", "--workdir=w"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("begun", [{}, {"decode": "fast", "order": 1}])
+def test_a_run_keeps_the_pixels_and_the_order_that_it_began_with(tmp_path, begun):
+    config = common.get_config()
+    assert recipe.keep_as_begun(config, tmp_path) == []
+    assert (config.data.decode, config.data.order) == ("simd", 2)
+    (tmp_path / "config.json").write_text(json.dumps({"data": begun}))
+    expected = begun.get("decode", "pillow")  # before there was the key
+    for _ in range(2):
+        config = common.get_config()
+        notes = recipe.keep_as_begun(config, tmp_path)
+        assert notes == [
+            f"config.data.decode stays {expected!r}, as this run began",
+            "config.data.order stays 1, as this run began",
+        ]
+        data = recipe.compose(config).data
+        assert (data.decode, data.order) == (expected, 1)
+        recipe.save(recipe.compose(config), tmp_path)
+
+
+def test_an_unknown_way_of_decoding_is_named():
+    config = recipe.parse_recipe([QUICKSTART, "--config.data.decode=opencv"])
+    with pytest.raises(UsageError, match="opencv.*decode"):
+        recipe.compose(config)
 
 
 def test_saving_twice_tells_what_changed(tmp_path):

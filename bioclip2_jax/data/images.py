@@ -1,13 +1,20 @@
-"""Every rule about pixels: decoding, resizing, cropping, random changes. Pillow throughout."""
+"""Every rule about pixels: decoding, resizing, cropping, random changes.
+
+Pillow throughout, but for training, which may resize with SIMD instructions (`training_view`).
+"""
 
 import functools
 import io
 import math
+import threading
 import warnings
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+
+from bioclip2_jax.errors import UsageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -22,6 +29,7 @@ _FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "JPEG2000
 # Pictures for which Pillow may lack its plug-in: named among those that cannot be read.
 _PLUG_INS = {".avif", ".heic", ".heif", ".hif", ".jxl"}
 _EXIF_ORIENTATION = 0x0112
+_SPARE = 1.5  # "fast": how much larger than the view what is decoded of it is at least
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,6 +39,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+Decoding = Literal["pillow", "simd", "fast"]  # how pictures are read for training
+Size = tuple[int, int]  # width, height
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+Resize = Callable[[Image.Image, Box, int], np.ndarray]
 
 # A picture is either decoded or refused with a reason; Pillow's remarks about it help nobody.
 # (Not `warnings.catch_warnings` at each call, which threads undo for one another.)
@@ -58,7 +71,7 @@ def decode(data: bytes) -> Image.Image:
       BadImage: empty, truncated, of no known format, too large (more than `MAX_PIXELS`) or too
         small (a side below `MIN_SIDE`).
     """
-    return _decoded(data, smallest=False)
+    return _decoded(data)[0]
 
 
 def check(data: bytes) -> None:
@@ -72,7 +85,14 @@ def check(data: bytes) -> None:
     _decoded(data, smallest=True)
 
 
-def _decoded(data: bytes, *, smallest: bool) -> Image.Image:
+def _decoded(
+    data: bytes, *, smallest: bool = False, reduction: Callable[[Size], int] | None = None
+) -> tuple[Image.Image, Size]:
+    """The picture, and the size that it has in the file, upright.
+
+    A JPEG that needs no turning is read at 1 / `reduction(size)` of its size; at an eighth, and not
+    turned, if `smallest`.
+    """
     if not data:
         raise BadImage("the file is empty")
     try:
@@ -81,11 +101,18 @@ def _decoded(data: bytes, *, smallest: bool) -> Image.Image:
             raise BadImage(f"too many pixels ({image.width} x {image.height})")
         if min(image.size) < MIN_SIDE:
             raise BadImage(f"too few pixels ({image.width} x {image.height})")
+        size = image.size
         if smallest:
             image.draft(image.mode, (1, 1))  # means something to JPEG alone
+        elif reduction and image.format == "JPEG" and _orientation(image) == 1:
+            by = reduction(size)
+            image.draft(image.mode, (size[0] // by, size[1] // by))
         image.load()
         turn = None if smallest else _UPRIGHT.get(_orientation(image))
-        return _to_rgb(image if turn is None else image.transpose(turn))
+        if turn is not None:
+            image = image.transpose(turn)
+            size = image.size
+        return _to_rgb(image), size
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -168,12 +195,88 @@ def eval_transform(
     return shortest if resize_mode == "shortest" else squash
 
 
+def resize_by_pillow(image: Image.Image, box: Box, size: int) -> np.ndarray:
+    """The part `box` of an RGB picture, resized bicubically to [size, size, 3] uint8."""
+    return np.asarray(image.crop(_whole(box)).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def resize_by_simd(image: Image.Image, box: Box, size: int) -> np.ndarray:
+    """The same by `cykooz-resizer`, whose sums are of whole numbers, so equal on every processor.
+
+    Each direction by itself, in the order in which Pillow 13 takes them: what a first pass makes
+    brighter than white is cut off before the second.
+
+    Args:
+      box: need not be of whole pixels.
+    """
+    import cykooz_resizer as simd
+
+    left, top, right, bottom = _whole(box)
+    part = image.crop((left, top, right, bottom))  # so that nothing around it is seen
+    width, height = part.size
+    kind = simd.PixelType.U8x3
+    source = simd.ImageData(width, height, kind, part.tobytes())
+    across, down = (box[0] - left, box[2] - box[0]), (box[1] - top, box[3] - box[1])
+    if height > size and height - size > 2 * (width - size):
+        between = simd.ImageData(width, size, kind)
+        crops = (0, down[0], width, down[1]), (across[0], 0, across[1], size)
+    else:
+        between = simd.ImageData(size, height, kind)
+        crops = (across[0], 0, across[1], height), (0, down[0], size, down[1])
+    view = simd.ImageData(size, size, kind)
+    resizer = _resizer()
+    for old, new, crop in ((source, between, crops[0]), (between, view, crops[1])):
+        options = simd.ResizeOptions(
+            simd.ResizeAlg.convolution(simd.FilterType.catmull_rom),
+            crop_box=simd.CropBox(*crop),
+        )
+        resizer.resize(old, new, options)
+    return np.frombuffer(view.get_buffer(), np.uint8).reshape(size, size, 3)
+
+
+def check_decoding(decoding: Decoding) -> None:
+    """Refuses a way of reading pictures that this machine lacks.
+
+    Raises:
+      UsageError: says how to get it.
+    """
+    if decoding == "pillow":
+        return
+    try:
+        _resizer()
+    except ImportError as error:
+        raise UsageError(
+            f"config.data.decode={decoding!r} needs cykooz-resizer, which is not installed here:"
+            " `pip install cykooz-resizer` (Linux on Arm has to build it, with Rust), or begin the"
+            " run with --config.data.decode=pillow"
+        ) from error
+
+
+def _whole(box: Box) -> tuple[int, int, int, int]:
+    """The pixels that a box touches."""
+    return math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
+
+
+_of_thread = threading.local()  # a resizer serves one thread at a time
+
+
+def _resizer() -> Any:
+    if not hasattr(_of_thread, "resizer"):
+        import cykooz_resizer
+
+        _of_thread.resizer = cykooz_resizer.Resizer()
+    return _of_thread.resizer
+
+
 def random_resized_crop(
     image: Image.Image,
     size: int,
     rng: np.random.Generator,
     scale: tuple[float, float] = (0.9, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    *,
+    resize: Resize = resize_by_pillow,
+    full: Size | None = None,
 ) -> np.ndarray:
     """A random part of the picture, resized bicubically (torchvision's RandomResizedCrop).
 
@@ -182,11 +285,14 @@ def random_resized_crop(
       size: side of the result, pixels.
       scale: range of the part's area, relative to the picture's.
       ratio: range of width / height, drawn log-uniformly.
+      resize: of the part, to `size`.
+      full: the picture's size, where `image` is it at a half, quarter or eighth, rounded up.
 
     Returns:
       [size, size, 3] uint8.
     """
-    width, height = image.size
+    width, height = full or image.size
+    by = round(width / image.width)
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -199,8 +305,7 @@ def random_resized_crop(
         w = min(width, max(1, round(height * ratio[1])))
         h = min(height, max(1, round(width / ratio[0])))
         left, top = (width - w) // 2, (height - h) // 2
-    box = (left, top, left + w, top + h)
-    return np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
+    return resize(image, (left / by, top / by, (left + w) / by, (top + h) / by), size)
 
 
 def augment(
@@ -210,6 +315,9 @@ def augment(
     crop_scale: tuple[float, float],
     flip: bool,
     color_jitter: float,
+    *,
+    resize: Resize = resize_by_pillow,
+    full: Size | None = None,
 ) -> np.ndarray:
     """A random training view; the paper's has `crop_scale` (0.9, 1.0) and nothing else.
 
@@ -220,11 +328,12 @@ def augment(
       crop_scale: see `random_resized_crop`.
       flip: mirror every second picture left to right.
       color_jitter: largest relative change of brightness, contrast and saturation.
+      resize, full: see `random_resized_crop`.
 
     Returns:
       [size, size, 3] uint8.
     """
-    pixels = random_resized_crop(image, size, rng, crop_scale)
+    pixels = random_resized_crop(image, size, rng, crop_scale, resize=resize, full=full)
     if flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     if not color_jitter:
@@ -235,3 +344,40 @@ def augment(
     values = grey[..., None] + np.float32(saturation) * (values - grey[..., None])
     values = grey.mean() + np.float32(contrast) * (values - grey.mean())
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def training_view(
+    data: bytes,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    crop_scale: tuple[float, float],
+    flip: bool,
+    color_jitter: float,
+    decode: Decoding,
+) -> np.ndarray:
+    """Decodes a picture and shows a random part of it, see `augment`.
+
+    Args:
+      decode: "pillow", the reference. "simd", resized by `resize_by_simd`: on 5,702 photographs at
+        64, 96 and 224 pixels 0.003 of 255 away on average and 2 at most. "fast", which also decodes
+        JPEGs at a half, quarter or eighth where 1.5 times `size` is left of any part: where that
+        halved them, 0.6 away on average, 2.1 in the worst photograph, 34 in the worst pixel.
+
+    Returns:
+      [size, size, 3] uint8.
+
+    Raises:
+      BadImage: as `decode`.
+    """
+    resize = resize_by_pillow if decode == "pillow" else resize_by_simd
+    reduction = functools.partial(_reduction, least=_SPARE * size, share=crop_scale[0])
+    image, full = _decoded(data, reduction=reduction if decode == "fast" else None)
+    return augment(image, rng, size, crop_scale, flip, color_jitter, resize=resize, full=full)
+
+
+def _reduction(size: Size, *, least: float, share: float) -> int:
+    """By how much a picture may be reduced, so that any random part keeps sides of `least`."""
+    # The narrowest part: of the least area, three quarters as wide as high.
+    side = min(*size, math.sqrt(size[0] * size[1] * share * 3 / 4))
+    return next((by for by in (8, 4, 2) if side / by >= least), 1)

@@ -6,19 +6,23 @@ slice of them. No iterator state has to be saved, and any number of hosts, worke
 sees the same examples, crops and captions.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import grain
 import numpy as np
 from absl import flags
+from grain.experimental import index_shuffle
 
 from bioclip2_jax.data import dataset, images, records
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.text import captions
-from bioclip2_jax.text.taxonomy import taxon_ids
+from bioclip2_jax.text.taxonomy import Taxon, taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
+
+STREAMS = ("", "replay_")  # what the keys of a batch begin with
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,16 @@ class DataSettings:
     """What batches are made of. Each is the key of the same name in `configs/common.py`.
 
     Attributes:
+      order: of the records, see `Corpus`.
       steps: of the whole run.
       seed: of the order of the records, the captions and the crops.
       rank_weights: where there are any, batches bring taxon ids.
       captions: "given", the source's own where they differ from ours, or "cleaned", always ours.
+      decode: see `images.training_view`.
+      max_unreadable: share of the records that may be unreadable, see `training/unreadable.py`.
+
+    Raises:
+      UsageError: a share that is none.
     """
 
     dir: str
@@ -39,20 +49,28 @@ class DataSettings:
     batch_size: int
     replay_batch_size: int
     seed: int
+    order: Literal[1, 2]
     rank_weights: tuple[float, ...]
     captions: Literal["given", "cleaned"]
     crop_scale: tuple[float, float]
     flip: bool
     color_jitter: float
+    decode: images.Decoding
+    max_unreadable: float
     workers: int
     threads: int
 
-    def check_folders(self) -> None:
-        """Refuses folders that are not named; a recipe may leave them open until it is trained.
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"config.data.max_unreadable={self.max_unreadable} must be in [0, 1]")
+
+    def check(self) -> None:
+        """Refuses what a recipe may leave open until it is trained, and what this machine lacks.
 
         Raises:
           UsageError: names the key.
         """
+        images.check_decoding(self.decode)
         if not self.dir:
             raise UsageError("config.data.dir is empty: name a folder made by `bioclip2 prepare`")
         if self.replay_batch_size and not self.replay_dir:
@@ -64,12 +82,13 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training image; see `images.augment`."""
+    """Random changes of a training image; see `images.training_view`."""
 
     size: int
     crop_scale: tuple[float, float]
     flip: bool
     color_jitter: float
+    decode: images.Decoding
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,10 @@ class Corpus:
 
     Attributes:
       source: random access to records.
-      seed: of the shuffle and the crops.
+      seed: of the run; the shuffle and the crops follow from it, the stream and the epoch.
+      stream: number of the stream in its run.
+      order: 2, or 1 for runs begun when these three were added up, so that an epoch of one seed was
+        the epoch before of the next, and replay went the way of the next seed.
       batch_size: pairs a step, over all hosts.
       token_lengths: text kind → tokens kept; longer than any caption of that kind.
       given: whether captions are the source's own where it has them.
@@ -89,6 +111,8 @@ class Corpus:
     batch_size: int
     token_lengths: dict[str, int]
     given: bool = True
+    stream: int = 0
+    order: Literal[1, 2] = 2
 
 
 def bucket(length: int) -> int:
@@ -97,7 +121,14 @@ def bucket(length: int) -> int:
 
 
 def open_corpus(
-    data_dir: str, split: str, seed: int, batch_size: int, *, given: bool = True
+    data_dir: str,
+    split: str,
+    seed: int,
+    batch_size: int,
+    *,
+    given: bool = True,
+    stream: int = 0,
+    order: Literal[1, 2] = 2,
 ) -> Corpus:
     """Opens a prepared dataset for training.
 
@@ -113,16 +144,41 @@ def open_corpus(
     longest = dataset.read_caption_tokens(data_dir)
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
     return Corpus(
-        source=source, seed=seed, batch_size=batch_size, token_lengths=lengths, given=given
+        source=source,
+        seed=seed,
+        batch_size=batch_size,
+        token_lengths=lengths,
+        given=given,
+        stream=stream,
+        order=order,
     )
 
 
 def examples_at(corpus: Corpus, step: int, part: int, parts: int) -> list[tuple[int, int]]:
     """(epoch, record index) of every example in a slice of the batch of `step`, in batch order."""
-    order: Any = grain.MapDataset.range(len(corpus.source)).shuffle(corpus.seed).repeat()
-    local = corpus.batch_size // parts
+    local, size = corpus.batch_size // parts, len(corpus.source)
     start = step * corpus.batch_size + part * local
-    return [(p // len(corpus.source), int(order[p])) for p in range(start, start + local)]
+    examples = []
+    for position in range(start, start + local):
+        epoch, place = divmod(position, size)
+        seed = _shuffle_seed(corpus.order, corpus.seed, corpus.stream, epoch)
+        examples.append((epoch, index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)))
+    return examples
+
+
+@functools.lru_cache(maxsize=16)
+def _shuffle_seed(order: int, seed: int, stream: int, epoch: int) -> int:
+    """Of one epoch, 32 bits."""
+    if order == 1:
+        return (seed + stream + epoch) % 2**32
+    return int(np.random.SeedSequence((seed, stream, epoch)).generate_state(1)[0])
+
+
+def _generator(corpus: Corpus, epoch: int, index: int) -> np.random.Generator:
+    """Of the random changes of one example."""
+    if corpus.order == 1:
+        return np.random.default_rng((corpus.seed + corpus.stream, epoch, index))
+    return np.random.default_rng((corpus.seed, corpus.stream, epoch, index))
 
 
 def make_batch(
@@ -136,31 +192,51 @@ def make_batch(
 ) -> dict[str, np.ndarray]:
     """Reads, augments and tokenises some of the equal slices of one step's batch.
 
-    A record whose image cannot be decoded becomes a grey image of weight 0.
+    A record that cannot be read, or whose image cannot be decoded, is a grey image of weight 0.
 
     Returns:
       `images` [local, size, size, 3] uint8, `tokens` [local, length] int32, `weights` [local]
-      float32; with `taxa` also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
+      float32; `unreadable` [local] int64, the index of such a record and -1 for others; with `taxa`
+      also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
     """
     size = augmentation.size
     examples = [e for n in slices for e in examples_at(corpus, step, n, num_slices)]
     pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
-    weights = np.ones(len(examples), np.float32)
-    kind = captions.text_kind(corpus.seed, step)
+    unreadable = np.full(len(examples), -1)
+    kind = captions.text_kind(corpus.seed + corpus.stream, step)
     texts, ids = [], []
     for row, (epoch, index) in enumerate(examples):
-        record = corpus.source[index]
-        texts.append(records.caption_of(record, kind, corpus.given))
-        ids.append(taxon_ids(records.taxon_of(record), record["scientificName"]))
-        rng = np.random.default_rng((corpus.seed, epoch, index))
+        text, taxon, name = "", Taxon(), ""
+        rng = _generator(corpus, epoch, index)
         try:
-            image = images.decode(record["image"])
-            pixels[row] = images.augment(image, rng, **vars(augmentation))
-        except images.BadImage:
-            weights[row] = 0
+            record = corpus.source[index]
+            text = records.caption_of(record, kind, corpus.given)
+            taxon, name = records.taxon_of(record), record["scientificName"]
+            pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
+        except (UserError, images.BadImage):
+            unreadable[row] = index
+        texts.append(text)
+        ids.append(taxon_ids(taxon, name))
     tokens = tokenize(texts)[:, : corpus.token_lengths[kind]]
-    batch = {"images": pixels, "tokens": tokens, "weights": weights}
+    weights = (unreadable < 0).astype(np.float32)
+    batch = {"images": pixels, "tokens": tokens, "weights": weights, "unreadable": unreadable}
     return batch | ({"taxon_ids": np.array(ids, np.int32)} if taxa else {})
+
+
+def why_unreadable(settings: DataSettings, stream: str, index: int) -> str:
+    """Names a record that a batch calls unreadable, and says why it is."""
+    folder = settings.replay_dir if stream else settings.dir
+    try:
+        source = dataset.open_split(folder, settings.split)
+        record = source[index]
+    except UserError as error:
+        return str(error)
+    where = f"{folder}, split {settings.split!r}: {record['key']}, record {index},"
+    try:
+        images.decode(record["image"])
+    except images.BadImage as error:
+        return f"{where} cannot be read ({error})"
+    return f"{where} could not be read a moment ago"
 
 
 def batches(
@@ -183,13 +259,14 @@ def batches(
         crop_scale=settings.crop_scale,
         flip=settings.flip,
         color_jitter=settings.color_jitter,
+        decode=settings.decode,
     )
-    split, seed, given = settings.split, settings.seed, settings.captions == "given"
-    streams = {"": open_corpus(settings.dir, split, seed, settings.batch_size, given=given)}
+    split, seed, order = settings.split, settings.seed, settings.order
+    given, sizes = settings.captions == "given", (settings.batch_size, settings.replay_batch_size)
+    streams = {"": open_corpus(settings.dir, split, seed, sizes[0], given=given, order=order)}
     if settings.replay_batch_size:
-        # Another seed, so that equal-sized corpora do not walk in the same order.
         streams["replay_"] = open_corpus(
-            settings.replay_dir, split, seed + 1, settings.replay_batch_size
+            settings.replay_dir, split, seed, sizes[1], stream=1, order=order
         )
 
     def load(step: int) -> dict[str, np.ndarray]:

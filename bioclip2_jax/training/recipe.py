@@ -21,6 +21,9 @@ from bioclip2_jax.files import read_json_object, write_json
 from bioclip2_jax.training import sharding
 from bioclip2_jax.training.step import StepSettings
 
+# What a run keeps of its first start, and what that was before there was the key.
+_KEPT = {"data.decode": "pillow", "data.order": 1}
+
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     """Turns `--config=FILE [--config.a.b=VALUE ...] --workdir=DIR` into a config and a folder.
@@ -115,6 +118,26 @@ def compose(config: ConfigDict) -> Settings:
         raise UsageError(f"the recipe has no {error}; see configs/common.py") from error
     except msgspec.ValidationError as error:
         raise UsageError(f"the recipe: {error}; see configs/common.py") from error
+
+
+def keep_as_begun(config: ConfigDict, workdir: Path) -> list[str]:
+    """Sets the keys that a run may not change to what it began with, whatever the recipe says now.
+
+    Returns:
+      One line for each key that the recipe has otherwise.
+
+    Raises:
+      UserError: what an earlier start saved cannot be read.
+    """
+    path, notes = workdir / "config.json", []
+    if path.exists():
+        begun, now = _flat(read_json_object(path)), _flat(config.to_dict())
+        for key, before in _KEPT.items():
+            value = begun.get(key, before)
+            if now.get(key, value) != value:
+                config.update_from_flattened_dict({key: value})
+                notes.append(f"config.{key} stays {value!r}, as this run began")
+    return notes
 
 
 def save(settings: Settings, workdir: Path) -> list[str]:

@@ -225,7 +225,7 @@ def make_train_step(
     """Compiles (state, batch) → (next state, metrics), with the state donated.
 
     Metrics are [] float32: `loss`, its parts, `accuracy`, `logit_scale` (the exponential used in
-    this step), `learning_rate`, `gradient_norm`, `bad_images`.
+    this step), `learning_rate`, `gradient_norm`, `unreadable` (pairs of weight 0).
     """
     optimizer = optim.optimizer(settings.optimizer)
     schedule = optim.learning_rate(settings.optimizer)
@@ -248,7 +248,7 @@ def make_train_step(
             "logit_scale": jnp.exp(state.params["logit_scale"]),
             "learning_rate": schedule(state.step),
             "gradient_norm": optax.global_norm(gradients),
-            "bad_images": sum(
+            "unreadable": sum(
                 (value == 0).sum() for key, value in batch.items() if key.endswith("weights")
             ),
         }
