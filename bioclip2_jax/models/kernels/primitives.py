@@ -47,7 +47,7 @@ def index(shape: tuple[int, ...], axis: int = 0) -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
-def leading(size: int) -> pl.Slice:
+def leading(size: int) -> slice | pl.Slice:
     """As many elements from the first on, also where there are fewer, which a mask must say.
 
     JAX checks a slice against the shape where it knows the start; so it is not told.
