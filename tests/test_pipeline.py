@@ -8,7 +8,7 @@ import grain
 import numpy as np
 import pytest
 
-from bioclip2_jax.data import dataset, pipeline, records
+from bioclip2_jax.data import dataset, order, pipeline, records
 from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare.build import write_dataset
@@ -64,7 +64,7 @@ def test_taxon_ids_come_with_soft_targets_and_agree_with_the_names(config, corpu
     assert ids.shape == (8, 7) and ids.dtype == np.int32
     corpus = pipeline.open_corpus(str(config.data.dir), "train", config.seed, 8)
     taxa = [
-        taxon_of(corpus.source[index]).ranks for _, index in pipeline.examples_at(corpus, 0, 0, 1)
+        taxon_of(corpus.source[index]).ranks for _, index in order.examples_at(corpus, 0, range(8))
     ]
     for depth in range(7):
         for a, b in itertools.combinations(range(8), 2):
@@ -77,7 +77,7 @@ def test_taxon_ids_come_with_soft_targets_and_agree_with_the_names(config, corpu
 def test_every_example_is_seen_once_an_epoch_and_epochs_differ(corpus):
     size = len(corpus.source)
     steps = range(-(-2 * size // corpus.batch_size))
-    seen = list(itertools.chain(*(pipeline.examples_at(corpus, s, 0, 1) for s in steps)))
+    seen = list(itertools.chain(*(order.examples_at(corpus, s, range(8)) for s in steps)))
     first, second = seen[:size], seen[size : 2 * size]
     assert sorted(first) == [(0, i) for i in range(size)]
     assert sorted(second) == [(1, i) for i in range(size)]
@@ -88,23 +88,23 @@ def orders(corpus, epochs):
     """The order of each epoch."""
     size = len(corpus.source)
     whole = dataclasses.replace(corpus, batch_size=size)
-    return [tuple(i for _, i in pipeline.examples_at(whole, e, 0, 1)) for e in range(epochs)]
+    return [tuple(i for _, i in order.examples_at(whole, e, range(size))) for e in range(epochs)]
 
 
 def test_neighbouring_seeds_and_replay_share_no_order(corpus):
     walked = [
-        order
+        walk
         for seed in (0, 1, 2)
         for stream in (0, 1)
-        for order in orders(dataclasses.replace(corpus, seed=seed, stream=stream), 6)
+        for walk in orders(dataclasses.replace(corpus, seed=seed, stream=stream), 6)
     ]
     assert len(set(walked)) == 36
-    assert all(sorted(order) == list(range(64)) for order in walked)
+    assert all(sorted(walk) == list(range(64)) for walk in walked)
 
 
 def test_crops_of_neighbouring_seeds_and_replay_differ(corpus):
     drawn = {
-        pipeline._generator(dataclasses.replace(corpus, seed=s, stream=n), epoch, 5).random()
+        order.generator(dataclasses.replace(corpus, seed=s, stream=n), epoch, 5).random()
         for s in (0, 1, 2)
         for n in (0, 1)
         for epoch in range(4)
@@ -115,9 +115,9 @@ def test_crops_of_neighbouring_seeds_and_replay_differ(corpus):
 @pytest.mark.parametrize("stream", [0, 1])
 def test_the_order_of_earlier_runs_is_the_one_it_was(corpus, stream):
     earlier = dataclasses.replace(corpus, order=1, stream=stream)
-    order = grain.MapDataset.range(64).shuffle(corpus.seed + stream).repeat()
-    assert list(itertools.chain(*orders(earlier, 3))) == [int(order[p]) for p in range(3 * 64)]
-    drawn = pipeline._generator(earlier, 2, 7).random(3)
+    walk = grain.MapDataset.range(64).shuffle(corpus.seed + stream).repeat()
+    assert list(itertools.chain(*orders(earlier, 3))) == [int(walk[p]) for p in range(3 * 64)]
+    drawn = order.generator(earlier, 2, 7).random(3)
     expected = np.random.default_rng((corpus.seed + stream, 2, 7)).random(3)
     np.testing.assert_array_equal(drawn, expected)
 
@@ -227,9 +227,9 @@ def test_an_unreadable_image_becomes_a_pair_of_weight_zero(corpus):
             return record | {"image": b"no picture"} if index % 2 else record
 
     source = Broken(corpus.source[i] for i in range(8))
-    broken = pipeline.Corpus(source, corpus.seed, 8, corpus.token_lengths)
+    broken = order.Corpus(source, corpus.seed, 8, corpus.token_lengths)
     batch = pipeline.make_batch(broken, AUGMENTATION, 0)
-    indices = [index for _, index in pipeline.examples_at(broken, 0, 0, 1)]
+    indices = [index for _, index in order.examples_at(broken, 0, range(8))]
     assert batch["weights"].tolist() == [float(index % 2 == 0) for index in indices]
     assert (batch["images"][batch["weights"] == 0] == 127).all()
     assert batch["unreadable"].tolist() == [i if i % 2 else -1 for i in indices]

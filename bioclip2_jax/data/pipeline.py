@@ -1,12 +1,10 @@
 """Training batches with Grain: what a batch holds is a function of (seed, step) alone.
 
-The order of the corpus is one global shuffle per epoch. Step `s` takes positions
-`s * batch ... (s + 1) * batch` of the endless sequence of epochs, and a host decodes only its own
-slice of them. No iterator state has to be saved, and any number of hosts, workers and restarts
-sees the same examples, crops and captions.
+`data/order.py` says which records that is; a host decodes only its own slice of them. No iterator
+state has to be saved, and any number of hosts, workers and restarts sees the same examples, crops
+and captions.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,9 +12,9 @@ from typing import Literal
 import grain
 import numpy as np
 from absl import flags
-from grain.experimental import index_shuffle
 
 from bioclip2_jax.data import dataset, images, records
+from bioclip2_jax.data.order import Corpus, examples_at, generator
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import Taxon, taxon_ids
@@ -30,7 +28,7 @@ class DataSettings:
     """What batches are made of. Each is the key of the same name in `configs/common.py`.
 
     Attributes:
-      order: of the records, see `Corpus`.
+      order: of the records, see `order.Corpus`.
       steps: of the whole run.
       seed: of the order of the records, the captions and the crops.
       rank_weights: where there are any, batches bring taxon ids.
@@ -91,30 +89,6 @@ class Augmentation:
     decode: images.Decoding
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """One stream of pairs: where records come from and how many a step takes.
-
-    Attributes:
-      source: random access to records.
-      seed: of the run; the shuffle and the crops follow from it, the stream and the epoch.
-      stream: number of the stream in its run.
-      order: 2, or 1 for runs begun when these three were added up, so that an epoch of one seed was
-        the epoch before of the next, and replay went the way of the next seed.
-      batch_size: pairs a step, over all hosts.
-      token_lengths: text kind → tokens kept; longer than any caption of that kind.
-      given: whether captions are the source's own where it has them.
-    """
-
-    source: dataset.Source
-    seed: int
-    batch_size: int
-    token_lengths: dict[str, int]
-    given: bool = True
-    stream: int = 0
-    order: Literal[1, 2] = 2
-
-
 def bucket(length: int) -> int:
     """The smallest token length the step is compiled for that holds `length` tokens."""
     return next(size for size in TOKEN_LENGTHS if size >= min(length, TOKEN_LENGTHS[-1]))
@@ -154,33 +128,6 @@ def open_corpus(
     )
 
 
-def examples_at(corpus: Corpus, step: int, part: int, parts: int) -> list[tuple[int, int]]:
-    """(epoch, record index) of every example in a slice of the batch of `step`, in batch order."""
-    local, size = corpus.batch_size // parts, len(corpus.source)
-    start = step * corpus.batch_size + part * local
-    examples = []
-    for position in range(start, start + local):
-        epoch, place = divmod(position, size)
-        seed = _shuffle_seed(corpus.order, corpus.seed, corpus.stream, epoch)
-        examples.append((epoch, index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)))
-    return examples
-
-
-@functools.lru_cache(maxsize=16)
-def _shuffle_seed(order: int, seed: int, stream: int, epoch: int) -> int:
-    """Of one epoch, 32 bits."""
-    if order == 1:
-        return (seed + stream + epoch) % 2**32
-    return int(np.random.SeedSequence((seed, stream, epoch)).generate_state(1)[0])
-
-
-def _generator(corpus: Corpus, epoch: int, index: int) -> np.random.Generator:
-    """Of the random changes of one example."""
-    if corpus.order == 1:
-        return np.random.default_rng((corpus.seed + corpus.stream, epoch, index))
-    return np.random.default_rng((corpus.seed, corpus.stream, epoch, index))
-
-
 def make_batch(
     corpus: Corpus,
     augmentation: Augmentation,
@@ -200,14 +147,16 @@ def make_batch(
       also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
     """
     size = augmentation.size
-    examples = [e for n in slices for e in examples_at(corpus, step, n, num_slices)]
+    share = corpus.batch_size // num_slices
+    rows = [range(n * share, (n + 1) * share) for n in slices]
+    examples = [example for part in rows for example in examples_at(corpus, step, part)]
     pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
     unreadable = np.full(len(examples), -1)
     kind = captions.text_kind(corpus.seed + corpus.stream, step)
     texts, ids = [], []
     for row, (epoch, index) in enumerate(examples):
         text, taxon, name = "", Taxon(), ""
-        rng = _generator(corpus, epoch, index)
+        rng = generator(corpus, epoch, index)
         try:
             record = corpus.source[index]
             text = records.caption_of(record, kind, corpus.given)
