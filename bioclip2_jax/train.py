@@ -22,7 +22,7 @@ from bioclip2_jax import files
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
 from bioclip2_jax.models.presets import ClipConfig
-from bioclip2_jax.training import progress, recipe, resume, sharding, start, xla_flags
+from bioclip2_jax.training import progress, ranges, recipe, resume, sharding, start, xla_flags
 from bioclip2_jax.training.step import (
     TrainState,
     check_split,
@@ -89,6 +89,8 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     # ---- Devices
     mesh = sharding.make_mesh(**vars(settings.mesh))
     check_split(settings.step, mesh)
+    execution, platform = settings.step.execution, mesh.devices.flat[0].platform
+    ranges.check_devices(execution.attention, execution.dtype, platform)
 
     # ---- State: of the newest sound checkpoint, or new
     abstract = jax.eval_shape(lambda: init_state(settings.step, model))

@@ -1,6 +1,7 @@
 """Recipes load, overrides apply, and every mistake ends in one clear sentence."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.training import recipe
+from bioclip2_jax.training import ranges, recipe
 from configs import common, quickstart
 
 RECIPES = Path(__file__).parent.parent / "configs"
@@ -71,6 +72,32 @@ def test_the_recipe_may_be_a_word_of_its_own(words):
             "rank_weights=\\(0.5, 0.5\\): give one for",
         ),
         ("train.rank_weights", (0.5,) * 6 + (0.0,), "the last above zero"),
+        ("train.rank_weights", (-0.5,) + (0.5,) * 6, "none negative"),
+        ("data.resize_mode", "longest", "'longest' is not one of shortest, squash"),
+        ("data.interpolation", "nearestt", "'nearestt' is not one of bicubic, bilinear"),
+        ("data.mean", (0.5, 0.5), "config.data.mean=.* must be 3 numbers"),
+        ("data.mean", (0.5, 0.5, math.nan), "config.data.mean=.* must be finite"),
+        ("data.std", (0.5, 0.0, 0.5), "config.data.std=.* must be above 0"),
+        ("data.crop_scale", (0.0, 1.0), r"config.data.crop_scale=.* must be in \(0, 1\]"),
+        ("data.crop_scale", (0.5, 1.5), r"config.data.crop_scale=.* must be in \(0, 1\]"),
+        ("data.crop_scale", (1.0, 0.9), "the smaller share comes first"),
+        ("data.color_jitter", -0.1, r"must be in \[0, 1\]"),
+        ("data.max_unreadable", 1.5, r"must be in \[0, 1\]"),
+        ("data.workers", -1, "config.data.workers=-1 must be at least 0"),
+        ("data.threads", 0, "config.data.threads=0 must be at least 1"),
+        ("train.learning_rate", math.nan, "config.train.learning_rate=nan must be at least 0"),
+        ("train.learning_rate", math.inf, "config.train.learning_rate=inf must be at least 0"),
+        ("train.learning_rate", -1.0, "config.train.learning_rate=-1.0 must be at least 0"),
+        ("train.beta1", 1.0, r"config.train.beta1=1.0 must be in \[0, 1\)"),
+        ("train.beta2", 1.5, r"config.train.beta2=1.5 must be in \[0, 1\)"),
+        ("train.epsilon", 0.0, "config.train.epsilon=0.0 must be above 0"),
+        ("train.weight_decay", -0.1, "config.train.weight_decay=-0.1 must be at least 0"),
+        ("train.warmup_steps", -1, "config.train.warmup_steps=-1 must be at least 0"),
+        ("train.momentum_dtype", "int8", "config.train.momentum_dtype='int8' is not one of"),
+        ("train.replay_batch_size", -8, "must be at least 0"),
+        ("train.steps", 0, "config.train.steps=0 must be at least 1"),
+        ("seed", -1, r"config.seed=-1 must be in \[0, 4294967295\]"),
+        ("seed", 2**32, r"config.seed=4294967296 must be in"),
     ],
 )
 def test_an_impossible_setting_is_named(key, value, sentence):
@@ -78,6 +105,24 @@ def test_an_impossible_setting_is_named(key, value, sentence):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UsageError, match=sentence):
         recipe.compose(config)
+
+
+@pytest.mark.parametrize("changes", [["warmup_steps=401"], ["warmup_steps=9", "steps=8"]])
+def test_a_warm_up_longer_than_the_run_is_refused(changes):
+    with pytest.raises(UsageError, match="is longer than the run, config.train.steps="):
+        recipe.parse_recipe([QUICKSTART, *(f"--config.train.{change}" for change in changes)])
+
+
+def test_a_run_cut_short_for_a_try_may_end_within_its_warm_up():
+    assert recipe.parse_recipe([QUICKSTART, "--config.train.steps=20"]).train.warmup_steps == 50
+
+
+@pytest.mark.parametrize(("platform", "dtype"), [("cpu", "bfloat16"), ("gpu", "float32")])
+def test_kernels_that_the_devices_lack_are_refused(platform, dtype):
+    with pytest.raises(UsageError, match="attention=cudnn needs an NVIDIA GPU"):
+        ranges.check_devices("cudnn", dtype, platform)
+    ranges.check_devices("cudnn", "bfloat16", "gpu")
+    ranges.check_devices("packed", dtype, platform)
 
 
 def test_a_recipe_without_a_key_or_of_another_type_is_named():

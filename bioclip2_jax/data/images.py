@@ -24,6 +24,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 150_000_000  # larger than any camera's picture; a bomb otherwise
 MIN_SIDE = 8
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+INTERPOLATIONS, RESIZE_MODES = tuple(_FILTERS), ("shortest", "squash")
 # Raster formats alone: for PostScript and its kin Pillow would start other programs.
 _FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "AVIF", "PPM"]
 # Pictures for which Pillow may lack its plug-in: named among those that cannot be read.
@@ -171,7 +172,7 @@ def eval_transform(
     Raises:
       ValueError: an unknown mode or interpolation.
     """
-    if resize_mode not in ("shortest", "squash"):
+    if resize_mode not in RESIZE_MODES:
         raise ValueError(f"resize_mode {resize_mode!r} is neither 'shortest' nor 'squash'")
     if interpolation not in _FILTERS:
         raise ValueError(f"interpolation {interpolation!r} is neither of {', '.join(_FILTERS)}")

@@ -35,9 +35,6 @@ class DataSettings:
       captions: "given", the source's own where they differ from ours, or "cleaned", always ours.
       decode: see `images.training_view`.
       max_unreadable: share of the records that may be unreadable, see `training/unreadable.py`.
-
-    Raises:
-      UsageError: a share that is none.
     """
 
     dir: str
@@ -57,10 +54,6 @@ class DataSettings:
     max_unreadable: float
     workers: int
     threads: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_unreadable <= 1:
-            raise UsageError(f"config.data.max_unreadable={self.max_unreadable} must be in [0, 1]")
 
     def check(self) -> None:
         """Refuses what a recipe may leave open until it is trained, and what this machine lacks.

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from bioclip2_jax.data.pipeline import DataSettings
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.files import read_json_object, write_json
-from bioclip2_jax.training import sharding
+from bioclip2_jax.training import ranges, sharding
 from bioclip2_jax.training.step import StepSettings
 
 # What a run keeps of its first start, and what that was before there was the key.
@@ -66,6 +66,10 @@ def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str | None]:
         raise UsageError(f"{message}; see `bioclip2 train --help`") from error
     if stray:
         raise UsageError(f"unexpected argument {stray[0]!r}; options are written --name=value")
+    train, changed = values.config.get("train", {}), [word.partition("=")[0] for word in rest]
+    # A run that is only cut short, for a try, may end within its warm-up.
+    if "--config.train.steps" not in changed or "--config.train.warmup_steps" in changed:
+        ranges.check_warmup(train.get("steps", 0), train.get("warmup_steps", 0))
     return values.config, values.workdir
 
 
@@ -95,11 +99,6 @@ class Settings:
     data: DataSettings
     step: StepSettings
 
-    def __post_init__(self) -> None:
-        for key in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, key) < 1:
-                raise UsageError(f"config.train.{key}={getattr(self, key)} must be at least 1")
-
 
 def compose(config: ConfigDict) -> Settings:
     """Turns a recipe, whose keys have a name each, into settings.
@@ -113,7 +112,9 @@ def compose(config: ConfigDict) -> Settings:
         execution = values | {"gather": sharding.gather}
         step = values | {"optimizer": values, "execution": execution}
         parts = {"recipe": recipe, "model": values["name"], "data": values, "step": step}
-        return msgspec.convert(values | parts, Settings)
+        settings = msgspec.convert(values | parts, Settings)
+        ranges.check(_flat(recipe))
+        return settings
     except KeyError as error:
         raise UsageError(f"the recipe has no {error}; see configs/common.py") from error
     except msgspec.ValidationError as error:

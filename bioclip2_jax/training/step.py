@@ -13,9 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
 from bioclip2_jax.models import clip
-from bioclip2_jax.models.execution import ATTENTION, REMAT, Execution
+from bioclip2_jax.models.execution import Execution
 from bioclip2_jax.models.presets import ClipConfig
-from bioclip2_jax.text.taxonomy import RANKS
 from bioclip2_jax.training import optim, sharding
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -29,9 +28,6 @@ class StepSettings:
       seed: of random weights, and of the patches that are left out.
       mean: of the pixels' channels, as is `std`.
       execution: how the towers are run on a mesh, with `sharding.gather`.
-
-    Raises:
-      UsageError: settings that no step can be made of; names the key.
     """
 
     seed: int
@@ -46,36 +42,6 @@ class StepSettings:
     param_dtype: str
     execution: Execution
     optimizer: optim.OptimizerSettings
-
-    def __post_init__(self) -> None:
-        execution = self.execution
-        for key, value, known in (
-            ("dtype", execution.dtype, ("float32", "bfloat16")),
-            ("param_dtype", self.param_dtype, ("float32", "bfloat16")),
-            ("remat", execution.remat, tuple(REMAT)),
-            ("attention", execution.attention, ATTENTION),
-        ):
-            if value not in known:
-                raise UsageError(f"config.model.{key}={value!r} is not one of {known}")
-        for key, value in (
-            ("train.batch_size", self.batch_size),
-            ("model.block_parts", execution.block_parts),
-            ("train.micro_batches", self.micro_batches),
-            ("train.loss_tile", self.loss_tile),
-        ):
-            if value < 1:
-                raise UsageError(f"config.{key}={value} must be at least 1")
-        if execution.block_parts > 1 and execution.remat not in ("full", "offload"):
-            raise UsageError("config.model.block_parts above 1 needs config.model.remat=full")
-        if not 0 < self.patch_keep <= 1:
-            raise UsageError(f"config.train.patch_keep={self.patch_keep} must be in (0, 1]")
-        weights = self.rank_weights
-        sound = len(weights) == len(RANKS) and min(weights) >= 0 and weights[-1] > 0
-        if weights and not sound:
-            raise UsageError(
-                f"config.train.rank_weights={weights}: give one for each of {', '.join(RANKS)},"
-                " none negative, the last above zero"
-            )
 
 
 class TrainState(NamedTuple):

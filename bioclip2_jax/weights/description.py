@@ -66,12 +66,12 @@ def _preprocess(settings: Mapping[str, Any], config: ClipConfig) -> Preprocess:
         size=size,
         mean=_channels("mean", settings.get("mean") or images.CLIP_MEAN),
         std=_channels("std", settings.get("std") or images.CLIP_STD),
-        resize_mode=_choice("resize_mode", settings, ("shortest", "squash")),
-        interpolation=_choice("interpolation", settings, ("bicubic", "bilinear")),
+        resize_mode=_choice("resize_mode", settings, images.RESIZE_MODES),
+        interpolation=_choice("interpolation", settings, images.INTERPOLATIONS),
     )
 
 
-def _choice(name: str, settings: Mapping[str, Any], choices: tuple[str, str]) -> str:
+def _choice(name: str, settings: Mapping[str, Any], choices: tuple[str, ...]) -> str:
     value = settings.get(name, choices[0])
     if value not in choices:
         raise UserError(f"preprocess_cfg.{name} {value!r} is not {' or '.join(choices)}")
