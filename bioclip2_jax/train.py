@@ -34,6 +34,8 @@ from bioclip2_jax.training.unreadable import Unreadable
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.workers import processes
 
+DONE_FILE = "done.json"  # written last: no more checkpoints will come
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs or resumes one training, as one process of several if the flags or the machine say so.
@@ -97,6 +99,9 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     shardings = sharding.tree_shardings(abstract, mesh)
     newest = resume.newest_sound_step(workdir)
     if newest is not None and newest >= settings.steps:
+        if processes.is_main():
+            start.check_same_model(model, workdir)
+            save_facts(settings, model, workdir, finished=newest)
         processes.say(f"{workdir}: all {newest} steps are done")
         return
     state, done = resume.restore_newest(workdir, newest, abstract, shardings)
@@ -105,10 +110,7 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     else:
         processes.say(f"{workdir}: going on after step {done}")
     if processes.is_main():
-        (workdir / "done.json").unlink(missing_ok=True)  # a finished run may be made longer
-        for change in recipe.save(settings, workdir):
-            processes.say(f"note: {change} in an earlier start of this run")
-        start.save_description(settings, model, workdir)
+        save_facts(settings, model, workdir, finished=None)
 
     # ---- Data, from that step on; each process reads what its devices hold
     slices, num_slices = sharding.local_slices(mesh)
@@ -120,6 +122,26 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     step = CompiledStep(make_train_step(settings.step, model, mesh, shardings))
     this = Run(settings=settings, model=model, workdir=workdir, mesh=mesh, start=done)
     loop(this, state, step, batches)
+
+
+def save_facts(
+    settings: recipe.Settings, model: ClipConfig, workdir: Path, finished: int | None
+) -> None:
+    """Writes what readers of a run go by: its recipe, its model, and whether it is finished.
+
+    After every start all three are right, wherever an earlier one was killed.
+
+    Args:
+      settings, model, workdir: of the run.
+      finished: the last of all its steps; None: more are to come.
+    """
+    for change in recipe.save(settings, workdir):
+        processes.say(f"note: {change} in an earlier start of this run")
+    start.save_description(settings, model, workdir)
+    if finished is None:
+        (workdir / DONE_FILE).unlink(missing_ok=True)  # a finished run may be made longer
+    else:
+        files.write_json(workdir / DONE_FILE, {"step": finished}, indent=None)
 
 
 class Pending(NamedTuple):
@@ -170,7 +192,7 @@ def loop(
                 processes.say(f"{workdir}: stopped and saved after step {done}")
                 return
     if processes.is_main():
-        files.write_json(workdir / "done.json", {"step": settings.steps}, indent=None)
+        files.write_json(workdir / DONE_FILE, {"step": settings.steps}, indent=None)
 
 
 class CompiledStep:

@@ -111,9 +111,27 @@ def test_compiled_steps_are_kept_for_the_next_start(undisturbed, data, tmp_path)
     assert 0 < rows(tmp_path)[0]["first_step_seconds"] < 300
 
 
-def test_a_finished_run_says_so(undisturbed, data, capsys):
-    train.main(arguments(undisturbed, data))
+@pytest.mark.parametrize("steps", [12, 8])
+def test_a_finished_run_says_so_and_mends_what_is_missing(
+    undisturbed, data, tmp_path, capsys, steps
+):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    names = ("done.json", "model.json", "config.json")  # as if killed after the last save
+    before = [(workdir / name).read_text() for name in names]
+    for name in names:
+        (workdir / name).unlink()
+    train.main(arguments(workdir, data, steps=steps))
     assert "all 12 steps are done" in capsys.readouterr().err
+    after = [(workdir / name).read_text() for name in names]
+    assert after[:2] == before[:2] and json.loads(after[2])["train"]["steps"] == steps
+
+
+def test_another_model_does_not_overwrite_what_a_finished_run_is(undisturbed, data, tmp_path):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    with pytest.raises(UserError, match="a run of another model"):
+        train.main([*arguments(workdir, data), "--config.model.name=tiny"])
+    for name in ("config.json", "model.json", "done.json"):
+        assert (workdir / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -39,6 +39,17 @@ def model_sizes(settings: Settings, workdir: Path | None = None) -> ClipConfig:
     return PRESETS[name]
 
 
+def check_same_model(model: ClipConfig, workdir: Path) -> None:
+    """Refuses a recipe of other sizes than those that a run was begun with.
+
+    Raises:
+      UserError: names both.
+    """
+    path = workdir / MODEL_FILE
+    if path.is_file() and (begun := read_description(path)[0]) != model:
+        raise UserError(f"{workdir}: a run of another model, {begun}, not {model}")
+
+
 def initial_state(settings: Settings, model: ClipConfig, shardings: TrainState) -> TrainState:
     """Random weights, or those of `settings.init`; made directly where they belong on the mesh.
 
