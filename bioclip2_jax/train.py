@@ -22,7 +22,17 @@ from bioclip2_jax import files
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
 from bioclip2_jax.models.presets import ClipConfig
-from bioclip2_jax.training import progress, ranges, recipe, resume, sharding, start, xla_flags
+from bioclip2_jax.training import (
+    lock,
+    preflight,
+    progress,
+    ranges,
+    recipe,
+    resume,
+    sharding,
+    start,
+    xla_flags,
+)
 from bioclip2_jax.training.step import (
     TrainState,
     check_split,
@@ -52,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     settings.data.check()
     xla_flags.set_flags(settings.step.execution.attention)
     processes.start(group)
-    with processes.together(), naming_full_disk(workdir):
+    with processes.together(), naming_full_disk(workdir), alone_in(workdir):
         for note in notes:
             processes.say(f"note: {note}")
         run(settings, workdir)
@@ -79,12 +89,11 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     Raises:
       UsageError, UserError: see `main`.
     """
-    # ---- Folder, model
+    # ---- Folders, model
+    preflight.check_same_folders(settings, workdir)
+    for note in preflight.repeats(settings):
+        processes.say(f"note: {note}")
     model = start.model_sizes(settings, workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--workdir={workdir}: cannot be made ({error.strerror})") from error
     if settings.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(workdir / settings.compile_cache))
 
@@ -96,6 +105,7 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
 
     # ---- State: of the newest sound checkpoint, or new
     abstract = jax.eval_shape(lambda: init_state(settings.step, model))
+    preflight.check_space(abstract, workdir)
     shardings = sharding.tree_shardings(abstract, mesh)
     newest = resume.newest_sound_step(workdir)
     if newest is not None and newest >= settings.steps:
@@ -243,6 +253,22 @@ def finish_step(
     if writer and (step % run.settings.log_every == 0 or step == run.settings.steps):
         row["unreadable"] = unreadable.since_row()
         writer.write(step, row | clock.read())
+
+
+@contextlib.contextmanager
+def alone_in(workdir: Path) -> Iterator[None]:
+    """Makes the folder of a run, where nobody else trains until the end of the block.
+
+    Raises:
+      UsageError: it cannot be made.
+      UserError: somebody does.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--workdir={workdir}: cannot be made ({error.strerror})") from error
+    with lock.held(workdir):
+        yield
 
 
 @contextlib.contextmanager

@@ -82,13 +82,19 @@ def start(args: list[str], devices: int = 1) -> subprocess.Popen:
 
 def start_together(count: int, args: list[str], devices: int = 1) -> list[subprocess.Popen]:
     """The processes of one run."""
-    if count == 1:
-        return [start(args, devices)]
+    return [start(args, devices)] if count == 1 else start_each([args] * count, devices)
+
+
+def start_each(arguments: list[list[str]], devices: int = 1) -> list[subprocess.Popen]:
+    """The processes of one run, each called with its own arguments."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    flags = [f"--coordinator=localhost:{port}", "--num-processes", str(count), "--process-id"]
-    return [start([*args, *flags, str(index)], devices) for index in range(count)]
+    flags = [f"--coordinator=localhost:{port}", f"--num-processes={len(arguments)}"]
+    return [
+        start([*args, *flags, f"--process-id={index}"], devices)
+        for index, args in enumerate(arguments)
+    ]
 
 
 def finish(processes: list[subprocess.Popen], timeout: float = 900) -> tuple[list[int], list[str]]:
