@@ -31,6 +31,7 @@ from bioclip2_jax.training import (
     resume,
     sharding,
     start,
+    watchdog,
     xla_flags,
 )
 from bioclip2_jax.training.step import (
@@ -61,7 +62,8 @@ def main(argv: Sequence[str]) -> None:
     settings = recipe.compose(config)
     settings.data.check()
     xla_flags.set_flags(settings.step.execution.attention)
-    processes.start(group)
+    # Not before the watchdogs of all, which leave the stacks of their threads behind.
+    processes.start(group, silent_seconds=round(180 * settings.stuck_minutes))
     with processes.together(), naming_full_disk(workdir), alone_in(workdir):
         for note in notes:
             processes.say(f"note: {note}")
@@ -74,6 +76,7 @@ class Run:
 
     Attributes:
       start: finished updates at the checkpoint it goes on from.
+      watchdog: to be told of every finished step.
     """
 
     settings: recipe.Settings
@@ -81,6 +84,7 @@ class Run:
     workdir: Path
     mesh: Mesh
     start: int
+    watchdog: watchdog.Watchdog
 
 
 def run(settings: recipe.Settings, workdir: Path) -> None:
@@ -129,9 +133,11 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     )
 
     # ---- Loop
-    step = CompiledStep(make_train_step(settings.step, model, mesh, shardings))
-    this = Run(settings=settings, model=model, workdir=workdir, mesh=mesh, start=done)
-    loop(this, state, step, batches)
+    dog = watchdog.Watchdog(settings.stuck_minutes)
+    step = CompiledStep(make_train_step(settings.step, model, mesh, shardings), dog)
+    this = Run(settings=settings, model=model, workdir=workdir, mesh=mesh, start=done, watchdog=dog)
+    with dog.watching():
+        loop(this, state, step, batches)
 
 
 def save_facts(
@@ -208,9 +214,9 @@ def loop(
 class CompiledStep:
     """The step, compiled whenever a batch of another text length comes, and saying so."""
 
-    def __init__(self, step: jax.stages.Wrapped):
-        """`step`: of `make_train_step`."""
-        self._step = step
+    def __init__(self, step: jax.stages.Wrapped, dog: watchdog.Watchdog):
+        """`step`: of `make_train_step`; `dog`: is at rest while the compiler works."""
+        self._step, self._dog = step, dog
         self._compiled: dict[tuple, Callable] = {}
 
     def __call__(
@@ -220,7 +226,8 @@ class CompiledStep:
         shapes = tuple(value.shape for value in batch.values())
         if shapes not in self._compiled:
             before = time.perf_counter()
-            self._compiled[shapes] = self._step.lower(state, batch).compile()
+            with self._dog.paused():
+                self._compiled[shapes] = self._step.lower(state, batch).compile()
             seconds, length = time.perf_counter() - before, batch["tokens"].shape[1]
             processes.say(f"compiled for captions of {length} tokens in {seconds:.1f} s")
         return self._compiled[shapes](state, batch)
@@ -249,6 +256,7 @@ def finish_step(
             f" {row['gradient_norm']}; stopped, the last good checkpoint is step {kept}."
             " Lower config.train.learning_rate or lengthen config.train.warmup_steps"
         )
+    run.watchdog.step(step)
     clock.tick(pending.flops)
     if writer and (step % run.settings.log_every == 0 or step == run.settings.steps):
         row["unreadable"] = unreadable.since_row()

@@ -157,8 +157,8 @@ def test_one_process_initialises_nothing(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", never)
     for name in ("SLURM_STEP_NUM_TASKS", "MEGASCALE_NUM_SLICES", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
-    workers.start(None)
-    workers.start(workers.Processes("host:1", 1, 0))
+    workers.start(None, 300)
+    workers.start(workers.Processes("host:1", 1, 0), 300)
 
 
 def test_slurm_and_tpu_pods_are_recognised(monkeypatch):
@@ -167,10 +167,10 @@ def test_slurm_and_tpu_pods_are_recognised(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x4)")
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
-    workers.start(None)
+    workers.start(None, 300)
     assert started[0]["local_device_ids"] == [0, 1]  # the node's only task takes both GPUs
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x2)")
-    workers.start(None)
+    workers.start(None, 300)
     assert "local_device_ids" not in started[1]  # JAX gives each task its own
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     monkeypatch.delenv("JAX_PLATFORMS")

@@ -35,6 +35,7 @@ _RANGES = {
     "train.log_every": "[1, inf)",
     "train.checkpoint_every": "[1, inf)",
     "train.keep_checkpoints": "[1, inf)",
+    "train.stuck_minutes": "(0, inf)",
 }
 _CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("float32", "bfloat16"),

@@ -95,6 +95,7 @@ class Settings:
     log_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    stuck_minutes: float
     mesh: sharding.MeshSettings
     data: DataSettings
     step: StepSettings

@@ -91,8 +91,12 @@ def take_flags(arguments: Sequence[str]) -> tuple[Processes | None, list[str]]:
     return Processes(coordinator=coordinator, count=int(count), index=int(index)), rest
 
 
-def start(processes: Processes | None) -> None:
+def start(processes: Processes | None, silent_seconds: int) -> None:
     """Joins the other processes: by the flags, else of a Slurm step or of a TPU pod, else none.
+
+    Args:
+      processes: what the flags say.
+      silent_seconds: after which JAX ends everybody because of a process that it does not hear of.
 
     Raises:
       UserError: they cannot be reached.
@@ -112,6 +116,7 @@ def start(processes: Processes | None) -> None:
         jax.distributed.initialize(
             **options,
             initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=silent_seconds,
             shutdown_timeout_seconds=_LEAVE_SECONDS,
         )
     except Exception as error:
