@@ -92,8 +92,10 @@ def lineage_groups(taxa: Sequence[Taxon]) -> dict[str, np.ndarray]:
     """Rank → [taxa] int: the number of the distinct lineage down to that rank.
 
     Empty ranks are kept in the lineage, so a taxon known only to its family is a genus and a
-    species of its own.
+    species of its own. No rank at all where no taxon has a lineage.
     """
+    if not any(taxon.deepest_rank for taxon in taxa):
+        return {}
     return {rank: number([taxon.lineage(rank) for taxon in taxa])[1] for rank in RANKS}
 
 
