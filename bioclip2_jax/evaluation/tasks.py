@@ -119,11 +119,10 @@ def _species_jobs(settings: Settings, tasks: Sequence[str], features: Store | No
         raise UsageError(
             "--class-column gives the names of the classes as they are; leave out --text-kind"
         )
-    choice = sets.Choice(settings.split, settings.class_column, settings.where)
     jobs = []
     for each in species_sets:
         kind = settings.text_kind or ("asis" if settings.class_column else each.text_kind)
-        pictures = sets.read(each, kind, choice)
+        pictures = sets.read(each, kind, settings)
         # As if each set had been named by itself, which is how its pictures are found again.
         data = settings.data and str(each.root)
         filled = replace(settings, data=data, annotations=str(each.table), text_kind=kind)
