@@ -159,8 +159,8 @@ def read(species_set: SpeciesSet, text_kind: str, choice: Settings | None = None
       species_set: from `find` or `of_table`.
       text_kind: "asis" takes the names of the classes as they are, the others are those of
         `captions.class_name`.
-      choice: its split and conditions choose rows, its class column says what is a class: rows where
-        it is empty have none. None takes all rows, and the set's own classes.
+      choice: its split and conditions choose rows, its class column says what is a class: rows
+        where it is empty have none. None takes all rows, and the set's own classes.
 
     Raises:
       UsageError: `choice` asks for what the set does not have.
