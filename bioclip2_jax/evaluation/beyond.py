@@ -15,12 +15,7 @@ from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_lab
 from bioclip2_jax.evaluation.protocols.newt import newt
 from bioclip2_jax.evaluation.protocols.parts import Parts
 from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
-from bioclip2_jax.evaluation.published.beyond import (
-    FISHNET_LABELS,
-    BinaryTasks,
-    OldAndNew,
-    TwoParts,
-)
+from bioclip2_jax.evaluation.published import beyond as layouts
 from bioclip2_jax.evaluation.subject import Job, Subject, missing, rows_of
 
 SEEDS = (0, 1, 2)
@@ -29,7 +24,7 @@ PLANTDOC_DRAWS = 5
 Scores = TypeVar("Scores")
 
 
-def run_newt(job: Job[BinaryTasks], subject: Subject) -> schema.NewtResult:
+def run_newt(job: Job[layouts.BinaryTasks], subject: Subject) -> schema.NewtResult:
     """One support vector machine a task.
 
     Raises:
@@ -53,7 +48,7 @@ def run_newt(job: Job[BinaryTasks], subject: Subject) -> schema.NewtResult:
     )
 
 
-def run_fishnet(job: Job[TwoParts], subject: Subject) -> schema.FishNetResult:
+def run_fishnet(job: Job[layouts.TwoParts], subject: Subject) -> schema.FishNetResult:
     """Nine labels at once.
 
     Raises:
@@ -65,11 +60,11 @@ def run_fishnet(job: Job[TwoParts], subject: Subject) -> schema.FishNetResult:
         **_common(job, subject, _files(job), [each.accuracy for each in scores]),
         metric="all nine labels right",
         mean_over_labels=_mean(per_label),
-        per_label=dict(zip(FISHNET_LABELS, per_label, strict=True)),
+        per_label=dict(zip(layouts.FISHNET_LABELS, per_label, strict=True)),
     )
 
 
-def run_awa2(job: Job[TwoParts], subject: Subject) -> schema.AwA2Result:
+def run_awa2(job: Job[layouts.TwoParts], subject: Subject) -> schema.AwA2Result:
     """Attributes of classes that were not learned from.
 
     Raises:
@@ -83,7 +78,7 @@ def run_awa2(job: Job[TwoParts], subject: Subject) -> schema.AwA2Result:
     )
 
 
-def run_herbarium19(job: Job[OldAndNew], subject: Subject) -> schema.HerbariumResult:
+def run_herbarium19(job: Job[layouts.OldAndNew], subject: Subject) -> schema.HerbariumResult:
     """Clusters of which some have a name.
 
     Raises:
@@ -104,7 +99,7 @@ def run_herbarium19(job: Job[OldAndNew], subject: Subject) -> schema.HerbariumRe
     )
 
 
-def run_plantdoc(job: Job[TwoParts], subject: Subject) -> schema.PlantDocResult:
+def run_plantdoc(job: Job[layouts.TwoParts], subject: Subject) -> schema.PlantDocResult:
     """One example a class.
 
     Raises:
@@ -128,7 +123,7 @@ def _features(
     return store.features[rows] * (1 if normalize else store.norms[rows, None]), present
 
 
-def _parts(job: Job[TwoParts], subject: Subject, *, normalize: bool) -> Parts:
+def _parts(job: Job[layouts.TwoParts], subject: Subject, *, normalize: bool) -> Parts:
     arrays = []
     for part in job.pictures:
         features, present = _features(job, subject, part.files, normalize=normalize)
@@ -137,13 +132,13 @@ def _parts(job: Job[TwoParts], subject: Subject, *, normalize: bool) -> Parts:
 
 
 def _of_parts(
-    protocol: Callable[..., Scores], job: Job[TwoParts], subject: Subject
+    protocol: Callable[..., Scores], job: Job[layouts.TwoParts], subject: Subject
 ) -> list[Scores]:
     parts = _parts(job, subject, normalize=False)
     return [protocol(parts, protocol=job.settings.protocol, seed=seed) for seed in SEEDS]
 
 
-def _files(job: Job[TwoParts]) -> list[str]:
+def _files(job: Job[layouts.TwoParts]) -> list[str]:
     return [file for part in job.pictures for file in part.files]
 
 

@@ -121,7 +121,7 @@ def _checked(function: Callable[..., dict], result: ResultFile, *arguments: Any)
     try:
         return function(result, *arguments)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise gather.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
+        raise schema.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
 
 
 def _environment() -> jinja2.Environment:
@@ -211,29 +211,23 @@ def picture_parts(
 
     def show(rows: list[dict], pixels: int) -> list[dict]:
         shown = []
+        if opener is None:
+            return shown
         for row in rows:
-            if opener is None:
-                break
             try:
                 picture = pictures.picture(opener, row, pixels)
+                shown.append(picture | {"common": common.get(row["scientificName"], "")})
             except UserError as error:
                 if data_dir is not None:
                     raise
                 reasons.append(str(error))
-                continue
-            shown.append(picture | {"common": common.get(row["scientificName"], "")})
         return shown
 
     right, wrong = pictures.choose_pictures(answers)
-    hardest = [
-        (
-            row,
-            show(
-                pictures.wrong_of_class(answers, row["scientificName"]), pictures.THUMBNAIL_PIXELS
-            ),
-        )
-        for row in pictures.worst_classes(classes)
-    ]
+    hardest = []
+    for row in pictures.worst_classes(classes):
+        mistakes = pictures.wrong_of_class(answers, row["scientificName"])
+        hardest.append((row, show(mistakes, pictures.THUMBNAIL_PIXELS)))
     return {
         "right": show(right, pictures.CARD_PIXELS),
         "wrong": show(wrong, pictures.CARD_PIXELS),

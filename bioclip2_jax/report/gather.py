@@ -37,7 +37,6 @@ class ResultFile:
       model: name to show; "" where the result is of no model.
       source: model or features as the file names them.
       step: of the checkpoint, None for others.
-      version: of this package.
       settings: what was evaluated on.
       values: what the file holds.
     """
@@ -47,7 +46,6 @@ class ResultFile:
     model: str
     source: str
     step: int | None
-    version: str
     settings: Mapping[str, Any]
     values: Any
 
@@ -140,17 +138,8 @@ def _read(path: Path) -> ResultFile:
         model=_origin(model or ""),
         source=source,
         step=step,
-        version=getattr(values, "version", ""),
         settings=msgspec.to_builtins(values.settings),
         values=values,
-    )
-
-
-def not_a_result(path: Path, why: str) -> UserError:
-    """The error about a file that cannot be shown."""
-    return UserError(
-        f"{path}: not a result of this version of bioclip2 ({why}); make it again, or take it out"
-        " of the folder"
     )
 
 

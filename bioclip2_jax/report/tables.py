@@ -151,35 +151,18 @@ def few_shot_rows(results: Sequence[ResultFile]) -> list[ResultFile]:
     return sorted(asked, key=lambda result: (result.subject, result.set_name, result.values.k))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """What an evaluation could not use.
+def left_out(result: ResultFile) -> dict[str, Any] | None:
+    """What an evaluation could not use; None where there is nothing.
 
-    Attributes:
-      excluded: pictures off the list.
-      num_bad, bad: unreadable ones.
-      too_few: names of taxa without enough pictures.
+    Returns:
+      `excluded`: number of pictures off the list; `num_bad`, `bad`: unreadable ones; `too_few`:
+      names of taxa without enough pictures.
     """
-
-    excluded: int
-    num_bad: int
-    bad: list[schema.BadPicture]
-    too_few: list[str]
-
-
-def left_out(result: ResultFile) -> LeftOut | None:
-    """What an evaluation could not use; None where there is nothing."""
-    values = result.values
-    too_few = values.left_out if isinstance(values, schema.FewShotResult) else []
-    if isinstance(values, schema.SpeciesResult):
-        excluded, num_bad = values.num_excluded, values.num_bad
-    elif isinstance(values, schema.BeyondResult):
-        excluded, num_bad = 0, values.num_missing
-    else:
-        return None
-    if not (excluded or num_bad or values.bad or too_few):
-        return None
-    return LeftOut(excluded=excluded, num_bad=num_bad, bad=values.bad, too_few=too_few)
+    names = {"excluded": "num_excluded", "num_bad": "num_bad", "bad": "bad", "too_few": "left_out"}
+    if isinstance(result.values, schema.BeyondResult):
+        names["num_bad"] = "num_missing"
+    lost = {key: getattr(result.values, name, None) for key, name in names.items()}
+    return lost if any(lost.values()) else None
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

@@ -53,16 +53,14 @@ def training_curves(rows: list[dict]) -> str:
             len(panels), 1, figsize=(WIDTH, 6.6), sharex=True, height_ratios=[2.2, 1, 1, 1]
         )
         for axes, (title, series) in zip(all_axes, panels, strict=True):
-            drawn = 0
             for color, (name, label) in zip(COLORS, series.items(), strict=False):
                 points = [(row["step"], row[name]) for row in rows if name in row]
                 if points:
                     _curve(axes, points, color, label)
-                    drawn += 1
             axes.set_title(title, loc="left", fontsize=9.5)
             if title == "Learning rate":
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
-            if drawn > 1:
+            if len(axes.get_legend_handles_labels()[0]) > 1:
                 axes.legend()
         all_axes[-1].set_xlabel("step")
         figure.tight_layout()
