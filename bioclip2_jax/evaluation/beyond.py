@@ -87,7 +87,7 @@ def run_herbarium19(job: Job[layouts.OldAndNew], subject: Subject) -> schema.Her
     pictures = job.pictures
     features, present = _features(job, subject, pictures.files)
     # Who is labelled is drawn before anything is known of unreadable pictures.
-    labelled = split_labelled(pictures.labels, pictures.is_old, seed=0)
+    labelled = split_labelled(pictures.labels, pictures.is_old)
     given = features, pictures.labels[present], labelled[present], pictures.is_old
     scores = [herbarium19(*given, protocol=job.settings.protocol, seed=seed) for seed in SEEDS]
     return schema.HerbariumResult(

@@ -140,21 +140,16 @@ def _strata(
 def _open_set(
     question: Question, rows: np.ndarray, class_features: np.ndarray, logit_scale: float
 ) -> schema.OpenSets:
-    features, labels = question.pictures.features, question.labels
-    hidden_set, excluded = None, None
-    hidden = open_set.hidden_classes(labels[rows])
-    if len(hidden) < len(class_features):
-        listed = np.delete(class_features, hidden, axis=0)
-        unknown = np.isin(labels[rows], hidden)
-        result = open_set.open_set(features[rows], unknown, listed, logit_scale)
-        if result:
-            hidden_set = schema.HiddenSet(**vars(result), num_hidden_classes=len(hidden))
-    strangers = _strangers(question)
-    if len(strangers):
-        both = np.concatenate([rows, strangers])
-        unknown = np.arange(len(both)) >= len(rows)
-        excluded = open_set.open_set(features[both], unknown, class_features, logit_scale)
-    return schema.OpenSets(hidden=hidden_set, excluded=excluded)
+    features, labels = question.pictures.features, question.labels[rows]
+    hidden = open_set.hidden_classes(labels)
+    listed = np.delete(class_features, hidden, axis=0)
+    found = open_set.open_set(features[rows], np.isin(labels, hidden), listed, logit_scale)
+    both = np.concatenate([rows, _strangers(question)])
+    unknown = np.arange(len(both)) >= len(rows)
+    return schema.OpenSets(
+        hidden=found and schema.HiddenSet(**vars(found), num_hidden_classes=len(hidden)),
+        excluded=open_set.open_set(features[both], unknown, class_features, logit_scale),
+    )
 
 
 def _strangers(question: Question) -> np.ndarray:

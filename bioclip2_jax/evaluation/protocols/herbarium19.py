@@ -18,6 +18,7 @@ from bioclip2_jax.errors import UserError
 from bioclip2_jax.measures.accuracy import class_average
 from bioclip2_jax.measures.scores import unit
 
+LABELLED = 0.8  # of the pictures of the old classes
 ITERATIONS = 10
 TOLERANCE = 1e-4
 CHUNK = 4096  # pictures compared with all centres at a time
@@ -43,14 +44,11 @@ class HerbariumScores:
     inertia: float
 
 
-def split_labelled(
-    labels: np.ndarray, is_old_class: np.ndarray, seed: int = 0, fraction: float = 0.8
-) -> np.ndarray:
+def split_labelled(labels: np.ndarray, is_old_class: np.ndarray) -> np.ndarray:
     """Which pictures are labelled: a random share of those of the old classes, [n] bool."""
     old = np.flatnonzero(is_old_class[labels])
-    chosen = np.random.RandomState(seed).choice(
-        range(len(old)), replace=False, size=int(fraction * len(old))
-    )
+    count = int(LABELLED * len(old))
+    chosen = np.random.RandomState(0).choice(len(old), replace=False, size=count)
     labelled = np.zeros(len(labels), bool)
     labelled[old[chosen]] = True
     return labelled
