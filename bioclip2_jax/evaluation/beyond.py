@@ -16,7 +16,7 @@ from bioclip2_jax.evaluation.protocols.newt import newt
 from bioclip2_jax.evaluation.protocols.parts import Parts
 from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
 from bioclip2_jax.evaluation.published import beyond as layouts
-from bioclip2_jax.evaluation.subject import Job, Subject, missing, rows_of
+from bioclip2_jax.evaluation.subject import Job, Subject, rows_of
 
 SEEDS = (0, 1, 2)
 PLANTDOC_DRAWS = 5
@@ -119,7 +119,7 @@ def _features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The features there are of these pictures, and which of `files` they are of."""
     store = subject.store(job.root)
-    rows, present = rows_of(store, files, str(job.root))
+    rows, present, _ = rows_of(store, files, str(job.root))
     return store.features[rows] * (1 if normalize else store.norms[rows, None]), present
 
 
@@ -150,7 +150,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _common(job: Job, subject: Subject, files: list[str], runs: list[float]) -> dict[str, Any]:
     """The fields of `BeyondResult` that are made alike for all tasks."""
-    bad = [schema.BadPicture(*pair) for pair in missing(subject.store(job.root), files)]
+    _, _, without = rows_of(subject.store(job.root), files, str(job.root))
+    bad = [schema.BadPicture(*pair) for pair in without]
     return {
         "settings": job.settings,
         "value": float(np.mean(runs)),

@@ -14,7 +14,7 @@ from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.evaluation.published.species import Species
-from bioclip2_jax.evaluation.subject import Job, Subject, missing, rows_of, split_features
+from bioclip2_jax.evaluation.subject import Job, Subject, rows_of, split_features
 from bioclip2_jax.features.encode import SplitFeatures
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.measures.scores import number
@@ -90,8 +90,7 @@ def _of_set(job: SpeciesJob, species: Species, subject: Subject) -> Question:
     """The pictures of a species set, in its order; those without features are bad ones."""
     store = subject.store(job.root)
     place = job.settings.annotations or job.settings.data or "--features"
-    rows, present = rows_of(store, species.files, place)
-    bad = missing(store, species.files)
+    rows, present, bad = rows_of(store, species.files, place)
     return Question(
         pictures=replace(
             split_features(store.select(rows)), datasets=[job.name] * len(rows), bad=bad

@@ -74,16 +74,14 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     Raises:
       UsageError: one is unknown; names the nearest.
     """
-    names: list[str] = []
-    for name in (part.strip() for part in text.split(",")):
-        names += ["few_shot_1", "few_shot_5"] if name == "few_shot" else [name]
-    choices = ("few_shot", *TASKS)
+    choices = {"few_shot": ("few_shot_1", "few_shot_5")} | {name: (name,) for name in TASKS}
+    names = [part.strip() for part in text.split(",")]
     for name in names:
         if name not in choices:
             near = difflib.get_close_matches(name, choices, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"--tasks {name}: unknown; there are {', '.join(choices)}{meant}")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(task for name in names for task in choices[name]))
 
 
 def plan(settings: Settings, tasks: Sequence[str], features: Store | None) -> list[Job]:
