@@ -126,30 +126,14 @@ def evaluate(
         raise UsageError("--follow takes the checkpoints as they come: leave out --step")
     if timeout is not None and not follow:
         raise UsageError("--timeout goes with --follow")
+    how: dict[str, Any] = {"batch_size": batch_size, "say": click.echo}
     if workdir:
-        run(
-            workdir,
-            asked,
-            chosen,
-            out=out,
-            step=step or "latest",
-            follow=follow,
-            timeout=timeout,
-            batch_size=batch_size,
-            say=click.echo,
-        )
+        how |= {"step": step or "latest", "follow": follow, "timeout": timeout}
+        run(workdir, asked, chosen, out=out, **how)
         return
     if not out:
         raise UsageError("--out is missing: the folder for the results")
     if follow or step:
         option = "--follow" if follow else "--step"
         raise UsageError(f"{option} needs the --workdir of a training")
-    run_once(
-        asked,
-        chosen,
-        out,
-        model_path=model_path,
-        features=features,
-        batch_size=batch_size,
-        say=click.echo,
-    )
+    run_once(asked, chosen, out, model_path=model_path, features=features, **how)

@@ -37,60 +37,31 @@ def write(
       closed: rows of `rows` → accuracy when only their own classes are on the list; or None.
     """
     (folder / f"{task}.json").unlink(missing_ok=True)
-    _write_classes(folder / f"{task}_classes.csv", question, rows, outcomes, predictions)
-    _write_datasets(folder / f"{task}_datasets.csv", question, rows, outcomes, closed)
-    pictures = question.pictures
-    columns = {
-        "index": pictures.indices[rows].tolist(),
-        "key": [pictures.keys[row] for row in rows],
-        "datasetName": [pictures.datasets[row] for row in rows],
-        "scientificName": [question.classes[i].scientific_name for i in question.labels[rows]],
-        **answers,
-    }
-    lines = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    files.write_csv(folder / f"{task}_images.csv", lines, list(columns))
+    pictures, labels = question.pictures, question.labels[rows]
+    names = [entry.scientific_name for entry in question.classes]
 
-
-def _write_classes(
-    path: Path,
-    question: Question,
-    rows: np.ndarray,
-    outcomes: accuracy.Outcomes,
-    predictions: np.ndarray | None,
-) -> None:
-    """One row a class that has images, in the order of the class list."""
+    # Classes that have pictures, in the order of the class list.
     columns = [*RANKS, "scientificName", "vernacularName", "train_images", "num_images"]
     columns += ["top1", "top3", "top5"]
     columns += ["confused_with", "confused_images"] if predictions is not None else []
-    table, labels = [], question.labels[rows]
+    table = []
     for label, members in zip(*accuracy.rows_by_class(labels), strict=True):
-        entry = question.classes[label]
+        entry, own = question.classes[label], outcomes.select(members)
         row: dict[str, Any] = dict(zip(RANKS, entry.taxon.ranks, strict=True))
         row |= {"scientificName": entry.scientific_name, "vernacularName": entry.vernacular_name}
         row |= {"train_images": entry.counts.get("train"), "num_images": len(members)}
-        own = outcomes.select(members)
         if own.trials.any():
             row |= {f"top{k}": accuracy.share(own, k) for k in accuracy.TOP}
         if predictions is not None:
             other, count = accuracy.most_confused(labels[members], predictions[members], label)
-            row["confused_with"] = question.classes[other].scientific_name if count else ""
-            row["confused_images"] = count
+            row |= {"confused_with": names[other] if count else "", "confused_images": count}
         table.append(row)
-    files.write_csv(path, table, columns)
+    files.write_csv(folder / f"{task}_classes.csv", table, columns)
 
-
-def _write_datasets(
-    path: Path,
-    question: Question,
-    rows: np.ndarray,
-    outcomes: accuracy.Outcomes,
-    closed: Callable[[np.ndarray], float] | None,
-) -> None:
-    """One row a source dataset; `closed_top1` chooses among that dataset's own taxa alone."""
+    # Source datasets; `closed_top1` chooses among a dataset's own taxa alone.
     columns = ["datasetName", "num_images", "num_classes", "top1", "top3", "top5", "macro_top1"]
     columns += ["top1_low", "top1_high"] + (["closed_top1"] if closed else [])
-    datasets, labels = np.asarray(question.pictures.datasets)[rows], question.labels[rows]
-    table = []
+    datasets, table = np.asarray(pictures.datasets)[rows], []
     for name in np.unique(datasets):
         part = np.flatnonzero(datasets == name)
         summary = accuracy.summarize(outcomes.select(part), labels[part])
@@ -99,4 +70,15 @@ def _write_datasets(
         row |= {"datasetName": name, "top1_low": low, "top1_high": high}
         row |= {"num_images": len(part), "num_classes": len(np.unique(labels[part]))}
         table.append(row | ({"closed_top1": closed(part)} if closed else {}))
-    files.write_csv(path, table, columns)
+    files.write_csv(folder / f"{task}_datasets.csv", table, columns)
+
+    # Pictures.
+    answers = {
+        "index": pictures.indices[rows].tolist(),
+        "key": [pictures.keys[row] for row in rows],
+        "datasetName": datasets.tolist(),
+        "scientificName": [names[label] for label in labels],
+        **answers,
+    }
+    table = [dict(zip(answers, row, strict=True)) for row in zip(*answers.values(), strict=True)]
+    files.write_csv(folder / f"{task}_images.csv", table, list(answers))

@@ -97,15 +97,19 @@ def plan(settings: Settings, tasks: Sequence[str], features: Store | None) -> li
         raise UsageError(f"--data {settings.data}: there is no such folder")
     if settings.support:
         questions.read_support(settings.support)
-    on_species = [name for name in tasks if TASKS[name].read is None]
+    on_species = [name for name in tasks if name in SPECIES_TASKS]
     jobs = _species_jobs(settings, on_species, features) if on_species else []
     for name in tasks:
         read = TASKS[name].read
-        if read is not None:
-            root = _root_of(settings, name)
-            jobs.append(
-                Job(task=name, settings=settings, name=name, root=root, pictures=read(root))
+        if read is None:
+            continue
+        if settings.data is None:
+            raise UsageError(
+                f"--tasks {name} needs --data: the folder of the set as it is published"
             )
+        below = Path(settings.data) / name
+        root = below if below.is_dir() else Path(settings.data)
+        jobs.append(Job(task=name, settings=settings, name=name, root=root, pictures=read(root)))
     return jobs
 
 
@@ -167,10 +171,3 @@ def _species_sets(settings: Settings) -> list[sets.SpeciesSet] | None:
         f"--data {settings.data}: neither a dataset made by `bioclip2 prepare` nor a published set;"
         " for any folder of pictures give --annotations, a table with a column of file names"
     )
-
-
-def _root_of(settings: Settings, task: str) -> Path:
-    if settings.data is None:
-        raise UsageError(f"--tasks {task} needs --data: the folder of the set as it is published")
-    below = Path(settings.data) / task
-    return below if below.is_dir() else Path(settings.data)

@@ -306,8 +306,6 @@ def hundredths(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def number(value: float | str | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     """0.123 → "0.12"; a dash for nothing."""
-    if value in (None, ""):
-        return "–"
-    return str(value) if isinstance(value, str) else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -52,9 +52,8 @@ class ResultFile:
     @property
     def asked(self) -> tuple[str, ...]:
         """Equal for results that answer the same question of different models or steps."""
-        names = ("data", "annotations", "class_column", "where", "split", "labels", "text_kind")
-        names += ("templates", "protocol")
-        return (self.kind, *(str(self.settings.get(name)) for name in names))
+        said = (str(value) for name, value in self.settings.items() if name != "support")
+        return (self.kind, *said)
 
     @property
     def subject(self) -> str:

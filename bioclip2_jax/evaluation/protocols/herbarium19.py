@@ -85,12 +85,9 @@ def herbarium19(
     )
     own, truth = clusters[~is_labelled], labels[~is_labelled]
     old = is_old_class[truth]
-    if protocol == "faithful":
-        right = np.zeros(len(truth), bool)
-        for part in (old, ~old):
-            right[part] = _matched(own[part], truth[part])
-    else:
-        right = _matched(own, truth)
+    right = np.zeros(len(truth), bool)
+    for part in (old, ~old) if protocol == "faithful" else (slice(None),):
+        right[part] = _matched(own[part], truth[part])
 
     def share(part: np.ndarray) -> float | None:
         return float(right[part].mean()) if part.any() else None

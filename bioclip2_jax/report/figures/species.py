@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot
@@ -23,6 +24,11 @@ from bioclip2_jax.report.figures.style import (
 )
 
 MAX_POINTS = 2000
+# Measures of a rank that stand beside the bars, and how they are drawn.
+_MARKS: dict[str, dict[str, Any]] = {
+    "prompted_top1": {"marker": "D", "s": 22, "color": COLORS[4], "label": "asked at this rank"},
+    "chance": {"marker": "|", "s": 160, "linewidths": 2, "color": "black", "label": "chance"},
+}
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -99,29 +105,13 @@ def accuracy_per_rank(ranks: Mapping[str, schema.NamedRank]) -> str:
         errors = np.abs(intervals.T - values)
         axes.barh(places, values, height=0.62, color=BAR_COLOR, label="species, summed")
         axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=COLORS[0], capsize=3)
-        axes.scatter(
-            [row.prompted_top1 for row in ranks.values()],
-            places,
-            marker="D",
-            s=22,
-            color=COLORS[4],
-            label="asked at this rank",
-            zorder=3,
-        )
-        axes.scatter(
-            [row.chance or 0 for row in ranks.values()],
-            places,
-            marker="|",
-            s=160,
-            linewidths=2,
-            color="black",
-            label="chance",
-            zorder=3,
-        )
-        highs = zip(values, intervals[:, 1], ranks.values(), strict=True)
-        for place, (value, high, row) in enumerate(highs):
-            rightmost = max(value, high, row.prompted_top1, row.chance or 0)
-            axes.text(rightmost + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
+        rightmost = np.maximum(values, intervals[:, 1])
+        for measure, style in _MARKS.items():
+            marked = np.asarray([getattr(row, measure) or 0 for row in ranks.values()])
+            axes.scatter(marked, places, zorder=3, **style)
+            rightmost = np.maximum(rightmost, marked)
+        for place, (value, right) in enumerate(zip(values, rightmost, strict=True)):
+            axes.text(right + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.12)
