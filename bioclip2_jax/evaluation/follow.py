@@ -137,8 +137,8 @@ def figures(result: schema.Result) -> dict[str, float]:
         if isinstance(value, int | float) and name not in _NO_FIGURE and "num_" not in name
     }
     if isinstance(result, schema.SpeciesResult):
-        tops = {f"top1_{rank}": values.top1 for rank, values in result.ranks.items()}
-        row |= {name: top1 for name, top1 in tops.items() if top1 is not None}
+        tops = ((rank, values.top1) for rank, values in result.ranks.items())
+        row |= {f"top1_{rank}": top1 for rank, top1 in tops if top1 is not None}
     if isinstance(result, schema.ZeroShotResult) and result.calibration:
         row["ece"] = result.calibration.ece
     return row

@@ -129,9 +129,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "hundredths": hundredths}
-    environment.filters |= {"remarks": tables.remarks, "settings_text": tables.settings_text}
-    environment.filters["drawn"] = drawn
+    filters = (percent, number, hundredths, tables.remarks, tables.settings_text, drawn)
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.globals["published"] = published
     return environment
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from bioclip2_jax.evaluation.experiments import Scaling, Theory
 from bioclip2_jax.evaluation.findings import Between, Within
-from bioclip2_jax.report import published
 from bioclip2_jax.report.figures import scaling as scaling_figures
 from bioclip2_jax.report.figures import theory as theory_figures
 from bioclip2_jax.report.figures import traits as trait_figures
@@ -20,12 +19,7 @@ def part(result: ResultFile) -> dict:
     part = {"kind": result.kind, "name": name, "values": values, "figures": list(_figures(values))}
     if isinstance(values, Within):
         ranked = sorted(values.species, key=lambda row: (row.rho is None, row.rho or 0))
-        part |= {
-            "species": ranked[:SHOWN_SPECIES],
-            "hidden": len(ranked) - SHOWN_SPECIES,
-            "published": published.VARIANT_SHARE,
-            "source": published.VARIANT_SHARE_SOURCE,
-        }
+        part |= {"species": ranked[:SHOWN_SPECIES], "hidden": len(ranked) - SHOWN_SPECIES}
     if isinstance(values, Scaling):
         part["measures"] = {measure: title for measure, title, _ in scaling_figures.PANELS}
     return part

@@ -185,6 +185,7 @@ def _table(species_set: SpeciesSet, text_kind: str, choice: Settings) -> Species
         raise no_column(table, species_set.file_column or "filepath", " that names the picture")
     class_column = _class_column(species_set, table, text_kind, choice)
     common = table.column(tables.COMMON_NAME_COLUMNS)
+    has_lineages = text_kind != "asis"
     # A column `class` that names the class is no rank.
     ranks = [name for name in table.header if name != class_column]
     numbers: dict[str, int] = {}
@@ -193,23 +194,20 @@ def _table(species_set: SpeciesSet, text_kind: str, choice: Settings) -> Species
     for line, row in _rows(table, choice):
         files.append(row[file].replace("\\", "/").removeprefix("./"))
         cell = row[class_column] if class_column else ""
-        common_name = row[common] if common else ""
-        taxon = Taxon()
-        if text_kind != "asis":
-            taxon = Taxon.from_row({name: row[name] for name in ranks})
+        common_name = row[common] if common and has_lineages else ""
+        taxon = Taxon.from_row({name: row[name] for name in ranks}) if has_lineages else Taxon()
         if not files[-1]:
             raise UserError(f"{table.path}: line {line} names no picture in {file!r}")
         if choice.class_column and not cell:
             labels.append(-1)
             continue
-        if not (taxon.deepest_rank or cell or (common_name and text_kind != "asis")):
+        if not (taxon.deepest_rank or cell or common_name):
             raise UserError(f"{table.path}: line {line} names nothing; fill its ranks or its class")
         name = captions.class_name(text_kind, taxon, common_name, cell)
         if name not in numbers:
             numbers[name] = len(numbers)
             scientific = taxon.scientific_name or cell or common_name
-            shown = "" if text_kind == "asis" else common_name
-            classes.append(TaxonEntry(taxon, scientific, shown, {}))
+            classes.append(TaxonEntry(taxon, scientific, common_name, {}))
         labels.append(numbers[name])
     if not numbers:
         raise UserError(f"{table.path}: no row that is asked for has a class")

@@ -128,8 +128,8 @@ def reliability(bins: Sequence[Bin]) -> str:
     Args:
       bins: of `calibration.summary`.
     """
-    confidence = [each.confidence for each in bins]
-    accuracy = np.asarray([each.accuracy for each in bins])
+    drawn = [(each.low, each.high, each.count, each.confidence, each.accuracy) for each in bins]
+    lows, highs, counts, confidence, accuracy = np.asarray(drawn).T
     intervals = [wilson(round(each.accuracy * each.count), each.count) for each in bins]
     errors = np.abs(np.transpose(intervals) - accuracy)
     with pyplot.rc_context(STYLE):
@@ -152,10 +152,8 @@ def reliability(bins: Sequence[Bin]) -> str:
         axes.set_ylabel("share right")
         # Above: an overconfident curve fills one corner, a timid one the other.
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8.5)
-        lefts = [each.low for each in bins]
-        widths = [each.high - each.low for each in bins]
-        counts = [each.count for each in bins]
-        below.bar(lefts, counts, widths, align="edge", color=BAR_COLOR, edgecolor="white")
+        widths = highs - lows
+        below.bar(lows, counts, widths, align="edge", color=BAR_COLOR, edgecolor="white")
         below.set_ylabel("pictures")
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         below.set_xlabel("probability of the first answer")
