@@ -1,5 +1,6 @@
 """Finds and reads the results that a report is about."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,8 +187,6 @@ def read_jsonl(path: Path) -> list[dict]:
     """Rows of `metrics.jsonl`; a last line still being written is left out, no file is no row."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
+        with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            continue
     return rows
