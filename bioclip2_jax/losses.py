@@ -50,7 +50,7 @@ def contrastive_loss(
       text_features: the same for captions.
       logit_scale: [] float32, the exponential of the learned parameter.
       weights: [batch] float32, or None for ones. A pair of weight 0 (an unreadable image) is
-        neither a positive nor a negative.
+        neither a positive nor a negative, whatever its features are.
       targets: more captions that count as right, or None.
       mesh: devices that the batch is split over, along all axes; None: computed in one place.
       tile: columns of the similarity matrix that exist at a time; None: all.
@@ -77,19 +77,27 @@ def contrastive_loss_and_accuracy(
     mesh: Mesh | None = None,
     tile: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`contrastive_loss`, and the share [] of images whose own caption scores highest."""
+    """`contrastive_loss`, and the share [] of images that no caption suits better than their own.
+
+    A caption that scores the same, such as another picture's of the same words, is no better.
+    """
     batch, devices = image_features.shape[0], mesh.size if mesh else 1
     if batch % devices:
         raise ValueError(f"a batch of {batch} pairs cannot be split over {devices} devices")
-    weights = jnp.ones(batch, jnp.float32) if weights is None else jnp.asarray(weights)
+    if weights is None:
+        weights = jnp.ones(batch, jnp.float32)
+    else:
+        weights = jnp.asarray(weights)
+        present = weights[:, None] > 0  # what is not a number times 0 is not 0
+        image_features = jnp.where(present, image_features, 0)
+        text_features = jnp.where(present, text_features, 0)
+        targets = None if targets is None else _among_present(targets, weights)
     scale = jnp.asarray(logit_scale, jnp.float32)
     pairs = _Pairs(image=image_features, text=text_features, weights=weights, targets=targets)
     return _loss(mesh, tile, pairs, scale)
 
 
-def taxon_targets(
-    ids: jax.Array, rank_weights: tuple[float, ...], weights: jax.Array | None = None
-) -> Targets:
+def taxon_targets(ids: jax.Array, rank_weights: tuple[float, ...]) -> Targets:
     """Soft targets over a taxonomy: each rank's weight is spread evenly over those who share it.
 
     With all the weight on the last rank, pairs of the same taxon are positives alike (supervised
@@ -100,21 +108,28 @@ def taxon_targets(
       ids: [batch, ranks] int32, a number for each taxon of a rank; -1: unknown. The last rank is
         always known.
       rank_weights: one a rank, not negative, the last above zero.
-      weights: [batch] as in `contrastive_loss`; pairs of weight 0 share nothing with anyone.
     """
     ids = jnp.asarray(ids, jnp.int32)
-    if weights is not None:
-        ids = jnp.where(weights[:, None] > 0, ids, -1)
-    by_rank = jnp.sort(ids, axis=0)
+    mass = jnp.where(ids >= 0, jnp.asarray(rank_weights, jnp.float32), 0)
+    mass = mass / jnp.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
+    return Targets(ids=ids, shares=mass / _counts(ids))
+
+
+def _counts(ids: jax.Array) -> jax.Array:
+    """[batch, ranks] → how many of the batch have the same number there."""
 
     def sharing(ordered: jax.Array, wanted: jax.Array) -> jax.Array:
         first = jnp.searchsorted(ordered, wanted, side="left")
         return jnp.searchsorted(ordered, wanted, side="right") - first
 
-    counts = jax.vmap(sharing, in_axes=1, out_axes=1)(by_rank, ids)
-    mass = jnp.where(ids >= 0, jnp.asarray(rank_weights, jnp.float32), 0)
-    mass = mass / jnp.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
-    return Targets(ids=ids, shares=mass / counts)
+    return jax.vmap(sharing, in_axes=1, out_axes=1)(jnp.sort(ids, axis=0), ids)
+
+
+def _among_present(targets: Targets, weights: jax.Array) -> Targets:
+    """The targets without pairs of weight 0: their shares go to the others of their taxa."""
+    ids = jnp.where(weights[:, None] > 0, targets.ids, -1)
+    left = jnp.where(ids >= 0, _counts(targets.ids) / _counts(ids), 0)
+    return Targets(ids=ids, shares=targets.shares * left)
 
 
 class _Pairs(NamedTuple):

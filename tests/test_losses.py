@@ -65,6 +65,24 @@ def test_a_pair_of_weight_zero_changes_neither_loss_nor_gradient_of_the_others()
     assert not np.any(gradient[2])
 
 
+def test_features_of_a_pair_of_weight_zero_may_be_no_numbers():
+    images, texts = unit_rows(0, 4), unit_rows(1, 4)
+    weights = np.array([1, 0, 1, 1], np.float32)
+
+    def ours(images, texts, scale):
+        return contrastive_loss(images, texts, scale, weights)
+
+    expected = jax.value_and_grad(ours, (0, 1, 2))(images, texts, jnp.float32(5.0))
+    images[1], texts[1] = np.nan, np.inf
+    found = jax.value_and_grad(ours, (0, 1, 2))(images, texts, jnp.float32(5.0))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_caption_of_the_same_words_is_no_better_than_ones_own():
+    texts = np.repeat(unit_rows(1, 1), 2, axis=0)
+    assert contrastive_loss_and_accuracy(unit_rows(0, 2), texts, jnp.float32(1.0))[1] == 1
+
+
 def test_a_batch_without_any_readable_image_gives_zero():
     loss, accuracy = contrastive_loss_and_accuracy(
         unit_rows(0, 3), unit_rows(1, 3), jnp.float32(5.0), np.zeros(3, np.float32)
@@ -110,11 +128,13 @@ def test_any_mesh_and_tile_give_the_dense_loss_and_gradients(
     rng = np.random.default_rng(seed)
     weights = jnp.asarray(rng.random(rows) > 0.1, jnp.float32).at[0].set(1)
     features = [jnp.asarray(unit_rows(seed + k, rows), dtype) for k in (10, 20)]
-    targets = None
+    targets = among_present = None
     if relatives:
         ids = rng.integers(-1, 4, (rows, 3))
         ids[:, -1] = rng.integers(0, 9, rows)
-        targets = taxon_targets(jnp.asarray(ids), (0.1, 0.2, 0.7), weights)
+        targets = taxon_targets(jnp.asarray(ids), (0.1, 0.2, 0.7))
+        ids[weights == 0] = -1
+        among_present = taxon_targets(jnp.asarray(ids), (0.1, 0.2, 0.7))
 
     def ours(images, texts, scale):
         return contrastive_loss(images, texts, scale, weights, targets, mesh=mesh, tile=tile)
@@ -123,7 +143,7 @@ def test_any_mesh_and_tile_give_the_dense_loss_and_gradients(
     loss, gradients = jax.jit(jax.value_and_grad(ours, (0, 1, 2)))(*given_)
     wide = [x.astype(jnp.float32) for x in given_]
     expected, expected_gradients = jax.value_and_grad(dense_loss, (0, 1, 2))(
-        *wide, weights, targets
+        *wide, weights, among_present
     )
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, expected, rtol=2e-6)

@@ -125,7 +125,7 @@ def losses(
     over_all = functools.partial(contrastive_loss_and_accuracy, mesh=mesh, tile=settings.loss_tile)
     targets = None
     if "taxon_ids" in batch:
-        targets = taxon_targets(batch["taxon_ids"], settings.rank_weights, batch["weights"])
+        targets = taxon_targets(batch["taxon_ids"], settings.rank_weights)
     loss, accuracy = over_all(
         features["images"], features["tokens"], scale, batch["weights"], targets
     )
