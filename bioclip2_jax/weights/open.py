@@ -1,6 +1,7 @@
 """Opens a model in whatever form it is kept in. Detection goes by content, not by options."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -134,12 +135,15 @@ def open_source(
 
 def _finite(tensors: Tensors, path: Path) -> Tensors:
     def read(name: str) -> np.ndarray:
-        value = tensors.read(name)
+        value = tensors[name].read()
         if not np.isfinite(value).all():
             raise UserError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
         return value
 
-    return dataclasses.replace(tensors, read=read)
+    return {
+        name: dataclasses.replace(tensor, read=functools.partial(read, name))
+        for name, tensor in tensors.items()
+    }
 
 
 def open_files(path: Path) -> Tensors:
@@ -261,13 +265,12 @@ def infer_config(tensors: Tensors) -> ClipConfig:
       UserError: these are not the tensors of a plain CLIP ViT.
     """
     try:
-        width, _, patch, _ = tensors.shapes["visual.conv1.weight"]
-        grid = math.isqrt(tensors.shapes[layout.POSITION][0] - 1)
-        hidden = tensors.shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
-        vocabulary, text_width = tensors.shapes["token_embedding.weight"]
-        (context, _), (_, embed_dim) = (
-            tensors.shapes[name] for name in ("positional_embedding", "visual.proj")
-        )
+        width, _, patch, _ = tensors["visual.conv1.weight"].shape
+        grid = math.isqrt(tensors[layout.POSITION].shape[0] - 1)
+        hidden = tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+        vocabulary, text_width = tensors["token_embedding.weight"].shape
+        context, _ = tensors["positional_embedding"].shape
+        _, embed_dim = tensors["visual.proj"].shape
     except KeyError as error:
         raise UserError(f"not a CLIP ViT of open_clip: {error.args[0]} is missing") from error
     except (ValueError, IndexError) as error:
@@ -275,7 +278,7 @@ def infer_config(tensors: Tensors) -> ClipConfig:
     if min(width, patch, grid, hidden, vocabulary, text_width, context, embed_dim) < 1:
         raise UserError("not a CLIP ViT of open_clip: a tensor is empty")
     depths = [
-        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in tensors.shapes)
+        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in tensors)
         for prefix in ("visual.transformer.resblocks.", "transformer.resblocks.")
     ]
     vision = VisionConfig(
@@ -293,22 +296,18 @@ def infer_config(tensors: Tensors) -> ClipConfig:
         context_length=context,
         vocab_size=vocabulary,
     )
-    quick_gelu = "input_resolution" in tensors.shapes
+    quick_gelu = "input_resolution" in tensors
+    seen = ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)
     for preset in PRESETS.values():
         # What cannot be seen, and the image size, may differ.
-        seen = dataclasses.replace(
-            preset.vision, image_size=vision.image_size, head_width=_HEAD_WIDTH
-        )
+        resized = dataclasses.replace(preset.vision, image_size=vision.image_size)
         seen_text = dataclasses.replace(preset.text, heads=text.heads)
-        if (seen, seen_text) == (vision, text):
-            vision = dataclasses.replace(vision, head_width=preset.vision.head_width)
-            return ClipConfig(
-                embed_dim=embed_dim, vision=vision, text=preset.text, quick_gelu=quick_gelu
-            )
+        if (dataclasses.replace(resized, head_width=_HEAD_WIDTH), seen_text) == (vision, text):
+            return dataclasses.replace(seen, vision=resized, text=preset.text)
     if width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
         raise UserError(
             f"widths {width} and {text_width} are no multiples of {_HEAD_WIDTH}, so the number of"
             f" heads is unknown; put the model's {CONFIG_FILE} beside the file or name it with"
             " --model-config"
         )
-    return ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)
+    return seen

@@ -69,13 +69,13 @@ def verify(source: Source, out: Path, to: str, dtype: str) -> list[str]:
 
 def _compare_tensors(source: Source, written: Source, dtype: str) -> list[str]:
     lines = []
-    for name, shape in written.tensors.shapes.items():
-        before = layout.read_float(source.tensors, name).astype(DTYPES[dtype]).astype(np.float32)
+    for name, tensor in written.tensors.items():
+        rounded = source.tensors[name].floats().astype(DTYPES[dtype]).astype(np.float32)
         before, after = (
             hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()[:16]
-            for value in (before, layout.read_float(written.tensors, name))
+            for value in (rounded, tensor.floats())
         )
-        size = " x ".join(map(str, shape)) or "scalar"
+        size = " x ".join(map(str, tensor.shape)) or "scalar"
         verdict = "same" if before == after else f"{after} DIFFERS"
         lines.append(f"{name:<58} {size:<18} {before} {verdict}")
     return lines
