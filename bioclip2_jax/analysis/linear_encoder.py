@@ -36,28 +36,6 @@ class World(NamedTuple):
     prototypes: jax.Array
 
 
-class Measures(NamedTuple):
-    """What happened to the variants, as means over the species.
-
-    Attributes:
-      rho: share of the squared difference inside the span of the centred prototypes.
-      rho_images: the same for the span of the species' mean images, as `within` measures it.
-      difference: length of the difference of the variants' mean images.
-      outside: length of its part outside the span of the prototypes.
-      fisher: squared difference over the variants' summed variances.
-      accuracy: share of individuals nearest to their own caption.
-      loss: contrastive loss in nats, less the log 2 that the twin in the batch always costs.
-    """
-
-    rho: float
-    rho_images: float
-    difference: float
-    outside: float
-    fisher: float
-    accuracy: float
-    loss: float
-
-
 def loss_of(embeddings: jax.Array, prototypes: jax.Array, scale: jax.Array) -> jax.Array:
     """The training loss of a batch that holds every species twice, once a variant.
 
@@ -140,14 +118,23 @@ def _train(worlds, weights, scale, keys, spans, rate):
     return jax.vmap(train_one)(worlds, weights, keys)
 
 
-def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> Measures:
-    """Draws new individuals of one world and measures their images.
+def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> dict[str, float]:
+    """Draws new individuals of one world and measures their images, as `experiments.Trained` says.
 
     Args:
       world: without leading axes.
       weights: [m, d] float.
       scale: the inverse temperature.
       seed: of the individuals.
+
+    Returns:
+      rho: share of the squared difference inside the span of the centred prototypes.
+      rho_images: the same for the span of the species' mean images, as `within` measures it.
+      difference: length of the difference of the variants' mean images.
+      outside: length of its part outside the span of the prototypes.
+      fisher: squared difference over the variants' summed variances.
+      accuracy: share of individuals nearest to their own caption.
+      loss: contrastive loss in nats, less the log 2 that the twin in the batch always costs.
     """
     means = np.asarray(_variant_means(world), np.float64)
     prototypes = np.asarray(world.prototypes, np.float64)
@@ -162,15 +149,15 @@ def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> Measu
     answers = (images @ prototypes.T).argmax(axis=-1)
     beta = jnp.float32(scale)
     losses = [loss_of(jnp.asarray(x, jnp.float32), world.prototypes, beta) for x in images[:4]]
-    return Measures(
-        rho=float(((inside**2).sum(axis=1) / squares).mean()),
-        rho_images=float(((inside_images**2).sum(axis=1) / squares).mean()),
-        difference=float(np.sqrt(squares).mean()),
-        outside=float(np.linalg.norm(differences - inside, axis=1).mean()),
-        fisher=float((squares / images.var(axis=0).sum(axis=(0, 2))).mean()),
-        accuracy=float((answers == np.arange(len(prototypes))).mean()),
-        loss=float(np.mean(losses) - np.log(2)),
-    )
+    return {
+        "rho": float(((inside**2).sum(axis=1) / squares).mean()),
+        "rho_images": float(((inside_images**2).sum(axis=1) / squares).mean()),
+        "difference": float(np.sqrt(squares).mean()),
+        "outside": float(np.linalg.norm(differences - inside, axis=1).mean()),
+        "fisher": float((squares / images.var(axis=0).sum(axis=(0, 2))).mean()),
+        "accuracy": float((answers == np.arange(len(prototypes))).mean()),
+        "loss": float(np.mean(losses) - np.log(2)),
+    }
 
 
 def pulls(world: World, weights: np.ndarray, scale: float) -> tuple[float, float]:

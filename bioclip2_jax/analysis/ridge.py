@@ -4,7 +4,7 @@ Ridge predictions are linear in the targets, so that one decomposition of the tr
 serves every strength and every permutation of a trait.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -14,8 +14,7 @@ STRENGTHS = 10.0 ** np.arange(-3, 4)  # in units of the mean eigenvalue of the t
 _BLOCK = 16_000_000  # numbers held at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class HeldOut(NamedTuple):
     """Held-out predictions of c scores in p columns for s species.
 
     Attributes:
@@ -76,11 +75,7 @@ def nested_ridge(
             )
             for start in range(0, targets.shape[2], block)
         ]
-    return HeldOut(
-        predictions=np.concatenate([part.predictions for part in parts], axis=-1),
-        baselines=np.concatenate([part.baselines for part in parts], axis=-1),
-        class_means=np.concatenate([part.class_means for part in parts], axis=-1),
-    )
+    return HeldOut(*(np.concatenate(blocks, axis=-1) for blocks in zip(*parts, strict=True)))
 
 
 def _nested_ridge(

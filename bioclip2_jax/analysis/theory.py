@@ -147,7 +147,7 @@ def orthogonality(
     for place, step in enumerate(marks):
         measures = []
         for world, encoder in zip(worlds, np.asarray(weights)[:, place], strict=True):
-            row = linear_encoder.measure(world, encoder, setting.scale, seed)._asdict()
+            row = linear_encoder.measure(world, encoder, setting.scale, seed)
             inside, outside = linear_encoder.pulls(world, encoder, setting.scale)
             measures.append(row | {"pull_inside": inside, "pull_outside": outside})
         rows.append(
@@ -231,7 +231,7 @@ def hierarchy(
                 )
                 if space == "seen":
                     measures = [
-                        linear_encoder.measure(_part(world, seen), encoder, scale, seed)._asdict()
+                        linear_encoder.measure(_part(world, seen), encoder, scale, seed)
                         for _, world, encoder in encoders
                     ]
                     random_rho = chance(int(seen.sum()), TREE_DIM)

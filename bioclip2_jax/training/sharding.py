@@ -58,18 +58,14 @@ def make_mesh(data: int, fsdp: int, slices: int = 1, devices: Sequence[Any] | No
                 f"config.mesh.{name}={size} does not divide {left} of the {len(devices)} devices"
             )
         left //= size
-    if data == -1 and fsdp != -1:
-        data, left = left, 1
-    elif fsdp == -1 and data != -1:
-        fsdp, left = left, 1
-    if left != 1 or -1 in (data, fsdp):
+    shape = (slices, left if data == -1 else data, left if fsdp == -1 else fsdp)
+    if math.prod(shape) != len(devices) or data == fsdp == -1:
         raise UsageError(
             f"config.mesh: {slices} slices x data={data} x fsdp={fsdp} is not the {len(devices)}"
             " devices here; set config.mesh.data=-1 to use them all"
         )
-    shape = (slices, data, fsdp)
     if slices > 1 and hasattr(devices[0], "slice_index"):
-        grid = mesh_utils.create_hybrid_device_mesh((1, data, fsdp), (slices, 1, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh((1, *shape[1:]), (slices, 1, 1), devices)
     else:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -64,8 +64,8 @@ def _preprocess(settings: Mapping[str, Any], config: ClipConfig) -> Preprocess:
         )
     return Preprocess(
         size=size,
-        mean=_channels("mean", settings.get("mean") or images.CLIP_MEAN),
-        std=_channels("std", settings.get("std") or images.CLIP_STD),
+        mean=channels("preprocess_cfg.mean", settings.get("mean") or images.CLIP_MEAN),
+        std=channels("preprocess_cfg.std", settings.get("std") or images.CLIP_STD),
         resize_mode=_choice("resize_mode", settings, ("shortest", "squash")),
         interpolation=_choice("interpolation", settings, ("bicubic", "bilinear")),
     )
@@ -78,12 +78,13 @@ def _choice(name: str, settings: Mapping[str, Any], choices: tuple[str, str]) ->
     return value
 
 
-def _channels(name: str, value: Any) -> tuple[float, ...]:
+def channels(where: str, value: Any) -> tuple[float, ...]:
+    """A number for each channel, or one for all; `where` it stands, for messages."""
     values = [value] * 3 if isinstance(value, int | float) else value
     try:
         red, green, blue = map(float, values)
     except (TypeError, ValueError) as error:
-        raise UserError(f"preprocess_cfg.{name} {value!r} is not three numbers") from error
+        raise UserError(f"{where} {value!r} is not three numbers") from error
     return red, green, blue
 
 

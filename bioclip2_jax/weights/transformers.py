@@ -12,7 +12,7 @@ from bioclip2_jax.files import read_json_object
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
 from bioclip2_jax.weights import layout
-from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.description import Preprocess, channels
 from bioclip2_jax.weights.tensors import Tensor, Tensors
 
 CONFIG_FILE = "config.json"
@@ -198,15 +198,10 @@ def _preprocess(path: Path, size: int) -> Preprocess:
     resample = settings.get("resample", _RESAMPLE["bicubic"])
     if resample not in filters:
         raise UserError(f"{path}: resample {resample!r} is neither 2 (bilinear) nor 3 (bicubic)")
-    try:
-        mean = tuple(map(float, settings.get("image_mean") or default.mean))
-        std = tuple(map(float, settings.get("image_std") or default.std))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: image_mean or image_std is not three numbers") from error
     return Preprocess(
         size=size,
-        mean=mean,
-        std=std,
+        mean=channels(f"{path}: image_mean", settings.get("image_mean") or default.mean),
+        std=channels(f"{path}: image_std", settings.get("image_std") or default.std),
         resize_mode="shortest" if settings.get("do_center_crop", True) else "squash",
         interpolation=filters[resample],
     )

@@ -3,9 +3,8 @@
 import dataclasses
 import hashlib
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ _TOLERANCES = {"float32": 2e-5, "float16": 5e-3, "bfloat16": 5e-2}
 _PICTURES, _TEXTS = 4, 6
 
 
-@dataclass(frozen=True)
-class Features:
+class Features(NamedTuple):
     """What one implementation makes of the same input.
 
     Attributes:
@@ -108,10 +106,7 @@ def _compare_features(source: Source, written: Source) -> tuple[list[str], np.nd
     largest = np.zeros(3)
     lines = [f"{'largest difference from the model read':<44} image    text     logits"]
     for name, features in sides.items():
-        rows = [
-            np.abs(getattr(features, part) - getattr(reference, part)).max()
-            for part in ("image", "text", "logits")
-        ]
+        rows = [np.abs(x - y).max() for x, y in zip(features, reference, strict=True)]
         largest = np.maximum(largest, rows)
         lines.append(f"  {name:<42} " + " ".join(f"{row:<8.1e}" for row in rows))
     return lines + sorted(set(missing)), largest
