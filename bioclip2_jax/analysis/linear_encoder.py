@@ -160,26 +160,27 @@ def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> dict[
     }
 
 
-def pulls(world: World, weights: np.ndarray, scale: float) -> tuple[float, float]:
+def pulls(world: World, weights: np.ndarray, scale: float) -> dict[str, float]:
     """How fast descent would shrink the differences inside and outside the prototypes' span.
 
     The differences are free here, not tied to factors, and no noise is added.
 
     Returns:
-      The relative rates -d log(length)/dt inside and outside, in the unit of the loss's gradient
-      for embeddings of length 1; negative where the part grows.
+      pull_inside, pull_outside: the relative rates -d log(length)/dt of the parts, in the unit of
+        the loss's gradient for embeddings of length 1; negative where the part grows.
     """
     embeddings = _unit(_variant_means(world) @ weights)
     gradient = np.asarray(difference_gradient(embeddings, world.prototypes, scale), np.float64)
     differences = np.asarray(embeddings[1] - embeddings[0], np.float64)
     basis = span_of(np.asarray(world.prototypes, np.float64))
     inside = project(differences, basis)
-    rates = []
-    for part in (inside, differences - inside):
+    rates = {}
+    for name, part in (("pull_inside", inside), ("pull_outside", differences - inside)):
         size = (part**2).sum()
         # Embeddings weigh one in 2 K in the loss; where nothing is outside, nothing can shrink.
-        rates.append(2 * len(part) * float((part * gradient).sum() / size) if size > 1e-9 else 0.0)
-    return rates[0], rates[1]
+        rate = float((part * gradient).sum() / size) if size > 1e-9 else 0.0
+        rates[name] = 2 * len(part) * rate
+    return rates
 
 
 def span_of(points: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ compares captions that spell out a lineage with captions that share nothing.
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -145,11 +146,11 @@ def orthogonality(
     weights = linear_encoder.train(stacked, weights, setting.scale, jax.random.key(seed + 1), marks)
     rows = []
     for place, step in enumerate(marks):
-        measures = []
-        for world, encoder in zip(worlds, np.asarray(weights)[:, place], strict=True):
-            row = linear_encoder.measure(world, encoder, setting.scale, seed)
-            inside, outside = linear_encoder.pulls(world, encoder, setting.scale)
-            measures.append(row | {"pull_inside": inside, "pull_outside": outside})
+        measures = [
+            linear_encoder.measure(world, encoder, setting.scale, seed)
+            | linear_encoder.pulls(world, encoder, setting.scale)
+            for world, encoder in zip(worlds, np.asarray(weights)[:, place], strict=True)
+        ]
         rows.append(
             experiments.Orthogonality(
                 **vars(setting),
@@ -214,11 +215,8 @@ def hierarchy(
             linear_encoder.train(trained, weights, scale, key, marks, rate=TREE_RATE)
         )
         texts = [tree.order(tree.captions[captions][seen], seen) for tree in drawn]
-        rows.append(
-            experiments.Hierarchy(
-                captions=captions, space="captions", step=marks[-1], **_mean(texts)
-            )
-        )
+        row = partial(experiments.Hierarchy, captions=captions)
+        rows.append(row(space="captions", step=marks[-1], **_mean(texts)))
         for place, step in enumerate(marks):
             encoders = list(zip(drawn, worlds, weights[:, place], strict=True))
             for space, part in (("seen", seen), ("unseen", ~seen)):
@@ -226,19 +224,17 @@ def hierarchy(
                     tree.order(np.asarray(world.species)[part] @ encoder, part)
                     for tree, world, encoder in encoders
                 ]
-                row = experiments.Hierarchy(
-                    captions=captions, space=space, step=step, **_mean(images)
-                )
+                of_images = row(space=space, step=step, **_mean(images))
                 if space == "seen":
                     measures = [
                         linear_encoder.measure(_part(world, seen), encoder, scale, seed)
                         for _, world, encoder in encoders
                     ]
                     random_rho = chance(int(seen.sum()), TREE_DIM)
-                    row = experiments.SeenHierarchy(
-                        **vars(row), chance=random_rho, **_mean(measures)
+                    of_images = experiments.SeenHierarchy(
+                        **vars(of_images), chance=random_rho, **_mean(measures)
                     )
-                rows.append(row)
+                rows.append(of_images)
     return rows
 
 

@@ -103,9 +103,8 @@ def embed_images(
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = [pool.submit(pixels, index) for index in range(min(size, count))]
-        for number, chunk in enumerate(chunks, start=1):
+        for chunk, following in zip(chunks, [*chunks[1:], range(0)], strict=True):
             loaded = [future.result() for future in waiting]
-            following = chunks[number] if number < len(chunks) else ()
             waiting = [pool.submit(pixels, index) for index in following]
             arrays = {i: x for i, x in zip(chunk, loaded, strict=True) if isinstance(x, np.ndarray)}
             bad = [(i, x) for i, x in zip(chunk, loaded, strict=True) if isinstance(x, str)]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from bioclip2_jax import files
 from bioclip2_jax.data import images
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, naming
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 
 Tower = TypeVar("Tower", VisionConfig, TextConfig)
@@ -32,11 +32,9 @@ def read_description(path: Path) -> tuple[ClipConfig, Preprocess]:
       UserError: unreadable, not a plain CLIP ViT, or a setting that we cannot follow.
     """
     description = files.read_json_object(path)
-    try:
+    with naming(path):
         config = from_open_clip(description.get("model_cfg"))
         return config, _preprocess(description.get("preprocess_cfg") or {}, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:

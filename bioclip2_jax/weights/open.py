@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.files import read_json_object
+from bioclip2_jax.errors import UsageError, UserError, naming
+from bioclip2_jax.files import read_json_object, sha256
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.weights import checkpoint, hub, layout, transformers
 from bioclip2_jax.weights.description import Preprocess, read_description
@@ -102,9 +102,8 @@ def open_source(
     else:
         source = _open_checkpoint(path)
     if from_hub:
-        for file in sorted(path.iterdir()):
-            if file.suffix in _SUFFIXES:
-                notes.append(f"{file.name}: sha256 {hub.sha256(file)}")
+        weights = [file for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES]
+        notes += [f"{file.name}: sha256 {sha256(file)}" for file in weights]
     config, preprocess = source.config, source.preprocess
     if image_size:
         if image_size % config.vision.patch_size:
@@ -119,10 +118,8 @@ def open_source(
     resized = tensors is not source.tensors
     if resized:
         notes.append(f"position embeddings resized to {config.vision.image_size} pixels")
-    try:
+    with naming(path):
         layout.check(tensors, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     return dataclasses.replace(
         source,
         config=config,
@@ -185,10 +182,8 @@ def _open_open_clip(folder: Path) -> Source:
 def _open_transformers(folder: Path) -> Source:
     config, preprocess = transformers.read_config(folder)
     weights = _first_of(folder, _TRANSFORMERS_WEIGHTS)
-    try:
+    with naming(weights):
         tensors = transformers.as_open_clip(open_files(weights), config)
-    except UserError as error:
-        raise UserError(f"{weights}: {error}") from error
     return Source(
         config=config, preprocess=preprocess, tensors=tensors, kind="transformers", path=folder
     )
@@ -206,10 +201,8 @@ def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Sourc
     if model_config is not None:
         config, preprocess = read_description(model_config)
     else:
-        try:
+        with naming(path):
             config = infer_config(tensors)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
         preprocess = Preprocess(config.vision.image_size)
         notes.append(
             f"sizes inferred from the weights, with {config.vision.heads} and {config.text.heads}"

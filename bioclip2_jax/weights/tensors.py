@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bioclip2_jax.errors import UserError, reason
 
-_SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 _MAPPED_BYTES = 512 * 2**20  # a mapped file counts as our memory until it is closed
 
 
@@ -28,7 +28,7 @@ class Tensor:
     Attributes:
       shape: of the array.
       dtype: "float32", "float16", "bfloat16", or the name of one that is not taken.
-      read: the array in that dtype; a `UserError` names a file that is damaged.
+      read: the array, in that dtype or a wider one; a `UserError` names a file that is damaged.
     """
 
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ def open_safetensors(*paths: Path) -> Tensors:
             for name in file.keys():  # noqa: SIM118 (no dict)
                 part = file.get_slice(name)
                 stored = str(part.get_dtype())
-                dtype = _SAFETENSORS_DTYPES.get(stored, stored)
+                dtype = _DTYPES.get(stored, stored)
                 tensors[name] = Tensor(tuple(part.get_shape()), dtype, partial(read, path, name))
     return tensors
 
@@ -101,9 +101,8 @@ def open_torch(path: Path) -> Tensors:
             mapped.clear()  # closes the old map before the new one is made
             mapped["now"], count = _load_state_dict(path), 0
         value = mapped["now"][name].contiguous()
-        if tensors[name].dtype == "bfloat16":  # numpy knows it from ml_dtypes alone
-            torch = import_torch(f"{path}: reading", "start from a .safetensors file")
-            return value.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
+        if tensors[name].dtype == "bfloat16":
+            return value.float().numpy()  # which numpy does not know of itself
         return value.numpy().copy()
 
     tensors = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, naming
 from bioclip2_jax.files import read_json_object
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
@@ -128,12 +128,11 @@ def read_config(folder: Path) -> tuple[ClipConfig, Preprocess]:
     """
     path = folder / CONFIG_FILE
     settings = read_json_object(path)
-    try:
-        config = _config(settings)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: a setting is missing or of the wrong kind ({error})") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    with naming(path):
+        try:
+            config = _config(settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"a setting is missing or of the wrong kind ({error})") from error
     path = folder / PREPROCESSOR_FILE
     size = config.vision.image_size
     return config, _preprocess(path, size) if path.is_file() else Preprocess(size)
@@ -207,9 +206,24 @@ def _preprocess(path: Path, size: int) -> Preprocess:
     )
 
 
+def _tower(
+    kind: str, config: ClipConfig, sizes: VisionConfig | TextConfig, mlp_ratio: float
+) -> dict[str, Any]:
+    """What both towers say of themselves."""
+    return {
+        "model_type": f"clip_{kind}_model",
+        "hidden_size": sizes.width,
+        "intermediate_size": int(mlp_ratio * sizes.width),
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "projection_dim": config.embed_dim,
+        "hidden_act": "quick_gelu" if config.quick_gelu else "gelu",
+        "layer_norm_eps": 1e-5,
+    }
+
+
 def write_files(config: ClipConfig, preprocess: Preprocess, dtype: str) -> dict[str, str]:
     """File name → text, of all that a folder holds beside the weights and the model card."""
-    act = "quick_gelu" if config.quick_gelu else "gelu"
     vision, text, size = config.vision, config.text, preprocess.size
     squash = preprocess.resize_mode == "squash"
     whole_vocabulary = text.vocab_size > tokenizer.END
@@ -219,28 +233,14 @@ def write_files(config: ClipConfig, preprocess: Preprocess, dtype: str) -> dict[
         "dtype": dtype,
         "projection_dim": config.embed_dim,
         "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": vision.width,
-            "intermediate_size": int(vision.mlp_ratio * vision.width),
-            "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads,
+            **_tower("vision", config, vision, vision.mlp_ratio),
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
-            "projection_dim": config.embed_dim,
-            "hidden_act": act,
-            "layer_norm_eps": 1e-5,
         },
         "text_config": {
-            "model_type": "clip_text_model",
-            "hidden_size": text.width,
-            "intermediate_size": 4 * text.width,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
+            **_tower("text", config, text, 4.0),
             "max_position_embeddings": text.context_length,
             "vocab_size": text.vocab_size,
-            "projection_dim": config.embed_dim,
-            "hidden_act": act,
-            "layer_norm_eps": 1e-5,
             "bos_token_id": tokenizer.START if whole_vocabulary else 0,
             # 2 has a meaning of its own there: pool at the largest id, as CLIP does.
             "eos_token_id": tokenizer.END if whole_vocabulary else 2,

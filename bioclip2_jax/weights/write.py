@@ -15,7 +15,7 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.weights import card, checkpoint, layout, transformers
 from bioclip2_jax.weights.description import write_description
 from bioclip2_jax.weights.open import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, Source
-from bioclip2_jax.weights.tensors import Tensors, import_torch
+from bioclip2_jax.weights.tensors import SAFETENSORS_NAMES, Tensors, import_torch
 
 LAYOUTS = ("orbax", "open_clip", "pt", "transformers")
 HOW_TO_OPEN = {
@@ -26,7 +26,6 @@ HOW_TO_OPEN = {
 }
 CARD_FILE = "README.md"
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-_SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _ALIGNMENT = 64  # bytes, of every tensor in a `.pt` file, as PyTorch writes it
 
 
@@ -181,7 +180,7 @@ def write_safetensors(path: Path, tensors: Tensors, dtype: str) -> None:
     for name, tensor in tensors.items():
         start, end = end, end + math.prod(tensor.shape) * np.dtype(DTYPES[dtype]).itemsize
         header[name] = {
-            "dtype": _SAFETENSORS_NAMES[dtype],
+            "dtype": SAFETENSORS_NAMES[dtype],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
