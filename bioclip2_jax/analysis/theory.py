@@ -170,14 +170,9 @@ def _world(setting: Setting, rng: np.random.Generator) -> World:
     another = (np.roll(own, 1, axis=1) - own) / math.sqrt(2)
     variants = np.ones((count, 1)) if setting.shared else own
     share = math.sqrt(1 - setting.overlap**2)
-    poses = np.zeros((count, POSES))
-    noise = np.zeros(count + variants.shape[1] + POSES)
-    noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
-    differences = np.concatenate([setting.overlap * another, share * variants, poses], axis=1)
-    return _as_world(
-        species=np.concatenate([own, np.zeros_like(variants), poses], axis=1),
-        differences=setting.strength * differences,
-        noise=noise,
+    return _with_poses(
+        species=np.hstack([own, np.zeros_like(variants)]),
+        differences=setting.strength * np.hstack([setting.overlap * another, share * variants]),
         prototypes=even_prototypes(rng, count, setting.dim, setting.cosine),
     )
 
@@ -258,17 +253,12 @@ class _Tree:
         }
 
     def world(self, prototypes: np.ndarray) -> World:
-        shown = np.concatenate([self.morphology, self.ecology[:, None]], axis=1)
-        shown = np.concatenate([shown / math.sqrt(MORPHOLOGY), self.looks], axis=1)
-        hidden = np.zeros((len(shown), 1 + POSES))
-        differences = np.zeros((len(shown), shown.shape[1] + hidden.shape[1]))
-        differences[:, shown.shape[1]] = 1
-        noise = np.zeros(differences.shape[1])
-        noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
-        return _as_world(
-            species=np.concatenate([shown, hidden], axis=1),
-            differences=differences,
-            noise=noise,
+        shown = np.hstack([self.morphology, self.ecology[:, None]]) / math.sqrt(MORPHOLOGY)
+        shown = np.hstack([shown, self.looks])
+        variant = np.ones((len(shown), 1))
+        return _with_poses(
+            species=np.hstack([shown, 0 * variant]),
+            differences=np.hstack([np.zeros_like(shown), variant]),
             prototypes=prototypes,
         )
 
@@ -299,8 +289,13 @@ def _marks(steps: int) -> tuple[int, ...]:
     return (0, *sorted({steps // 4**i for i in range(5)} - {0}))
 
 
-def _as_world(**arrays: np.ndarray) -> World:
-    return World(**{name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()})
+def _with_poses(species: np.ndarray, differences: np.ndarray, prototypes: np.ndarray) -> World:
+    """Adds the factors that are noise alone."""
+    poses = np.zeros((len(species), POSES))
+    noise = np.zeros(species.shape[1] + POSES)
+    noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
+    arrays = np.hstack([species, poses]), np.hstack([differences, poses]), noise, prototypes
+    return World(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
 def _stack(worlds: list[World]) -> World:

@@ -81,7 +81,7 @@ def tree_shardings(tree: Tree, mesh: Mesh) -> Tree:
     """
 
     def of_leaf(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
         for size, axis in zip(leaf.shape, spec, strict=False):
             if axis and size % mesh.shape[axis]:
@@ -133,18 +133,4 @@ def local_slices(mesh: Mesh) -> tuple[list[int], int]:
 
 def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """One array of all processes for each part of the batch, from this process's slices of it."""
-    where = NamedSharding(mesh, BATCH)
-    slices, count = local_slices(mesh)
-
-    def together(local: np.ndarray) -> jax.Array:
-        rows = len(local) // len(slices)  # of one slice
-        shape = (rows * count, *local.shape[1:])
-
-        def read(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(shape[0])
-            first = slices.index(start // rows) * rows + start % rows
-            return local[first : first + stop - start]
-
-        return jax.make_array_from_callback(shape, where, read)
-
-    return {name: together(local) for name, local in batch.items()}
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), batch)
