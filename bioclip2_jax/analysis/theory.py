@@ -41,6 +41,7 @@ from bioclip2_jax.analysis import linear_encoder
 from bioclip2_jax.analysis.linear_encoder import World
 from bioclip2_jax.evaluation import experiments
 from bioclip2_jax.evaluation.experiments import Setting
+from bioclip2_jax.measures.scores import unit
 
 STEPS = 1024
 REPLICATES = 8
@@ -122,9 +123,8 @@ def even_prototypes(rng: np.random.Generator, species: int, dim: int, cosine: fl
     directions = rng.normal(size=(species + 1, dim))
     if species < dim:
         directions = np.linalg.qr(directions.T)[0].T
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    vectors = math.sqrt(1 - cosine) * directions[1:] + math.sqrt(cosine) * directions[0]
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    directions = unit(directions)
+    return unit(math.sqrt(1 - cosine) * directions[1:] + math.sqrt(cosine) * directions[0])
 
 
 def orthogonality(
@@ -266,7 +266,7 @@ class _Tree:
         """Spearman correlations of distances between the species of a part with their traits."""
         from scipy.stats import spearmanr
 
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = unit(vectors)
         first, second = np.triu_indices(len(vectors), 1)
         # Cosines of flat captions are all 0, up to rounding.
         far = np.round(1 - (vectors @ vectors.T)[first, second], 6)

@@ -15,6 +15,7 @@ from bioclip2_jax.data import images
 from bioclip2_jax.data.dataset import Source
 from bioclip2_jax.data.records import Record, taxon_of
 from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.measures.scores import unit
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import ZERO_SHOT_TEMPLATES
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
@@ -187,8 +188,7 @@ def embed_classes(
         part = names[start : start + step]
         texts = [template.format(name) for name in part for template in templates]
         each = embed_texts(model, texts, batch_size).reshape(len(part), len(templates), -1)
-        mean = each.mean(axis=1)
-        features[start : start + step] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        features[start : start + step] = unit(each.mean(axis=1))
     return features
 
 

@@ -24,11 +24,6 @@ NAMES_FILE = "txt_emb_species.json"
 _TAXA_AT_A_TIME = 1024
 
 
-def label_text(taxon: Taxon, common_name: str) -> str:
-    """What goes into the sentences: "Animalia Chordata ... Pica pica Eurasian Magpie"."""
-    return " ".join(filter(None, (*taxon.ranks, common_name)))
-
-
 def write_labels(
     model: Model,
     taxa: Iterable[tuple[Taxon, str]],
@@ -64,7 +59,8 @@ def write_labels(
             columns = np.lib.format.open_memmap(path, "w+", np.float32, shape)
             for start in range(0, len(taxa), _TAXA_AT_A_TIME):
                 part = taxa[start : start + _TAXA_AT_A_TIME]
-                texts = [label_text(taxon, common) for taxon, common in part]
+                # "Animalia Chordata ... Pica pica Eurasian Magpie"
+                texts = [" ".join(filter(None, (*taxon.ranks, common))) for taxon, common in part]
                 features = embed_classes(model, texts, batch_size, IMAGENET_TEMPLATES)
                 columns[:, start : start + len(part)] = features.T
                 progress(start + len(part))
