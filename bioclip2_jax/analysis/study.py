@@ -85,9 +85,7 @@ def run(
         general = Arm(captions="none", replay=False, images=0, seed=seed)
         arms = [
             Arm(captions=captions, replay=replay, images=size, seed=seed)
-            for captions in CAPTIONS
-            for replay in (False, True)
-            for size in study.sizes
+            for captions, replay, size in itertools.product(CAPTIONS, (False, True), study.sizes)
         ]
         for arm in (general, *arms):
             workdir = out / "runs" / _name(arm)

@@ -12,6 +12,7 @@ from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.findings import BetweenSettings
 from bioclip2_jax.features.store import Store
+from bioclip2_jax.measures import scores
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 SPECIES_COLUMNS = ("scientificname", "species", "binomial", "species1")  # as `normal` writes them
@@ -36,9 +37,7 @@ class SpeciesList:
 
     def clades(self, rank: str) -> np.ndarray:
         """[s] number of every species' clade; those of one unnamed family share its order."""
-        lineages = [taxon.lineage(rank) for taxon in self.taxa]
-        number = {lineage: place for place, lineage in enumerate(sorted(set(lineages)))}
-        return np.asarray([number[lineage] for lineage in lineages])
+        return scores.number([taxon.lineage(rank) for taxon in self.taxa])[1]
 
 
 def list_species(

@@ -39,15 +39,7 @@ def read_description(path: Path) -> tuple[ClipConfig, Preprocess]:
 
 def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
     """The object that `read_description` reads and open_clip's `local-dir:` needs."""
-    settings = {
-        "size": preprocess.size,
-        "mode": "RGB",
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "interpolation": preprocess.interpolation,
-        "resize_mode": preprocess.resize_mode,
-        "fill_color": 0,
-    }
+    settings = dataclasses.asdict(preprocess) | {"mode": "RGB", "fill_color": 0}
     return {"model_cfg": to_open_clip(config), "preprocess_cfg": settings}
 
 

@@ -186,10 +186,11 @@ def fit_position_embedding(tensors: Tensors, config: ClipConfig) -> Tensors:
     """The tensors with the image tower's positions resized to the config's grid, if they differ."""
     stored = tensors.get(POSITION)
     grid = config.vision.image_size // config.vision.patch_size
-    if stored is None or len(stored.shape) != 2 or stored.shape[0] == 1 + grid**2:
+    if stored is None or len(stored.shape) != 2:
         return tensors
-    if round((stored.shape[0] - 1) ** 0.5) ** 2 != stored.shape[0] - 1:
-        return tensors  # no square of patches; `check` will say so
+    patches = stored.shape[0] - 1
+    if patches == grid**2 or round(patches**0.5) ** 2 != patches:
+        return tensors  # where they are no square, `check` will say so
 
     def read() -> np.ndarray:
         return resize_position_embedding(stored.floats(), grid)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,8 +158,7 @@ def open_files(path: Path) -> Tensors:
     return open_safetensors(path)
 
 
-def _first_of(folder: Path, names: Iterable[str]) -> Path:
-    names = list(names)
+def _first_of(folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
