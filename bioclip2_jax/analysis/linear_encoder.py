@@ -119,7 +119,7 @@ def _train(worlds, weights, scale, keys, spans, rate):
 
 
 def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> dict[str, float]:
-    """Draws new individuals of one world and measures their images, as `experiments.Trained` says.
+    """Draws new individuals of one world and measures their images.
 
     Args:
       world: without leading axes.

@@ -166,16 +166,10 @@ def _first_of(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _open_open_clip(folder: Path) -> Source:
-    config, preprocess = read_description(folder / CONFIG_FILE)
+    description = read_description(folder / CONFIG_FILE)
     others = sorted(path.name for path in folder.iterdir() if path.suffix == ".pt")
     weights = _first_of(folder, (*_OPEN_CLIP_WEIGHTS, *others))
-    return Source(
-        config=config,
-        preprocess=preprocess,
-        tensors=open_files(weights),
-        kind="open_clip",
-        path=weights,
-    )
+    return Source(*description, tensors=open_files(weights), kind="open_clip", path=weights)
 
 
 def _open_transformers(folder: Path) -> Source:
