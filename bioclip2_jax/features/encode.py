@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import jax
 import numpy as np
@@ -104,7 +105,7 @@ def embed_images(
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = [pool.submit(pixels, index) for index in range(min(size, count))]
-        for chunk, following in zip(chunks, [*chunks[1:], range(0)], strict=True):
+        for chunk, following in zip_longest(chunks, chunks[1:], fillvalue=range(0)):
             loaded = [future.result() for future in waiting]
             waiting = [pool.submit(pixels, index) for index in following]
             arrays = {i: x for i, x in zip(chunk, loaded, strict=True) if isinstance(x, np.ndarray)}
