@@ -7,6 +7,7 @@ variant, as a run over pictures that do not repeat. What real encoders add, nonl
 and a text tower that learns, is left out on purpose.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -62,6 +63,7 @@ def initial_weights(key: jax.Array, worlds: World) -> jax.Array:
     return jax.random.normal(key, (replicates, factors, dim)) / np.sqrt(dim)
 
 
+@functools.partial(jax.jit, static_argnames="marks")
 def train(
     worlds: World,
     weights: jax.Array,
@@ -89,22 +91,19 @@ def train(
     """
     spans = jnp.asarray([marks[:-1], marks[1:]]).T
     keys = jax.random.split(key, len(weights))
-    return _train(worlds, weights, jnp.float32(scale), keys, spans, jnp.float32(rate))
+    beta = jnp.float32(scale)
 
-
-@jax.jit
-def _train(worlds, weights, scale, keys, spans, rate):
     def train_one(world: World, weights: jax.Array, key: jax.Array) -> jax.Array:
         means = _variant_means(world)
         moments = jnp.mean(means**2, axis=(0, 1)) + world.noise**2
         # Unused factors have no moment and no gradient.
-        rates = (rate / jnp.maximum(moments, 1e-9) / scale**2)[:, None]
+        rates = (rate / jnp.maximum(moments, 1e-9) / beta**2)[:, None]
 
         def step(number, state):
             weights, momentum = state
             noise = jax.random.normal(jax.random.fold_in(key, number), means.shape)
             factors = means + world.noise * noise
-            gradient = jax.grad(lambda w: loss_of(factors @ w, world.prototypes, scale))(weights)
+            gradient = jax.grad(lambda w: loss_of(factors @ w, world.prototypes, beta))(weights)
             momentum = MOMENTUM * momentum + gradient
             return weights - rates * momentum, momentum
 
