@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from bioclip2_jax.data import dataset
 
@@ -40,6 +39,8 @@ class Corpus:
 
 def examples_at(corpus: Corpus, step: int, rows: range) -> list[tuple[int, int]]:
     """(epoch, record index) of some rows of the batch of `step`."""
+    from grain.experimental import index_shuffle  # half a second, and workers need no order
+
     start, size = step * corpus.batch_size, len(corpus.source)
     examples = []
     for row in rows:
