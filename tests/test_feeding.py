@@ -101,7 +101,7 @@ class Counting:
     def warm_up(self): ...
 
 
-@pytest.mark.parametrize(("prefetch", "ahead"), [(1, 1), (2, 1.75), (3, 2.75)])
+@pytest.mark.parametrize(("prefetch", "ahead"), [(1, 1), (2, 1.5), (3, 2.5)])
 def test_a_consumer_that_stops_stops_the_making(prefetch, ahead):
     filler = Counting()
     feed = feeding.ThreadFeed(filler, range(100), threads=2, prefetch=prefetch)
