@@ -1,7 +1,6 @@
-"""Many hands fill a batch: it is dealt in parts, and each part always goes to the same hand.
+"""Many hands fill a batch: it is dealt in parts, to threads of this process or to workers.
 
-Hands are threads of this process, or workers, programs of their own (`data/worker.py`). A worker
-ends with the socket to this process, and the memory of a batch, which both map, has no name: when
+Workers are programs of their own (`data/worker.py`), and each makes the same rows always. It ends with the socket to this process, and the memory of a batch, which both map, has no name: when
 this process ends, in whatever way, nothing is left of either. Nor is that memory taken from
 /dev/shm, of which containers have little.
 """
