@@ -17,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from bioclip2_jax import files
+from bioclip2_jax.data.dataset import LANES_FILE
 from bioclip2_jax.data.records import TEXT_FIELDS, Record
 from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.prepare import settle, spool
@@ -26,6 +27,7 @@ from bioclip2_jax.prepare.spool import ReadTask
 
 # A record a chunk, for random access; packed pictures are no smaller when packed again.
 _OPTIONS = "group_size:1,uncompressed"
+_SHARDS_A_LANE, _MOST_LANES = 16, 512  # at least, so that a lane is a sample; and at most
 _BYTES_AT_A_TIME, _RECORDS_AT_A_TIME = 64 << 20, 1024  # in memory
 
 
@@ -132,20 +134,22 @@ def safe_name(name: str) -> str:
 def write_metadata(
     folder: Path, shards: Sequence[Shard], labels: Sequence[str], *, description: str, licence: str
 ) -> None:
-    """Writes TFDS's description of the shards beside them."""
+    """Writes TFDS's description of the shards beside them, and their lanes."""
     # Bytes rather than tfds.features.Image: pictures stay as they came, in any format, and
     # `images.decode` is the only decoder.
     features: dict[str, Any] = {name: tfds.features.Text() for name in TEXT_FIELDS}
     features["image"] = tfds.features.Tensor(shape=(), dtype=np.object_)
     if labels:
         features["labels"] = {name: tfds.features.Text() for name in labels}
-    splits = []
+    splits, lanes = [], {}
     for split in dict.fromkeys(shard.split for shard in shards):
         paths = folder.glob(f"*-{split}.array_record-*")
+        lengths = [shard.records for shard in shards if shard.split == split]
+        lanes[split] = lanes_of(len(lengths))
         splits.append(
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[shard.records for shard in shards if shard.split == split],
+                shard_lengths=lengths,
                 num_bytes=sum(path.stat().st_size for path in paths),
             )
         )
@@ -158,6 +162,12 @@ def write_metadata(
         description=description,
         license=licence,
     )
+    files.write_json(folder / LANES_FILE, {"lanes": lanes}, indent=None)
+
+
+def lanes_of(shards: int) -> int:
+    """How many lanes so many shards are dealt to, a power of two; see `data/order.py`."""
+    return min(1 << max(shards // _SHARDS_A_LANE, 1).bit_length() - 1, _MOST_LANES)
 
 
 def totals_of(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, Totals]]:
