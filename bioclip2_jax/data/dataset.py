@@ -199,21 +199,16 @@ def read_lanes(data_dir: str | Path, split: str, shards: int) -> int:
     """
     path = dataset_folder(data_dir) / LANES_FILE
     lanes = _read_numbers(path, "lanes").get(split, 1)
-    if lanes > shards:
-        raise UserError(
-            f"{path}: damaged ({lanes} lanes, {shards} shards); prepare {data_dir} again"
-        )
+    if not 1 <= lanes <= shards:
+        raise UserError(f"{path}: damaged ({lanes} lanes); prepare the dataset again")
     return lanes
 
 
 def _read_numbers(path: Path, key: str) -> dict[str, int]:
-    """The positive numbers below a key of a JSON file; none of a file that is not there."""
+    """The numbers below a key of a JSON file; none of a file that is not there."""
     if not path.exists():
         return {}
     try:
-        numbers = {name: int(value) for name, value in files.read_json_object(path)[key].items()}
-        if min(numbers.values(), default=1) < 1:
-            raise ValueError("a number below 1")
-        return numbers
+        return {name: int(value) for name, value in files.read_json_object(path)[key].items()}
     except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error

@@ -26,7 +26,7 @@ from bioclip2_jax.prepare.settle import Shard
 from bioclip2_jax.prepare.spool import ReadTask
 
 # A record a chunk, for random access; packed pictures are no smaller when packed again.
-_OPTIONS = "group_size:1,uncompressed"
+OPTIONS = "group_size:1,uncompressed"
 _SHARDS_A_LANE, _MOST_LANES = 16, 512  # at least, so that a lane is a sample; and at most
 _BYTES_AT_A_TIME, _RECORDS_AT_A_TIME = 64 << 20, 1024  # in memory
 
@@ -68,12 +68,12 @@ def write_shard(task: ShardTask) -> int:
     entries, numbers = entries.select(numbers > 0), numbers[numbers > 0]
     catalogue = Catalogue()
     with files.replacing(task.path) as partial, _refusals(task.path):
-        writer = ArrayRecordWriter(partial, _OPTIONS)
+        writer = ArrayRecordWriter(partial, OPTIONS)
         for record, number in zip(_records(task.reads, entries), numbers.tolist(), strict=True):
             if number > 1:
                 record["key"] += f"#{number}"
             catalogue.add(record)
-            writer.write(_serialised(record, task.labels))
+            writer.write(serialised(record, task.labels))
         writer.close()
     catalogue.totals().write(task.totals)
     return len(numbers)
@@ -104,7 +104,7 @@ def _refusals(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason(error)})") from error
 
 
-def _serialised(record: Record, labels: Sequence[str]) -> bytes:
+def serialised(record: Record, labels: Sequence[str]) -> bytes:
     """A record as TFDS stores it: each label as "labels/NAME"."""
     # The module makes its classes when it is imported.
     example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
