@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from bioclip2_jax.data import dataset
 
@@ -71,6 +70,8 @@ def examples_at(corpus: Corpus, step: int, rows: range) -> list[tuple[int, int]]
 
 def _walk(corpus: Corpus, size: int, places: range, *lane: int) -> list[tuple[int, int]]:
     """(epoch, which of the `size` records) at places of the endless sequence of a lane."""
+    from grain.experimental import index_shuffle  # half a second, and workers need no order
+
     walked = []
     for place in places:
         epoch, place = divmod(place, size)
