@@ -1,0 +1,59 @@
+"""A worker of the loader: makes its parts of each batch until its socket, its standard input, ends.
+
+`data/feeding.py` starts it. It imports neither JAX nor Grain, which would double its start and its
+memory.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from bioclip2_jax.data import feeding, pipeline
+from bioclip2_jax.errors import exit_on_user_error
+
+
+def main(number: int, job: str) -> None:
+    """Worker `number` of those that do this job."""
+    for which in (signal.SIGINT, signal.SIGTERM):  # it ends when the training has saved
+        signal.signal(which, signal.SIG_IGN)
+    share = msgspec.json.decode(job, type=pipeline.Share)
+    filler, settings = pipeline.Reader(share), share.settings
+    parts = feeding.count_parts(filler.rows, settings.workers, settings.threads)
+    channel, sending = socket.socket(fileno=sys.stdin.fileno()), threading.Lock()
+
+    def say(step: int, part: int, *, made: bool) -> None:
+        with sending:
+            channel.sendall(feeding.MADE.pack(step, part, made))
+
+    def make(step: int, part: int, batch: feeding.Arrays) -> None:
+        try:
+            filler.fill(step, part, parts, batch)
+        except Exception:  # happens again in the other process, where somebody sees it
+            say(step, part, made=False)
+        else:
+            say(step, part, made=True)
+
+    pool = ThreadPoolExecutor(settings.threads)
+
+    def take(step: int, first: int, last: int, memory: int) -> None:
+        batch = feeding.map_batch(filler.layout(step), memory)
+        os.close(memory)
+        for part in range(first, last):
+            if part % settings.workers == number:
+                pool.submit(make, step, part, batch)
+
+    say(-1, 0, made=True)
+    while True:
+        message, memory, _, _ = socket.recv_fds(channel, feeding.DEALT.size, 1, socket.MSG_WAITALL)
+        if not message:
+            os._exit(0)
+        take(*feeding.DEALT.unpack(message), *memory)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(lambda: main(int(sys.argv[1]), sys.argv[2]))
