@@ -62,9 +62,13 @@ def count_parts(rows: int, workers: int, threads: int) -> int:
     return min(PARTS * hands * threads, -(-rows // hands) * hands)
 
 
-def slice_of(rows: int, part: int, parts: int) -> slice:
-    """The rows of a part; some parts have one more than others."""
-    return slice(rows * part // parts, rows * (part + 1) // parts)
+def slice_of(rows: int, part: int, parts: int, workers: int) -> slice:
+    """The rows of a part; some parts have one more than others.
+
+    Those of one worker are neighbours, which come from few lanes (see `data/order.py`).
+    """
+    place = part % workers * (parts // workers) + part // workers
+    return slice(rows * place // parts, rows * (place + 1) // parts)
 
 
 def map_batch(layout: Layout, memory: int | None = None) -> Arrays:

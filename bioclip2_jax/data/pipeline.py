@@ -301,7 +301,8 @@ class Reader:
     def fill(self, step: int, part: int, parts: int, batch: Arrays) -> None:
         """Reads some of them."""
         for prefix, corpus in self._streams.items():
-            where = slice_of(self._rows(corpus), part, parts)
+            workers = max(self._share.settings.workers, 1)
+            where = slice_of(self._rows(corpus), part, parts, workers)
             own = {name: batch[prefix + name][where] for name in self._layout(prefix, step)}
             examples = batch["_" + prefix + "examples"][where].tolist()
             fill_rows(corpus, self._augmentation, step, examples, own)
