@@ -15,6 +15,7 @@ that it holds then, its libraries too (PSS); `index_megabytes` what came after t
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -26,16 +27,17 @@ from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from bioclip2_jax.data import order, pipeline
+from bioclip2_jax.data import feeding, order, pipeline
 from bioclip2_jax.data.records import make_record
 from bioclip2_jax.prepare import settle
 from bioclip2_jax.prepare.shards import OPTIONS, file_name, serialised, write_metadata
 from bioclip2_jax.text.taxonomy import Taxon
+from configs import common
 
 CLUSTERS = ((64, 8), (4, 16))  # hosts, loader processes on each
 BATCHES = {"main": 32 * 2816, "replay": 32 * 320}
 STEP = 70_000
-UNITS = 2  # parts that a process makes of a step's batch
+THREADS = common.get_config().data.threads
 
 
 def lay_out(folder: Path, records: int, shards: int, written: int) -> None:
@@ -78,13 +80,14 @@ def held() -> float:
 def rows_of(worker: int, hosts: int, workers: int, batch: int) -> list[range]:
     """The rows of a batch that a process of the last host makes."""
     local = batch // hosts
-    first, size = (hosts - 1) * local, local // (workers * UNITS)
-    units = range(worker, workers * UNITS, workers)
-    return [range(first + unit * size, first + (unit + 1) * size) for unit in units]
+    parts = feeding.count_parts(local, workers, THREADS)
+    slices = [feeding.slice_of(local, n, parts, workers) for n in range(worker, parts, workers)]
+    return [range(batch - local + own.start, batch - local + own.stop) for own in slices]
 
 
 def process(home: Path, hosts: int, workers: int, began: float) -> dict:
     """What one process met."""
+    importlib.import_module("grain.experimental")  # as the order of records does when it is needed
     imported, before = time.time(), held()
     streams = [
         pipeline.open_corpus(str(home / name), "train", 42, batch, stream=stream)
