@@ -19,7 +19,6 @@ from bioclip2_jax.data import dataset, order, pipeline, shards
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare import settle
 from bioclip2_jax.prepare.build import write_dataset
-from bioclip2_jax.prepare.shards import lanes_of
 
 LENGTHS = [3 + number % 2 for number in range(64)]  # of shards, which are dealt to 4 lanes
 
@@ -46,16 +45,19 @@ def open_files() -> int:
     [(1, 1), (31, 1), (32, 2), (63, 2), (64, 4), (8191, 256), (8192, 512), (10**6, 512)],
 )
 def test_a_lane_has_at_least_sixteen_shards(count, lanes):
-    assert lanes_of(count) == lanes
+    assert settle.lanes_of(count) == lanes
 
 
-def test_a_conversion_writes_the_lanes_of_each_split(tiny_data, tmp_path, monkeypatch):
+def test_a_conversion_deals_shards_to_lanes_of_one_size(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(settle, "SHARD_RECORDS", 2)
-    records = {split: list(dataset.open_split(tiny_data, split)) for split in ("train", "val")}
+    train, val = (list(dataset.open_split(tiny_data, split)) for split in ("train", "val"))
+    records = {"train": [*train, *val[:5]], "val": val[5:]}
     write_dataset(records, tmp_path / "d", name="d", description="")
     corpora = [pipeline.open_corpus(str(tmp_path / "d"), split, 3, 8) for split in records]
-    assert [len(corpus.source.shards.lengths) for corpus in corpora] == [32, 10]
     assert [corpus.lanes for corpus in corpora] == [2, 1]
+    lengths = corpora[0].source.shards.lengths
+    assert len(lengths) == 36  # where 35 would do
+    assert (sum(lengths[::2]), sum(lengths[1::2])) == (35, 34)
     write_dataset(records, tmp_path / "d", name="d", description="", overwrite=True)
 
 
@@ -187,6 +189,7 @@ def test_a_damaged_record_takes_no_neighbour_with_it(tmp_path):
     found = list(dataset.open_split(data, "train").read(range(39, -1, -1)))
     bad = [39 - place for place, record in enumerate(found) if isinstance(record, UserError)]
     assert bad == [25] and "record 25 cannot be read" in str(found[14])
+    assert path.name in str(found[14])
 
 
 @contextlib.contextmanager

@@ -61,10 +61,10 @@ def examples_at(corpus: Corpus, step: int, rows: range) -> list[tuple[int, int]]
         shards = corpus.source.shards
         lengths, starts = shards.lengths[lane::lanes], shards.starts[lane::lanes]
         ends = np.cumsum(lengths)
-        epochs, inside = zip(*_walk(corpus, int(ends[-1]), places, lane), strict=True)
-        which = np.searchsorted(ends, inside, side="right")
-        indices = starts[which] + inside - (ends - lengths)[which]
-        examples += zip(epochs, indices.tolist(), strict=True)
+        walked = np.array(_walk(corpus, int(ends[-1]), places, lane), np.int64).reshape(-1, 2)
+        which = np.searchsorted(ends, walked[:, 1], side="right")
+        walked[:, 1] += (starts - ends + lengths)[which]
+        examples += map(tuple, walked.tolist())
     return examples
 
 

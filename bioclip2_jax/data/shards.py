@@ -69,7 +69,7 @@ class Shards:
             return _open.reader((self._number, shard), str(path)).read(positions)
         except RuntimeError as error:  # what array_record raises, whatever it met
             if len(positions) == 1:
-                return [error]
+                return [RuntimeError(f"{path.name}: {error}")]
         return [self._read_shard(shard, [position])[0] for position in positions]
 
 

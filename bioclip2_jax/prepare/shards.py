@@ -27,7 +27,6 @@ from bioclip2_jax.prepare.spool import ReadTask
 
 # A record a chunk, for random access; packed pictures are no smaller when packed again.
 OPTIONS = "group_size:1,uncompressed"
-_SHARDS_A_LANE, _MOST_LANES = 16, 512  # at least, so that a lane is a sample; and at most
 _BYTES_AT_A_TIME, _RECORDS_AT_A_TIME = 64 << 20, 1024  # in memory
 
 
@@ -145,7 +144,7 @@ def write_metadata(
     for split in dict.fromkeys(shard.split for shard in shards):
         paths = folder.glob(f"*-{split}.array_record-*")
         lengths = [shard.records for shard in shards if shard.split == split]
-        lanes[split] = lanes_of(len(lengths))
+        lanes[split] = settle.lanes_of(len(lengths))
         splits.append(
             tfds.core.SplitInfo(
                 name=split,
@@ -163,11 +162,6 @@ def write_metadata(
         license=licence,
     )
     files.write_json(folder / LANES_FILE, {"lanes": lanes}, indent=None)
-
-
-def lanes_of(shards: int) -> int:
-    """How many lanes so many shards are dealt to, a power of two; see `data/order.py`."""
-    return min(1 << max(shards // _SHARDS_A_LANE, 1).bit_length() - 1, _MOST_LANES)
 
 
 def totals_of(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, Totals]]:

@@ -6,6 +6,7 @@ written to disk and no link followed; what no honest archive holds comes with it
 
 import gzip
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
@@ -21,6 +22,9 @@ _FAULTS |= dict.fromkeys((b"3", b"4", b"6"), "a device or a pipe")
 _FAULTS |= dict.fromkeys((b"0", b"\0", b"7"), "")
 _WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))  # whatever size they claim
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_PLAIN = re.compile(rb"(?![./])(?!.*\.\.)[ -~]{1,255}")  # names without any fault, most of them
+# Name, size, checksum, kind, magic, and the folder that only the newer format (not GNU's) has.
+_HEADER = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
 
 
 class Member(NamedTuple):
@@ -116,7 +120,7 @@ def printable(name: str | bytes) -> str:
 
 def is_header(block: bytes) -> bool:
     """Whether a block can begin a tar."""
-    return len(block) == _BLOCK and block != _ZEROS and _is_sound(block)
+    return len(block) == _BLOCK and block != _ZEROS and _parts(block) is not None
 
 
 def members(stream: Stream) -> Iterator[Member]:
@@ -133,7 +137,8 @@ def members(stream: Stream) -> Iterator[Member]:
         if header == _ZEROS:  # two of them end an archive, but another one may follow
             closed = True
             continue
-        if len(header) < _BLOCK or not _is_sound(header):
+        parts = _parts(header) if len(header) == _BLOCK else None
+        if not parts:
             if closed:  # whatever lies behind the end
                 return
             if len(header) < _BLOCK:
@@ -141,7 +146,7 @@ def members(stream: Stream) -> Iterator[Member]:
             raise End(f"no header at byte {stream.position - _BLOCK:,}")
         closed = False
         stream.members += 1
-        kind, size = header[156:157], _number(header[124:136])
+        name, size, kind = parts
         end = stream.position + size + -size % _BLOCK
         if kind in b"xXgLK":
             data = stream.read(size) if size <= _MAX_HEADER else None
@@ -153,16 +158,18 @@ def members(stream: Stream) -> Iterator[Member]:
                 told |= _pax(data)
             stream.skip_to(end)
             continue
-        name = stream.member = told.get(b"path") or _name(header)
-        if told.get(b"size", b"").isdigit() and len(told[b"size"]) < 20:
-            size = int(told[b"size"])
-            end = stream.position + size + -size % _BLOCK
         fault = _FAULTS.get(kind, "of an unknown kind")
-        if any(key.startswith(b"GNU.sparse") for key in told):
-            fault = "a sparse file"
-        if b"too long" in told:
-            fault = "a header is too large"
-        told = {}
+        if told:
+            name = told.get(b"path") or name
+            if told.get(b"size", b"").isdigit() and len(told[b"size"]) < 20:
+                size = int(told[b"size"])
+                end = stream.position + size + -size % _BLOCK
+            if any(key.startswith(b"GNU.sparse") for key in told):
+                fault = "a sparse file"
+            if b"too long" in told:
+                fault = "a header is too large"
+            told = {}
+        stream.member = name
         # Old archives mark folders by a slash alone.
         if kind != b"5" and not (kind == b"\0" and name.endswith(b"/")):
             yield _checked(name, size, fault)
@@ -170,6 +177,8 @@ def members(stream: Stream) -> Iterator[Member]:
 
 
 def _checked(name: bytes, size: int, fault: str) -> Member:
+    if not fault and _PLAIN.fullmatch(name):
+        return Member(name.decode("ascii"), size, fault)
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
@@ -184,33 +193,31 @@ def _checked(name: bytes, size: int, fault: str) -> Member:
     return Member(name=printable(text) if fault else text, size=size, fault=fault)
 
 
-def _name(header: bytes) -> bytes:
-    """Of the old header; only the newer format (not GNU's) has a folder in its last part."""
-    name = header[:100].rstrip(b"\0")
-    prefix = header[345:500].rstrip(b"\0") if header[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + name if prefix else name
-
-
 def _number(digits: bytes) -> int:
     """Octal, or from the first bit on binary (GNU's, of 8 GB and more); -1 for neither."""
     if digits[0] == 0x80:
         return int.from_bytes(digits[1:], "big")
-    digits = digits.partition(b"\0")[0].strip()
+    digits = digits.partition(b"\0")[0]
     try:
-        return int(digits or b"0", 8)
+        return int(digits, 8) if digits.strip() else 0
     except ValueError:
         return -1
 
 
-def _is_sound(header: bytes) -> bool:
+def _parts(header: bytes) -> tuple[bytes, int, bytes] | None:
+    """Name, size and kind of a member; None for what is no header."""
+    name, digits, checksum, kind, magic, folder = _HEADER.unpack(header)
     # The sum of all bytes, with blanks where it stands itself; some old programs take signed ones.
-    told = _number(header[148:156]) - 256 + sum(header[148:156])
+    told = _number(checksum) - 256 + sum(checksum)
     # Half of Adler's checksum is that sum, modulo 65521, and twenty times as fast.
     if (zlib.adler32(header) % 65536 - 1 - told) % 65521:
         rest = header[:148] + header[156:]
         if told - sum(header) + 256 * sum(byte > 127 for byte in rest):
-            return False
-    return _number(header[124:136]) >= 0
+            return None
+    size, name = _number(digits), name.rstrip(b"\0")
+    if magic == b"ustar\0" and folder[0]:
+        name = folder.rstrip(b"\0") + b"/" + name
+    return (name, size, kind) if size >= 0 else None
 
 
 def _pax(data: bytes) -> dict[bytes, bytes]:

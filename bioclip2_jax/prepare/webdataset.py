@@ -7,10 +7,10 @@ JSON beside the picture, the text that names its ranks, T.
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from bioclip2_jax.data.records import Record
+from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.prepare import joins, recognise
 from bioclip2_jax.prepare.columns import describe
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
@@ -76,8 +76,8 @@ def _record(
     if common_name.casefold() not in (name.casefold() for name in stand_ins):
         fields["vernacular_name"] = fields["vernacular_name"] or common_name
     own = {label: texts[name] for name, label in _CAPTIONS.items() if texts.get(name)}
-    told = replace(told, taxon=taxon, fields=fields, labels=told.labels | own)
-    return told.record(sample.key, sample.image)
+    labels = told.labels | own
+    return make_record(key=sample.key, image=sample.image, taxon=taxon, labels=labels, **fields)
 
 
 @functools.lru_cache(4096)

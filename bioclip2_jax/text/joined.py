@@ -108,7 +108,7 @@ def _taxon(names: dict[str, str], scientific_name: str) -> Taxon:
     """The lineage with all words of an epithet of which the text has kept the last."""
     taxon = Taxon.from_row(names)
     whole_name = scientific_name.removeprefix(names["genus"] + " ")
-    if not taxon.species or not whole_name:
+    if not taxon.species or whole_name in ("", names["species"]):
         return taxon
     full = Taxon.from_row(names | {"species": whole_name})
     last = full.species.rpartition(" ")[2].lstrip("×")
