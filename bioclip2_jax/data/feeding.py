@@ -7,6 +7,7 @@ this process ends, in whatever way, nothing is left of either. Nor is that memor
 """
 
 import contextlib
+import io
 import math
 import mmap
 import os
@@ -28,7 +29,7 @@ import numpy.typing as npt
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], npt.DTypeLike]]  # name → shape, type
 
-PARTS = 4  # a thread makes of a batch: what others have begun of the next one delays it less
+PARTS = 4
 DEALT = struct.Struct("=qii")  # to a worker, with the memory: a step, its parts from ... to
 MADE = struct.Struct("=qi?")  # from a worker: a step, a part, and whether that could be made
 _ALIGNMENT = 64  # bytes; XLA takes arrays so aligned without copying them
@@ -53,6 +54,10 @@ class Filler(Protocol):
 
     def fill(self, step: int, part: int, parts: int, batch: Arrays) -> None:
         """Writes the rows of one of the parts."""
+        ...
+
+    def warm_up(self) -> None:
+        """Loads what `fill` does at first use."""
         ...
 
 
@@ -94,7 +99,7 @@ class Batch:
     """One that is being made.
 
     Attributes:
-      memory: its file descriptor, until all parts are dealt.
+      memory: the file that it lies in, open until all parts are dealt.
       missing: the parts that are not there yet.
       making: of threads.
     """
@@ -102,7 +107,7 @@ class Batch:
     step: int
     arrays: Arrays
     missing: set[int]
-    memory: int | None = None
+    memory: io.FileIO | None = None
     making: list[Future] = field(default_factory=list)
 
 
@@ -135,6 +140,7 @@ class Feed(ABC):
             self.close()
             raise StopIteration
         self._deal()
+        self._begin(self._end(self._step + 1))  # while others make this one
         batch = self._batches[self._step]
         self._finish(batch)
         del self._batches[self._step]
@@ -147,16 +153,25 @@ class Feed(ABC):
         self._stop = self._step
         self._batches.clear()
 
+    def _end(self, step: int) -> int:
+        """Before which part, counted through all batches, those lie that may be made by `step`."""
+        return min(self._stop * self._parts, step * self._parts + self._ahead)
+
     def _deal(self) -> None:
-        end = min(self._stop * self._parts, self._step * self._parts + self._ahead)
+        end = self._end(self._step)
+        self._begin(end)
         while self._dealt < end:
             step, first = divmod(self._dealt, self._parts)
             last = min(self._parts, first + end - self._dealt)
-            if not first:
-                self._batches[step] = self._new(step)
-                self._filler.begin(step, self._batches[step].arrays)
             self._hand_out(self._batches[step], range(first, last))
             self._dealt += last - first
+
+    def _begin(self, end: int) -> None:
+        """Begins the batches of all parts before this one."""
+        for step in range(self._step, -(-end // self._parts)):
+            if step not in self._batches:
+                self._batches[step] = self._new(step)
+                self._filler.begin(step, self._batches[step].arrays)
 
     def _new(self, step: int) -> Batch:
         layout = self._filler.layout(step)
@@ -184,6 +199,8 @@ class ThreadFeed(Feed):
             filler, steps, parts=count_parts(filler.rows, 0, threads), prefetch=prefetch
         )
         self._pool = ThreadPoolExecutor(threads)
+        filler.warm_up()
+        self._begin(self._parts * min(self._step + 1, self._stop))
 
     def _hand_out(self, batch: Batch, parts: range) -> None:
         batch.making += [self._pool.submit(self._make, batch, part) for part in parts]
@@ -220,11 +237,11 @@ class Worker:
         self.running = self.gone = False
         self._heard = b""
 
-    def deal(self, step: int, parts: range, memory: int) -> None:
+    def deal(self, step: int, parts: range, memory: io.FileIO) -> None:
         """Has it make those of the parts that are its own."""
         message = DEALT.pack(step, parts.start, parts.stop)
         with contextlib.suppress(OSError):  # it is gone, as `hear` will find
-            socket.send_fds(self.channel, [message], [memory])
+            socket.send_fds(self.channel, [message], [memory.fileno()])
 
     def hear(self) -> list[tuple[int, int, bool]]:
         """Waits until it says something: step, part, and whether that could be made."""
@@ -264,7 +281,8 @@ class WorkerFeed(Feed):
         self._selector = selectors.DefaultSelector()
         for worker in self._workers:
             self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-        self._end = weakref.finalize(self, _end_all, self._workers)
+        self._end_workers = weakref.finalize(self, _end_all, self._workers)
+        self._begin(self._parts * min(self._step + 1, self._stop))
 
     def wait_for_workers(self) -> None:
         """Returns when all of them run: each says so before anything else."""
@@ -273,13 +291,16 @@ class WorkerFeed(Feed):
 
     def close(self) -> None:
         """See `Feed.close`."""
+        for batch in self._batches.values():
+            if batch.memory:
+                batch.memory.close()
         super().close()
         self._selector.close()
-        self._end()
+        self._end_workers()
 
     def _new(self, step: int) -> Batch:
-        memory = os.memfd_create("bioclip2-batch")
-        arrays = map_batch(self._filler.layout(step), memory)
+        memory = io.FileIO(os.memfd_create("bioclip2-batch"), "r+")
+        arrays = map_batch(self._filler.layout(step), memory.fileno())
         return Batch(step, arrays, set(range(self._parts)), memory)
 
     def _hand_out(self, batch: Batch, parts: range) -> None:
@@ -288,8 +309,7 @@ class WorkerFeed(Feed):
             if any(part % len(self._workers) == number for part in parts):
                 worker.deal(batch.step, parts, batch.memory)
         if parts.stop == self._parts:
-            os.close(batch.memory)
-            batch.memory = None
+            batch.memory.close()
 
     def _finish(self, batch: Batch) -> None:
         while True:

@@ -271,6 +271,12 @@ class Reader:
             self._streams["replay_"] = replay
         self.rows = max(self._rows(corpus) for corpus in self._streams.values())
 
+    def warm_up(self) -> None:
+        """Makes one pair, so that all that is loaded at first use is there."""
+        corpus, size = self._streams[""], self._share.image_size
+        batch = {n: np.empty(*form) for n, form in layout_of(corpus, size, 0, 1).items()}
+        fill_rows(corpus, self._augmentation, 0, [(0, 0)], batch)
+
     def _rows(self, corpus: Corpus) -> int:
         return corpus.batch_size // self._share.num_slices * len(self._share.slices)
 

@@ -4,6 +4,7 @@
 memory.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -47,12 +48,14 @@ def main(number: int, job: str) -> None:
             if part % settings.workers == number:
                 pool.submit(make, step, part, batch)
 
-    say(-1, 0, made=True)
-    while True:
-        message, memory, _, _ = socket.recv_fds(channel, feeding.DEALT.size, 1, socket.MSG_WAITALL)
-        if not message:
-            os._exit(0)
-        take(*feeding.DEALT.unpack(message), *memory)
+    filler.warm_up()
+    size, whole = feeding.DEALT.size, socket.MSG_WAITALL
+    with contextlib.suppress(ConnectionError):
+        say(-1, 0, made=True)
+        while (received := socket.recv_fds(channel, size, 1, whole))[0]:
+            message, memory, *_ = received
+            take(*feeding.DEALT.unpack(message), *memory)
+    os._exit(0)  # without what is left to make
 
 
 if __name__ == "__main__":

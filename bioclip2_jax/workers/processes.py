@@ -256,7 +256,7 @@ def stop_on_signal() -> Iterator[Stop]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
 
-    def ask(_taken: int, *, wanted: bool) -> bool:
+    def ask(taken: int, *, wanted: bool) -> bool:
         return wanted or bool(caught)
 
     def ask_all(taken: int, *, wanted: bool) -> bool:
