@@ -19,6 +19,8 @@ from bioclip2_jax.data import dataset, order, pipeline, shards
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare import settle
 from bioclip2_jax.prepare.build import write_dataset
+from bioclip2_jax.training import recipe
+from configs import common
 
 LENGTHS = [3 + number % 2 for number in range(64)]  # of shards, which are dealt to 4 lanes
 
@@ -115,16 +117,21 @@ def test_lanes_that_do_not_divide_the_batch_are_merged(many):
     assert sorted(met[: len(shard_of)]) == list(range(len(shard_of)))
 
 
-def test_hosts_together_see_the_batches_of_one(corpus):
-    augmentation = pipeline.Augmentation(32, (0.9, 1.0), False, 0.0, "simd")
-    whole = pipeline.make_batch(corpus, augmentation, 7)
-    for hosts in (2, 4):
-        parts = [
-            pipeline.make_batch(corpus, augmentation, 7, slices=[host], num_slices=hosts)
-            for host in range(hosts)
-        ]
-        for key, value in whole.items():
-            np.testing.assert_array_equal(value, np.concatenate([part[key] for part in parts]))
+@pytest.mark.parametrize(("hosts", "workers", "start"), [(2, 3, 1), (4, 0, 0), (1, 1, 2)])
+def test_hosts_workers_and_restarts_see_the_same_batches(many, hosts, workers, start):
+    def batches(workers: int, start: int, host: int, hosts: int):
+        config = common.get_config()
+        config.data.dir, config.data.workers, config.seed = str(many), workers, 3
+        config.train.batch_size, config.train.steps = 16, 3
+        settings = recipe.compose(config).data
+        return list(pipeline.batches(settings, 32, start, slices=[host], num_slices=hosts))
+
+    whole = batches(0, 0, 0, 1)[start:]
+    parts = [batches(workers, start, host, hosts) for host in range(hosts)]
+    assert len({len(whole), *map(len, parts)}) == 1
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for key, value in batch.items():
+            np.testing.assert_array_equal(value, np.concatenate([share[key] for share in shares]))
 
 
 def test_what_was_begun_before_there_were_lanes_has_one(many, tmp_path):
