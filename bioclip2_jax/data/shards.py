@@ -11,8 +11,9 @@ import resource
 import sys
 import threading
 import weakref
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Shards:
         """`template` names the shards; none is opened yet."""
         self.lengths = np.asarray(lengths, np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
+        self._starts, self._length = self.starts.tolist(), int(self.lengths.sum())
         self._template = template
         self._number = next(_numbers)
         weakref.finalize(self, _open.forget, self._number)
@@ -45,7 +47,7 @@ class Shards:
 
     def __len__(self) -> int:
         """Number of records."""
-        return int(self.lengths.sum())
+        return self._length
 
     def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
         """Records in that order, or why one of them cannot be read; each shard is asked once.
@@ -53,24 +55,27 @@ class Shards:
         Raises:
           UserError: too many files are open.
         """
-        shards = np.searchsorted(self.starts, indices, side="right") - 1
-        positions = (np.asarray(indices) - self.starts[shards]).tolist()
-        found: list[Any] = [None] * len(positions)
-        for shard in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == shard).tolist()
-            contents = self._read_shard(shard, [positions[row] for row in rows])
+        found: list[Any] = [None] * len(indices)
+        rows_of: dict[int, list[int]] = {}
+        for row, index in enumerate(indices):
+            rows_of.setdefault(bisect_right(self._starts, index) - 1, []).append(row)
+        for shard, rows in rows_of.items():
+            start = self._starts[shard]
+            contents = self._read_shard(shard, [int(indices[row]) - start for row in rows])
             for row, content in zip(rows, contents, strict=True):
                 found[row] = content
         return found
 
     def _read_shard(self, shard: int, positions: list[int]) -> Sequence[bytes | Exception]:
-        path = self._template.sharded_filepath(shard_index=shard, num_shards=len(self.lengths))
         try:
-            return _open.reader((self._number, shard), str(path)).read(positions)
+            return _open.reader((self._number, shard), self._path).read(positions)
         except RuntimeError as error:  # what array_record raises, whatever it met
             if len(positions) == 1:
-                return [RuntimeError(f"{path.name}: {error}")]
+                return [RuntimeError(f"{os.path.basename(self._path(shard))}: {error}")]
         return [self._read_shard(shard, [position])[0] for position in positions]
+
+    def _path(self, shard: int) -> str:
+        return str(self._template.sharded_filepath(shard_index=shard, num_shards=len(self.lengths)))
 
 
 class _OpenShards:
@@ -86,8 +91,8 @@ class _OpenShards:
         self._records = 0
         self._most = 0  # shards; found out at the first
 
-    def reader(self, key: tuple[int, int], path: str) -> ArrayRecordReader:
-        """That of a shard; `key` is its split's number and its own.
+    def reader(self, key: tuple[int, int], path_of: Callable[[int], str]) -> ArrayRecordReader:
+        """That of a shard; `key` is its split's number and its own, `path_of` knows where it is.
 
         Raises:
           RuntimeError: the shard is missing or damaged.
@@ -98,6 +103,7 @@ class _OpenShards:
             if key in self._readers:
                 self._readers.move_to_end(key)
                 return self._readers[key]
+        path = path_of(key[1])
         while not (reader := _reader(path)).ok():
             self._make_room(path, _refusal(reader))
         with self._lock:
