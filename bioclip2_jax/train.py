@@ -166,10 +166,11 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
                 resume.save(saver, done, state)
             if stopping and done < settings.steps:
                 saver.wait()
-                processes.barrier("stop")  # with all shares of the checkpoint saved
+                complete = processes.all_true(not batches.failure)  # all that there is is saved
                 processes.say(f"{workdir}: stopped and saved after step {done}")
-                if batches.failure:
-                    raise UserError(f"{batches.failure}; start again with the same command")
+                if not complete:
+                    which = batches.failure or "another process has lost a worker of its loader"
+                    raise UserError(f"{which}; start again with the same command")
                 return
     if processes.is_main():
         files.write_json(workdir / "done.json", {"step": settings.steps}, indent=None)

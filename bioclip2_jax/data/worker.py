@@ -48,7 +48,8 @@ def main(number: int, job: str) -> None:
             if part % settings.workers == number:
                 pool.submit(make, step, part, batch)
 
-    filler.warm_up()
+    with contextlib.suppress(Exception):  # what is wrong comes up again with the first part
+        filler.warm_up()
     size, whole = feeding.DEALT.size, socket.MSG_WAITALL
     with contextlib.suppress(ConnectionError):
         say(-1, 0, made=True)
