@@ -134,7 +134,7 @@ def watch(job: dict) -> dict:
         row = json.loads(process.stdout.readline())
         seen, members, files = None, set(), set()
         while seen != (seen := held(members := tree(process.pid))):
-            time.sleep(2)
+            time.sleep(1)
         files = set(shared_files(members))
         row["pss"], row["with_unmapped"] = seen
     finally:
@@ -189,9 +189,10 @@ def main() -> None:
         data = Path(name) / "data"
         write_dataset({"train": records}, data, name="data", description="A benchmark.")
         for workers in options.workers or (0, 1, 2):
-            job = {"data": str(data), "workers": workers, "count": options.batches}
-            small = watch(job | {"batch": SMALL})
-            row = watch(job | {"batch": options.batch})
+            job = {"data": str(data), "workers": workers}
+            count = options.batches * options.batch // SMALL  # as many pictures
+            small = watch(job | {"batch": SMALL, "count": count})
+            row = watch(job | {"batch": options.batch, "count": options.batches})
             size = row.pop("batch_bytes")
             pss, unmapped = row.pop("pss"), row.pop("with_unmapped")
             row |= {

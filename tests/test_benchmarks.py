@@ -72,6 +72,14 @@ def test_evaluators():
     assert clustered["accuracy"] > 0.5
 
 
+def test_loader():
+    (row,) = run("loader.py", "--workers", "1", "--batch", "128", "--batches", "2")
+    assert row["start_seconds"] > 0 and row["first_in_batches"] > 0.2
+    assert 1.5 < row["held_with_unmapped"] <= 3 and row["held_batches"] <= 3
+    assert row["gone_seconds"] < 5
+    assert row["left_processes"] == row["left_shared_memory"] == 0
+
+
 def test_input_pipeline():
     rows = run("input_pipeline.py", "--count", "64", "--workers", "1")
     assert [row["size"] for row in rows] == [512, 256, 224]

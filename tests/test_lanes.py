@@ -15,7 +15,7 @@ import pytest
 from processes import ROOT, arguments
 from sharded import sharded_data
 
-from bioclip2_jax.data import dataset, feeding, order, pipeline, shards
+from bioclip2_jax.data import dataset, order, pipeline, shards
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare import settle
 from bioclip2_jax.prepare.build import write_dataset
@@ -132,19 +132,6 @@ def test_hosts_workers_and_restarts_see_the_same_batches(many, hosts, workers, s
     for batch, *shares in zip(whole, *parts, strict=True):
         for key, value in batch.items():
             np.testing.assert_array_equal(value, np.concatenate([share[key] for share in shares]))
-
-
-@pytest.mark.parametrize(("rows", "workers", "threads"), [(96, 3, 2), (50, 4, 4), (3, 2, 4)])
-def test_a_worker_makes_neighbouring_rows(rows, workers, threads):
-    parts = feeding.count_parts(rows, workers, threads)
-    made = []
-    for worker in range(workers):
-        slices = [
-            feeding.slice_of(rows, part, parts, workers) for part in range(worker, parts, workers)
-        ]
-        assert all(a.stop == b.start for a, b in itertools.pairwise(slices))
-        made += range(slices[0].start, slices[-1].stop)
-    assert made == list(range(rows))
 
 
 def test_what_was_begun_before_there_were_lanes_has_one(many, tmp_path):

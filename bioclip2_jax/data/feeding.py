@@ -124,11 +124,11 @@ class Feed(ABC):
     def __init__(self, filler: Filler, steps: range, *, parts: int, prefetch: int):
         """`prefetch`: batches that may lie in memory, made or not, beside the one taken last.
 
-        Of these the last quarter is left out, unless there is only one.
+        Half of the last one is left out, unless there is only one.
         """
         self._filler, self._parts = filler, parts
         self._step, self._stop = steps.start, steps.stop
-        self._ahead = max(parts, prefetch * parts - parts // PARTS)
+        self._ahead = max(parts, prefetch * parts - parts // 2)
         self._dealt = self._step * parts
         self._batches: dict[int, Batch] = {}
 
