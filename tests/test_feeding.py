@@ -148,6 +148,13 @@ def test_too_few_hands_are_named(tiny_data, key, least):
         settings_of(tiny_data, **{key: least - 1})
 
 
+def test_workers_are_refused_where_memory_has_to_have_a_name(tiny_data, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    settings_of(tiny_data).check()
+    with pytest.raises(UsageError, match="config.data.workers needs Linux"):
+        settings_of(tiny_data, workers=1).check()
+
+
 # ---- Killed
 
 

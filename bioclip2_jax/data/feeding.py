@@ -29,7 +29,7 @@ import numpy.typing as npt
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], npt.DTypeLike]]  # name → shape, type
 
-PARTS = 4
+PARTS = 4  # a thread makes of a batch: what others have begun of the next one delays it less
 DEALT = struct.Struct("=qii")  # to a worker, with the memory: a step, its parts from ... to
 MADE = struct.Struct("=qi?")  # from a worker: a step, a part, and whether that could be made
 _ALIGNMENT = 64  # bytes; XLA takes arrays so aligned without copying them

@@ -5,6 +5,7 @@
 restarts sees the same examples, crops and captions.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -74,6 +75,8 @@ class DataSettings:
           UsageError: names the key.
         """
         images.check_decoding(self.decode)
+        if self.workers and not hasattr(os, "memfd_create"):
+            raise UsageError("config.data.workers needs Linux; set it to 0 on this machine")
         if not self.dir:
             raise UsageError("config.data.dir is empty: name a folder made by `bioclip2 prepare`")
         if self.replay_batch_size and not self.replay_dir:
