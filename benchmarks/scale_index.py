@@ -1,6 +1,7 @@
 """What an index of 214 million records costs a loader process: memory, time to start and to resume.
 
-    python benchmarks/scale_index.py [--records N] [--shards S] [--written W] [--json]
+    python benchmarks/scale_index.py [--clusters HOSTSxPROCESSES ...] [--records N] [--shards S]
+                                     [--written W] [--json]
 
 Two datasets of the paper's sizes are laid out, TreeOfLife-200M and 26 million for replay, with all
 their metadata and lanes. W of the shards are written, with as many (empty) pictures as each of so
@@ -34,7 +35,6 @@ from bioclip2_jax.prepare.shards import OPTIONS, file_name, serialised, write_me
 from bioclip2_jax.text.taxonomy import Taxon
 from configs import common
 
-CLUSTERS = ((64, 8), (4, 16))  # hosts, loader processes on each
 BATCHES = {"main": 32 * 2816, "replay": 32 * 320}
 STEP = 70_000
 THREADS = common.get_config().data.threads
@@ -126,6 +126,7 @@ def process(home: Path, hosts: int, workers: int, began: float) -> dict:
 def main() -> None:
     """Prints a row a cluster."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clusters", nargs="+", default=["64x8", "4x16"])
     parser.add_argument("--records", type=int, default=214_000_000)
     parser.add_argument("--shards", type=int, default=16_384)
     parser.add_argument("--written", type=int, default=64)
@@ -141,9 +142,9 @@ def main() -> None:
         replay = -(-options.records * 26 // 214)
         lay_out(Path(name, "main"), options.records, options.shards, options.written)
         lay_out(Path(name, "replay"), replay, -(-replay // length), options.written // 8)
-        for cluster in CLUSTERS:
+        for cluster in options.clusters:
             drop(Path(name))
-            job = json.dumps([name, *cluster, time.time()])
+            job = json.dumps([name, *map(int, cluster.split("x")), time.time()])
             command = [sys.executable, __file__, "--process", job]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             rows.append(json.loads(done.stdout) | {"measured_records": length * options.written})
