@@ -108,7 +108,7 @@ def test_a_consumer_that_stops_stops_the_making(prefetch, ahead):
     parts = feeding.count_parts(filler.rows, 0, 2)
     for taken in range(1, 4):
         batch = next(feed)
-        time.sleep(0.2)
+        time.sleep(0.1)
         assert filler.made == (taken + ahead) * parts
         assert (batch["x"] == taken - 1).all()
     feed.close()

@@ -1,9 +1,9 @@
-"""Many hands fill a batch: it is dealt in parts, and each part always goes to the same hand.
+"""Many hands fill a batch: it is dealt in parts, to threads of this process or to workers.
 
-Hands are threads of this process, or workers, programs of their own (`data/worker.py`). A worker
-ends with the socket to this process, and the memory of a batch, which both map, has no name: when
-this process ends, in whatever way, nothing is left of either. Nor is that memory taken from
-/dev/shm, of which containers have little.
+Workers are programs of their own (`data/worker.py`), and each makes the same rows always. It ends
+with its socket to this process, and the memory of a batch, which both map, has no name: when this
+process ends, in whatever way, nothing is left of either. Nor is that memory taken from /dev/shm, of
+which containers have little.
 """
 
 import contextlib
@@ -124,7 +124,7 @@ class Feed(ABC):
     def __init__(self, filler: Filler, steps: range, *, parts: int, prefetch: int):
         """`prefetch`: batches that may lie in memory, made or not, beside the one taken last.
 
-        Half of the last one is left out, unless there is only one.
+        Half of one is left out, unless there is only one.
         """
         self._filler, self._parts = filler, parts
         self._step, self._stop = steps.start, steps.stop
