@@ -89,3 +89,14 @@ def test_input_pipeline():
             assert row["ratio"] == pytest.approx(row["open_clip_cpu_ms"] / row["ours_cpu_ms"])
         else:
             assert row["open_clip_cpu_ms"] is None and row["ratio"] is None
+
+
+def test_scale_index():
+    rows = run("scale_index.py", "--records", "6400", "--shards", "64", "--written", "8")
+    assert [(row["hosts"], row["workers"]) for row in rows] == [(64, 8), (4, 16)]
+    for row in rows:
+        assert row["measured_records"] == 800
+        assert row["shards"] == 16 + 8  # one lane of four, and the only one of replay
+        assert row["records"] == 16 * 100 + 8 * 98
+        assert 0 < row["resume_seconds"] < row["seconds"]
+        assert row["index_megabytes"] < row["megabytes"] < 1000

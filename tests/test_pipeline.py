@@ -220,6 +220,9 @@ def test_an_unreadable_image_becomes_a_pair_of_weight_zero(corpus):
             record = dict(super().__getitem__(index))
             return record | {"image": b"no picture"} if index % 2 else record
 
+        def read(self, indices):
+            return map(self.__getitem__, indices)
+
     source = Broken(corpus.source[i] for i in range(8))
     broken = order.Corpus(source, corpus.seed, 8, corpus.token_lengths)
     batch = pipeline.make_batch(broken, AUGMENTATION, 0)

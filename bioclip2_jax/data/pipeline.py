@@ -124,6 +124,8 @@ def open_corpus(
     if not len(source):
         raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
     longest = dataset.read_caption_tokens(data_dir)
+    shards = len(source.shards.lengths)
+    lanes = dataset.read_lanes(data_dir, split, shards) if order == 2 else 1
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
     return Corpus(
         source=source,
@@ -133,6 +135,7 @@ def open_corpus(
         given=given,
         stream=stream,
         order=order,
+        lanes=lanes,
     )
 
 
@@ -195,11 +198,13 @@ def fill_rows(
     pixels, unreadable = batch["images"], batch["unreadable"]
     pixels[:], unreadable[:] = 127, -1
     texts, ids = [], []
-    for row, (epoch, index) in enumerate(examples):
+    contents = corpus.source.read([index for _, index in examples])
+    for row, ((epoch, index), record) in enumerate(zip(examples, contents, strict=True)):
         text, taxon, name = "", Taxon(), ""
         rng = generator(corpus, epoch, index)
         try:
-            record = corpus.source[index]
+            if isinstance(record, UserError):
+                raise record
             text = records.caption_of(record, kind, corpus.given)
             taxon, name = records.taxon_of(record), record["scientificName"]
             pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
