@@ -20,6 +20,7 @@ _RANGES = {
     "data.max_unreadable": "[0, 1]",
     "data.workers": "[0, inf)",
     "data.threads": "[1, inf)",
+    "data.prefetch": "[1, inf)",
     "train.steps": "[1, inf)",
     "train.batch_size": "[1, inf)",
     "train.replay_batch_size": "[0, inf)",
