@@ -41,6 +41,13 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert checkpoint.latest_step(tmp_path) == 10
 
 
+@pytest.mark.parametrize("name", ["007", "²", "٣", "4 (copy)", "-1", "1_0"])
+def test_folders_of_other_names_are_no_checkpoints(tmp_path, name):
+    for folder in (name, "12", "0"):
+        (tmp_path / checkpoint.FOLDER / folder).mkdir(parents=True)
+    assert checkpoint.steps(tmp_path) == [0, 12]
+
+
 def test_a_folder_without_checkpoints_has_no_step(tmp_path):
     assert checkpoint.latest_step(tmp_path / "nowhere") is None
 

@@ -1,5 +1,6 @@
 """The training program as a user runs it: kill, resume, stop, refuse."""
 
+import contextlib
 import errno
 import json
 import shutil
@@ -22,6 +23,7 @@ from processes import (
 
 from bioclip2_jax import load, tokenize, train
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.training import progress
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.weights.open import open_source
 from bioclip2_jax.weights.write import write
@@ -106,9 +108,25 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_steps_since_the_l
 def test_compiled_steps_are_kept_for_the_next_start(undisturbed, data, tmp_path):
     assert list((undisturbed / "compile_cache").glob("jit_train_step-*"))
     off = "--config.compile_cache="
-    process = start(arguments(tmp_path, data, off, steps=1))
+    process = start(arguments(tmp_path, data, off, steps=1, warmup_steps=1))
     assert finish([process])[0] == [0] and not (tmp_path / "compile_cache").exists()
     assert 0 < rows(tmp_path)[0]["first_step_seconds"] < 300
+
+
+def test_strange_lines_among_the_metrics_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [
+        '{"step": 1, "loss": 2.0}',
+        "7",
+        "[]",
+        '"step"',
+        "null",
+        '{"step": null}',
+        '{"loss": 1}',
+    ]
+    path.write_text("\n".join([*rows, '{"step": "2"}', "", '{"step": 2}', '{"step": 3}', '{"st']))
+    with contextlib.closing(progress.MetricsWriter(tmp_path, 2, 9)):
+        assert path.read_text() == '{"step": 1, "loss": 2.0}\n{"step": 2}\n'
 
 
 @pytest.mark.parametrize("steps", [12, 8])
@@ -171,7 +189,9 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, data):
 
 
 def test_weights_of_another_run_can_start_this_one(undisturbed, data, tmp_path):
-    train.main([*arguments(tmp_path, data, steps=1), f"--config.init={undisturbed}"])
+    train.main(
+        [*arguments(tmp_path, data, steps=1, warmup_steps=1), f"--config.init={undisturbed}"]
+    )
     assert losses(tmp_path)[0] < losses(undisturbed)[0]
 
 

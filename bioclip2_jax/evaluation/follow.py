@@ -37,7 +37,7 @@ def chosen_steps(workdir: str | Path, step: str) -> list[int]:
         )
     if step in ("latest", "all"):
         return steps[-1:] if step == "latest" else steps
-    if not step.isdigit() or int(step) not in steps:
+    if checkpoint.step_named(step) not in steps:
         shown = ", ".join(map(str, steps))
         raise UsageError(f"--step {step}: not one of latest, all, {shown}")
     return [int(step)]
@@ -122,8 +122,8 @@ def curves(home: Path, board: Path) -> Iterator[Callable[[Path], None]]:
         writer.write(result.step, figures(result), "/".join(("eval", *set_name, path.stem)))
 
     with contextlib.closing(Board(board, 0)) as writer:
-        steps = (int(path.name) for path in home.glob("*") if path.name.isdigit())
-        for step in sorted(steps):
+        named = (checkpoint.step_named(path.name) for path in home.glob("*"))
+        for step in sorted(step for step in named if step is not None):
             for path in sorted((home / str(step)).glob("**/*.json")):
                 draw(path)
         yield draw

@@ -108,12 +108,12 @@ class MetricsWriter:
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Keeps the rows up to `step`; a last line cut off by a crash goes as well."""
+    """Keeps the rows up to `step`; lines that are none, such as one cut off by a crash, go too."""
     kept = []
     for line in files.read_text(path).splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
     files.write_text(path, "".join(kept))

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ def steps(workdir: str | Path) -> list[int]:
     folder = Path(workdir) / FOLDER
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    named = [step_named(path.name) for path in folder.iterdir()]
+    return sorted(step for step in named if step is not None)
+
+
+def step_named(name: str) -> int | None:
+    """The step that a folder has its name from; None for other names, such as "007" and "²"."""
+    return int(name) if re.fullmatch("0|[1-9][0-9]*", name) else None
 
 
 def latest_step(workdir: str | Path) -> int | None:

@@ -209,8 +209,9 @@ def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Sourc
 def _open_checkpoint(path: Path) -> Source:
     workdir, step = path, checkpoint.latest_step(path)
     whole = path.absolute()
-    if whole.name.isdecimal() and whole.parent.name == checkpoint.FOLDER:
-        workdir, step = whole.parent.parent, int(whole.name)
+    named = checkpoint.step_named(whole.name)
+    if named is not None and whole.parent.name == checkpoint.FOLDER:
+        workdir, step = whole.parent.parent, named
     if step is None or step not in checkpoint.steps(workdir):
         steps = ", ".join(map(str, checkpoint.steps(workdir)))
         raise UserError(
