@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What tpu_pod.sh runs on the workers of a TPU slice, in the code it has brought there:
-#   bash launch/tpu_worker.sh install | start OPTIONS OF bioclip2 train | status | follow | stop
+#   bash launch/tpu_worker.sh install EXTRA | start OPTIONS OF bioclip2 train | status |
+#     follow LINES | stop | end
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/environment.sh"
@@ -20,7 +21,7 @@ install() {
     python3 -m uv python install --quiet 3.12
     PYTHON="$(python3 -m uv python find 3.12)"
   fi
-  use_environment tpu
+  use_environment "$1"
 }
 
 # The training, detached from the caller's session.
@@ -43,24 +44,25 @@ run() {
   # shellcheck disable=SC1091
   source "$VENV/bin/activate"
   cd "$here/.."
-  keep_training
+  keep_training setsid bioclip2 train "${arguments[@]}"
 }
 
-# Prints "running", "ended CODE", or "none" where nothing was started or the machine went down.
+# Prints "HOST: " and "running", "ended CODE", or "none" where nothing was started or the machine
+# went down.
 status() {
+  local said=none
   if is_running; then
-    echo running
+    said=running
   elif [ -s "$state/exit" ]; then
-    echo "ended $(cat "$state/exit")"
-  else
-    echo none
+    said="ended $(cat "$state/exit")"
   fi
+  echo "$(uname -n): $said"
 }
 
-# Prints the log until the training ends.
+# Prints the last LINES of the log, and what comes, until the training ends.
 follow() {
   touch "$state/log"
-  tail -n 20 -F "$state/log" 2>/dev/null &
+  tail -n "$1" -F "$state/log" 2>/dev/null &
   while is_running; do sleep 2; done
   sleep 2 # for the last lines
   kill "$!"
@@ -72,7 +74,17 @@ stop() {
   kill -TERM "$(cat "$state/pid")"
 }
 
+# Ends what is left of a training that cannot go on, unsaved, and its restarts with it.
+end() {
+  local keeper training
+  is_running || return 0
+  keeper="$(cat "$state/pid")"
+  training="$(pgrep -P "$keeper" || true)" # leads a group of its own
+  kill -KILL "$keeper" ${training:+"-$training"} 2>/dev/null || true
+  flock --wait 60 "$state/lock" true || fail "the training on $(uname -n) does not end"
+}
+
 case "${1:-}" in
-  install | start | run | status | follow | stop) "$@" ;;
-  *) usage_error "say install, start, status, follow or stop" ;;
+  install | start | run | status | follow | stop | end) "$@" ;;
+  *) usage_error "say install, start, status, follow, stop or end" ;;
 esac
