@@ -42,7 +42,7 @@ with --internal-ips are reached from the same network, or with
   --iap               through Identity-Aware Proxy (gcloud alpha)
 
 --workdir is a gs:// path, or absolute and on a file system that all workers share. The code lies in
-~/$code, one folder a commit; nothing there or elsewhere is deleted. Example:
+~/$codes, one folder a commit; nothing there or elsewhere is deleted. Example:
   bash launch/tpu_pod.sh --name tol --zone us-west4-a --accelerator v5litepod-256 --spot -- \\
     --config=configs/bioclip2_vitl14.py --config.data.dir=gs://tol/data --workdir=gs://tol/run
 END
@@ -50,7 +50,7 @@ END
 
 # ---- Options
 
-code="bioclip2_jax.code"
+codes="bioclip2_jax.code"
 name="" zone="" accelerator="" version="" project="" setup=""
 slices=1 delete="" stop="" dry_run="" capacity="" flex="" internal="" iap=""
 create=(--quiet) reach=(--quiet)
@@ -102,7 +102,7 @@ if [ -z "$stop" ]; then
   [ -n "$accelerator" ] || usage_error "--accelerator TYPE is missing"
   find_workdir
   case "$workdir" in
-    *"/$code"/* | *"/$code") usage_error "--workdir=$workdir: is where the workers keep the code" ;;
+    *"/$codes"/* | *"/$codes") usage_error "--workdir=$workdir: is where the workers keep the code" ;;
     gs://?* | /*) ;;
     *) usage_error "--workdir=$workdir: write a gs:// path, or an absolute one that all workers share" ;;
   esac
@@ -215,7 +215,7 @@ provide() {
 
 # ---- Training
 
-worker="$code/current/launch/tpu_worker.sh"
+worker="$codes/current/launch/tpu_worker.sh"
 
 # look: asks all workers; sets `told`, their answers, and `verdict`: running, done, none, lost (of some
 # the training is gone without a trace), parted (some run, some have ended), failed, or unreachable.
@@ -241,12 +241,12 @@ look() {
 start() {
   local node commit folder package
   commit="$(git -C "$root" rev-parse --short=12 HEAD)" || return
-  folder="$code/$commit" package="bioclip2_jax-$commit.tar.gz"
+  folder="$codes/$commit" package="bioclip2_jax-$commit.tar.gz"
   run git -C "$root" archive --output="${TMPDIR:-/tmp}/$package" HEAD || return
   for node in "${nodes[@]}"; do
     run gcloud ${iap:+alpha} compute tpus tpu-vm scp "${TMPDIR:-/tmp}/$package" "$node:" \
       "${where[@]}" "${reach[@]}" --worker=all || return
-    on "$node" all "mkdir -p $folder && tar xzf $package -C $folder && ln -sfn $commit $code/current" ||
+    on "$node" all "mkdir -p $folder && tar xzf $package -C $folder && ln -sfn $commit $codes/current" ||
       return
     [ -z "$setup" ] || on "$node" all "$setup" || return
     on "$node" all "bash $worker install tpu$(bucket_extra)" || return
