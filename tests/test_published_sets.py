@@ -18,7 +18,8 @@ from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.evaluation import species as species_tasks
 from bioclip2_jax.evaluation.protocols import newt
 from bioclip2_jax.evaluation.published import species as species_layouts
-from bioclip2_jax.evaluation.published.species import Choice, find, read
+from bioclip2_jax.evaluation.published.species import find, read
+from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.features import store
 from bioclip2_jax.measures import heads
 
@@ -123,6 +124,8 @@ def test_sets_beyond_species_run_from_pictures_and_from_features(sets, name, tmp
     bioclip2("evaluate", "--model", "m", "--data", sets, "--tasks", name, "--out", out)
     (found,) = results(out).values()
     assert found["task"] == found["dataset"] == name and found["num_missing"] == 0
+    assert len(found["runs"]) == (5 if name == "plantdoc" else 2)
+    assert found["value"] == np.mean(found["runs"]) and found["std"] == np.std(found["runs"])
     if name in ("newt", "herbarium19", "plantdoc"):
         assert found["value"] == 1.0
     bioclip2("embed", sets / name, "--model", "m", "--out", kept)
@@ -154,10 +157,10 @@ def test_nabirds_has_a_class_for_each_plumage_in_the_order_of_the_list(sets):
     first = "red Duck (Adult male)", "orange Duck", "blue Heron", "green Parrot (Female/Immature)"
     assert told.names == list(first) and told.labels.tolist() == [0, 1, 2, 3] * 6
     assert told.files[0] == "images/0295/000002955c064a6aad53ad18b9377b24.jpg"
-    train, test = (read(one, "asis", Choice(split=name)) for name in ("train", "test"))
+    train, test = (read(one, "asis", Settings(split=name)) for name in ("train", "test"))
     assert len(train.files) == len(test.files) == 12 and not set(train.files) & set(test.files)
     with pytest.raises(UsageError, match="no split 'val'; it has train, test"):
-        read(one, "asis", Choice(split="val"))
+        read(one, "asis", Settings(split="val"))
     with pytest.raises(UsageError, match="--text-kind sci.* has only the names of its classes"):
         read(one, "sci")
 
@@ -185,7 +188,7 @@ def test_meta_album_may_name_its_columns_otherwise(tmp_path):
     info.write_text('{"image_column_name": "picture", "category_column_name": "taxon"}')
     (one,) = find(tmp_path)
     assert read(one, "asis").names[0] == "red_interaction"
-    grouped = read(one, "asis", Choice(class_column="SUPER_CATEGORY"))
+    grouped = read(one, "asis", Settings(class_column="SUPER_CATEGORY"))
     assert grouped.names == ["plankton"]
     info.write_text("[")
     with pytest.raises(UserError, match="info.json: not the description of a Meta-Album set"):
@@ -221,19 +224,22 @@ def test_a_column_a_split_and_conditions_choose_rows_and_classes(tmp_path):
         rows.append(f"{number}.png,Solanum,{species},{'Training' if number else 'test'},{disease}")
     published_sets.text(tmp_path / "t.csv", *rows)
     one = species_layouts.of_table(tmp_path / "t.csv", tmp_path)
-    told = read(one, "asis", Choice(class_column="disease", where=("species = tuberosum",)))
+    told = read(one, "asis", Settings(class_column="disease", where=("species = tuberosum",)))
     assert told.files == ["0.png", "1.png", "3.png"] and told.names == ["blight", "scab"]
     assert told.labels.tolist() == [0, -1, 1]
-    assert read(one, "sci", Choice(where=("split=train",))).files == ["1.png", "2.png", "3.png"]
+    assert read(one, "sci", Settings(where=("split=train",))).files == ["1.png", "2.png", "3.png"]
     for name in ("train", "Training"):
-        assert read(one, "sci", Choice(split=name)).files == ["1.png", "2.png", "3.png"]
+        assert read(one, "sci", Settings(split=name)).files == ["1.png", "2.png", "3.png"]
     for choice, said in (
-        (Choice(class_column="diseas"), "has no such column.*did you mean disease"),
-        (Choice(where=("species",)), "write COLUMN=VALUE"),
-        (Choice(where=("species=rosa",)), "no row has species 'rosa'; there are domestica, tub"),
-        (Choice(split="val"), "no row has split 'val'; there are Training, test"),
-        (Choice(split="val", where=("species=tuberosum",)), "no row has split 'val'; there are"),
-        (Choice(split="test", where=("disease=scab",)), "disease 'scab' and split 'test' at once"),
+        (Settings(class_column="diseas"), "has no such column.*did you mean disease"),
+        (Settings(where=("species",)), "write COLUMN=VALUE"),
+        (Settings(where=("species=rosa",)), "no row has species 'rosa'; there are domestica, tub"),
+        (Settings(split="val"), "no row has split 'val'; there are Training, test"),
+        (Settings(split="val", where=("species=tuberosum",)), "no row has split 'val'; there are"),
+        (
+            Settings(split="test", where=("disease=scab",)),
+            "disease 'scab' and split 'test' at once",
+        ),
     ):
         with pytest.raises(UsageError, match=said):
             read(one, "sci", choice)

@@ -16,16 +16,13 @@ _SPLIT = click.option("--split", help="Only pictures of this split.  [default: a
 _MIN_IMAGES = click.option(
     "--min-images",
     default=1,
-    show_default=True,
     type=click.IntRange(min=1),
     help="Species with fewer pictures are left out.",
 )
 _PERMUTATIONS = click.option(
-    "--permutations", default=999, show_default=True, type=click.IntRange(min=1), help="For p."
+    "--permutations", default=999, type=click.IntRange(min=1), help="For p."
 )
-_SEED = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of all draws."
-)
+_SEED = click.option("--seed", default=0, type=click.IntRange(min=0), help="Of all draws.")
 
 
 @click.group()
@@ -54,7 +51,6 @@ def analyze() -> None:
 @click.option(
     "--leave-out",
     default="family",
-    show_default=True,
     type=click.Choice(RANKS[:-1]),
     help="Rank of the clades that are predicted from the others.",
 )
@@ -94,7 +90,6 @@ def between(features: str, out: str, **options) -> None:
 @click.option(
     "--species-rank",
     default="species",
-    show_default=True,
     type=click.Choice(RANKS[2:]),
     help="Taxa of this rank count as species.",
 )
@@ -163,11 +158,9 @@ def theory(out: str, seed: int) -> None:
     short_help="Train on more and more pictures and measure all of it.",
 )
 @_OUT
-@click.option("--sizes", default="500,1500,4500,13500", show_default=True, help="Pictures.")
-@click.option("--species", default=96, show_default=True, type=click.IntRange(40, 600))
-@click.option(
-    "--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Runs of each."
-)
+@click.option("--sizes", default="500,1500,4500,13500", help="Pictures.")
+@click.option("--species", default=96, type=click.IntRange(40, 600))
+@click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs of each.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="--config=FILE")
 def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str, ...]) -> None:
     """Does a model order species by their traits, and set sex aside, the more so with more data?

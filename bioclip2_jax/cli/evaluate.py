@@ -15,7 +15,6 @@ from bioclip2_jax.cli import options
 @click.option(
     "--tasks",
     default="zero_shot,few_shot",
-    show_default=True,
     help="Of zero_shot, few_shot, newt, fishnet, awa2, herbarium19, plantdoc; with commas.",
 )
 @click.option(
@@ -29,7 +28,6 @@ from bioclip2_jax.cli import options
 @click.option(
     "--labels",
     default="train",
-    show_default=True,
     type=click.Choice(["train", "split", "all"]),
     help="The list of names: taxa with training images, with images in --split, or all.",
 )
@@ -41,7 +39,6 @@ from bioclip2_jax.cli import options
 @click.option(
     "--templates",
     default="bioclip2",
-    show_default=True,
     type=click.Choice(["bioclip2", "pybioclip"]),
     help="Sentences around a name: the paper's 81, or the 80 that pybioclip takes.",
 )
@@ -64,7 +61,6 @@ from bioclip2_jax.cli import options
 @click.option(
     "--protocol",
     default="faithful",
-    show_default=True,
     type=click.Choice(["faithful", "corrected"]),
     help="Beyond species: as the paper's figures were made, or without the slips in that code.",
 )
@@ -126,30 +122,14 @@ def evaluate(
         raise UsageError("--follow takes the checkpoints as they come: leave out --step")
     if timeout is not None and not follow:
         raise UsageError("--timeout goes with --follow")
+    how: dict[str, Any] = {"batch_size": batch_size, "say": click.echo}
     if workdir:
-        run(
-            workdir,
-            asked,
-            chosen,
-            out=out,
-            step=step or "latest",
-            follow=follow,
-            timeout=timeout,
-            batch_size=batch_size,
-            say=click.echo,
-        )
+        how |= {"step": step or "latest", "follow": follow, "timeout": timeout}
+        run(workdir, asked, chosen, out=out, **how)
         return
     if not out:
         raise UsageError("--out is missing: the folder for the results")
     if follow or step:
         option = "--follow" if follow else "--step"
         raise UsageError(f"{option} needs the --workdir of a training")
-    run_once(
-        asked,
-        chosen,
-        out,
-        model_path=model_path,
-        features=features,
-        batch_size=batch_size,
-        say=click.echo,
-    )
+    run_once(asked, chosen, out, model_path=model_path, features=features, **how)

@@ -14,7 +14,7 @@ _SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif",
 @click.option(
     "--model", type=click.Path(), help="Any model that `convert` reads, such as a workdir."
 )
-@click.option("--split", default="test", show_default=True, help="Split for --extract.")
+@click.option("--split", default="test", help="Split for --extract.")
 @click.option("--extract", type=click.IntRange(min=1), help="Write this many pictures of --data.")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for --extract.")
 def inspect(

@@ -19,7 +19,6 @@ def batch_size(default: int, things: str) -> Callable:
     return click.option(
         "--batch-size",
         default=default,
-        show_default=True,
         type=click.IntRange(min=1),
         help=f"{things} encoded at a time.",
     )
@@ -28,11 +27,7 @@ def batch_size(default: int, things: str) -> Callable:
 def dtype(*choices: str, help: str) -> Callable:
     """`--dtype`, float32 unless another is chosen."""
     return click.option(
-        "--dtype",
-        default="float32",
-        show_default=True,
-        type=click.Choice(["float32", *choices]),
-        help=help,
+        "--dtype", default="float32", type=click.Choice(["float32", *choices]), help=help
     )
 
 

@@ -10,7 +10,7 @@ import click
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
 )
 @click.option("--topology", required=True, metavar="NAME", help="Kind and layout of the chips.")
-@click.option("--text-length", default=77, show_default=True, help="Tokens of the captions.")
+@click.option("--text-length", default=77, help="Tokens of the captions.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="--config=FILE")
 def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, ...]) -> None:

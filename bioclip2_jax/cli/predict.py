@@ -20,10 +20,8 @@ SOME_FAILED = 3
     type=click.Choice(RANKS),
     help="With --taxa: the rank to answer at.  [default: species]",
 )
-@click.option(
-    "--k", default=5, show_default=True, type=click.IntRange(min=1), help="Names a picture."
-)
-@click.option("--output", default="-", show_default=True, help="CSV file; '-' is standard output.")
+@click.option("--k", default=5, type=click.IntRange(min=1), help="Names a picture.")
+@click.option("--output", default="-", help="CSV file; '-' is standard output.")
 @options.batch_size(32, "Pictures")
 def predict(
     images: tuple[str, ...],

@@ -16,7 +16,11 @@ from bioclip2_jax.errors import UsageError
 _PATH = click.Path(path_type=Path)
 _SOURCES = click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=_PATH)
 _CAPTIONS = click.option(
-    "--captions", default="", metavar="COLUMN", help="Column of captions to train on, for replay."
+    "--captions",
+    default="",
+    show_default=False,
+    metavar="COLUMN",
+    help="Column of captions to train on, for replay.",
 )
 _TABLES = click.option(
     "--tables",
@@ -44,7 +48,6 @@ def _running(name: str, *, may_be_named: bool = True) -> Callable:
         @click.option(
             "--runner",
             default="local",
-            show_default=True,
             type=click.Choice(["local", "ray"]),
             help="Run on this machine or on a Ray cluster.",
         )
@@ -59,9 +62,7 @@ def _running(name: str, *, may_be_named: bool = True) -> Callable:
 
         if not may_be_named:
             return run
-        return click.option("--name", default=name, show_default=True, help="Name of the dataset.")(
-            run
-        )
+        return click.option("--name", default=name, help="Name of the dataset.")(run)
 
     return decorate
 
@@ -266,10 +267,10 @@ def dwca(archive: Path, media: Path | None) -> Any:
 
 
 @prepare.command()
-@click.option("--species", default=64, show_default=True, type=click.IntRange(min=2))
-@click.option("--images", default=8000, show_default=True, type=click.IntRange(min=2))
-@click.option("--size", default=64, show_default=True, type=click.IntRange(min=16), help="Pixels.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--species", default=64, type=click.IntRange(min=2))
+@click.option("--images", default=8000, type=click.IntRange(min=2))
+@click.option("--size", default=64, type=click.IntRange(min=16), help="Pixels.")
+@click.option("--seed", default=0)
 @_running("simulated", may_be_named=False)
 def simulate(species: int, images: int, size: int, seed: int) -> Any:
     """A simulated tree of life: species, traits and pictures grown from a seed.

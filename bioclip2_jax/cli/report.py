@@ -12,9 +12,7 @@ import click
 )
 @click.option("--workdir", type=click.Path(), help="A training run; with --data.")
 @click.option("--data", type=click.Path(), help="Dataset that run was evaluated on.")
-@click.option(
-    "--out", default="report.html", show_default=True, type=click.Path(), help="HTML file."
-)
+@click.option("--out", default="report.html", type=click.Path(), help="HTML file.")
 def report(results: tuple[str, ...], workdir: str | None, data: str | None, out: str) -> None:
     """Write one self-contained HTML page about what was measured.
 

@@ -68,14 +68,12 @@ def one_line(task: str, result: schema.TaskComparison) -> str:
 
 def _held(folder: Path) -> dict[str, Held]:
     """Every task in which at least one picture was asked for."""
-    tables = {
-        path.name.removesuffix(SUFFIX): _answers(path) for path in sorted(folder.glob(f"*{SUFFIX}"))
-    }
-    held = {
-        task: Held(folder, schema.read(folder / f"{task}.json", schema.SpeciesResult), answers)
-        for task, answers in tables.items()
-        if answers
-    }
+    held = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        task, answers = path.name.removesuffix(SUFFIX), _answers(path)
+        if answers:
+            result = schema.read(folder / f"{task}.json", schema.SpeciesResult)
+            held[task] = Held(folder, result, answers)
     if not held:
         raise UsageError(
             f"{folder}: no results image by image here (zero_shot{SUFFIX}); give a folder that"

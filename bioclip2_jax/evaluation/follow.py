@@ -4,6 +4,7 @@ A result is done when its JSON is there, made with the settings that bear on it;
 and whole, so a restart after any kind of end repeats at most the task that was under way.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,43 +92,41 @@ def is_done(folder: Path, job: Job) -> bool:
 # ---- Curves
 
 
-class Curves:
+@contextlib.contextmanager
+def curves(home: Path, board: Path) -> Iterator[Callable[[Path], None]]:
     """The results of a run in TensorBoard, as `eval/TASK/FIGURE` at the step of the checkpoint.
 
     They have a folder of their own below the run's: there a trainer that starts again hides what
     it logged after its checkpoint, which for results would be wrong, and TensorBoard reads only
     the newest file of a folder. Each start writes all results that are there anew.
+
+    Args:
+      home: of the results, a folder a step.
+      board: TensorBoard's folder to write in.
+
+    Yields:
+      What draws the result in a file, if it is one.
     """
+    from bioclip2_jax.training.tensorboard import Board
 
-    def __init__(self, home: Path, board: Path):
-        """`home`: of the results, a folder a step; `board`: TensorBoard's folder to write in."""
-        from bioclip2_jax.training.tensorboard import Board
+    def draw(path: Path) -> None:
+        if path.stem not in TASKS:
+            return
+        try:
+            result = schema.read(path, TASKS[path.stem].result)
+        except UserError:
+            return
+        step, *set_name, _ = path.relative_to(home).parts
+        if result.step is None or step != str(result.step):
+            return  # a result of another model, put here by hand
+        writer.write(result.step, figures(result), "/".join(("eval", *set_name, path.stem)))
 
-        self._home = home
-        self._board = Board(board, 0)
+    with contextlib.closing(Board(board, 0)) as writer:
         steps = (int(path.name) for path in home.glob("*") if path.name.isdigit())
         for step in sorted(steps):
             for path in sorted((home / str(step)).glob("**/*.json")):
-                self.add(path)
-
-    def add(self, path: Path) -> None:
-        """Draws the result in a file, if it is one."""
-        task = TASKS.get(path.stem)
-        if task is None:
-            return
-        try:
-            result = schema.read(path, task.result)
-        except UserError:
-            return
-        step, *set_name, _ = path.relative_to(self._home).parts
-        if result.step is None or step != str(result.step):
-            return  # a result of another model, put here by hand
-        group = "/".join(("eval", *set_name, path.stem))
-        self._board.write(result.step, figures(result), group)
-
-    def close(self) -> None:
-        """Ends the file."""
-        self._board.close()
+                draw(path)
+        yield draw
 
 
 def figures(result: schema.Result) -> dict[str, float]:
@@ -138,8 +137,8 @@ def figures(result: schema.Result) -> dict[str, float]:
         if isinstance(value, int | float) and name not in _NO_FIGURE and "num_" not in name
     }
     if isinstance(result, schema.SpeciesResult):
-        tops = {f"top1_{rank}": values.top1 for rank, values in result.ranks.items()}
-        row |= {name: top1 for name, top1 in tops.items() if top1 is not None}
+        tops = ((rank, values.top1) for rank, values in result.ranks.items())
+        row |= {f"top1_{rank}": top1 for rank, top1 in tops if top1 is not None}
     if isinstance(result, schema.ZeroShotResult) and result.calibration:
         row["ece"] = result.calibration.ece
     return row

@@ -14,7 +14,7 @@ from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.evaluation.published.species import Species
-from bioclip2_jax.evaluation.subject import Job, Subject, missing, rows_of, split_features
+from bioclip2_jax.evaluation.subject import Job, Subject, rows_of, split_features
 from bioclip2_jax.features.encode import SplitFeatures
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.measures.scores import number
@@ -58,15 +58,7 @@ def by_names(job: SpeciesJob, subject: Subject) -> Question:
         classes = dataset_classes(settings.data or "", split, settings.labels)
     else:
         classes = store_classes(subject.features, split, settings.labels, "--features")
-    pictures = subject.split(settings)
-    # Pictures of other taxa are left out.
-    index_of = {entry.taxon: index for index, entry in enumerate(classes)}
-    return Question(
-        pictures=pictures,
-        labels=np.asarray([index_of.get(taxon, -1) for taxon in pictures.taxa], np.int64),
-        classes=classes,
-        names=class_names(classes, settings.text_kind or "taxon_com"),
-    )
+    return _of_taxa(subject.split(settings), classes, settings.text_kind or "taxon_com")
 
 
 def by_examples(job: SpeciesJob, subject: Subject) -> Question:
@@ -78,19 +70,19 @@ def by_examples(job: SpeciesJob, subject: Subject) -> Question:
     if job.pictures is not None:
         return _of_set(job, job.pictures, subject)
     pictures = subject.split(job.settings)
-    has_taxon = np.asarray([bool(taxon.deepest_rank) for taxon in pictures.taxa])
-    taxa, numbers = number([taxon for taxon in pictures.taxa if taxon.deepest_rank])
-    labels = np.full(len(pictures.taxa), -1, np.int64)
-    labels[has_taxon] = numbers
-    classes = [
-        TaxonEntry(taxon=t, scientific_name=t.scientific_name, vernacular_name="", counts={})
-        for t in taxa
-    ]
+    taxa = [taxon for taxon in dict.fromkeys(pictures.taxa) if taxon.deepest_rank]
+    classes = [TaxonEntry(taxon, taxon.scientific_name, "", {}) for taxon in taxa]
+    return _of_taxa(pictures, classes, "sci")
+
+
+def _of_taxa(pictures: SplitFeatures, classes: list[TaxonEntry], text_kind: str) -> Question:
+    """Pictures of other taxa than the classes are of none."""
+    index_of = {entry.taxon: index for index, entry in enumerate(classes)}
     return Question(
         pictures=pictures,
-        labels=labels,
+        labels=np.asarray([index_of.get(taxon, -1) for taxon in pictures.taxa], np.int64),
         classes=classes,
-        names=class_names(classes, "sci"),
+        names=class_names(classes, text_kind),
     )
 
 
@@ -98,11 +90,10 @@ def _of_set(job: SpeciesJob, species: Species, subject: Subject) -> Question:
     """The pictures of a species set, in its order; those without features are bad ones."""
     store = subject.store(job.root)
     place = job.settings.annotations or job.settings.data or "--features"
-    rows, present = rows_of(store, species.files, place)
-    pictures = split_features(store.select(rows))
+    rows, present, bad = rows_of(store, species.files, place)
     return Question(
         pictures=replace(
-            pictures, datasets=[job.name] * len(rows), bad=missing(store, species.files)
+            split_features(store.select(rows)), datasets=[job.name] * len(rows), bad=bad
         ),
         labels=species.labels[present],
         classes=species.classes,

@@ -7,7 +7,6 @@ They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that i
 data are several species sets, in a folder of its own for each of them.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,7 @@ from pathlib import Path
 import bioclip2_jax
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema, tables
-from bioclip2_jax.evaluation.follow import (
-    Curves,
-    chosen_steps,
-    is_done,
-    is_going,
-    new_checkpoints,
-)
+from bioclip2_jax.evaluation.follow import chosen_steps, curves, is_done, is_going, new_checkpoints
 from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.evaluation.subject import Job, Subject
 from bioclip2_jax.evaluation.tasks import SPECIES_TASKS, TASKS, plan
@@ -117,7 +110,7 @@ def run(
     home = Path(out) if out else Path(workdir) / tables.FOLDER
     steps = new_checkpoints(workdir, timeout, say) if follow else chosen_steps(workdir, step)
     board = (home if out else Path(workdir)) / "tensorboard" / "eval"
-    with contextlib.closing(Curves(home, board)) as curves:
+    with curves(home, board) as draw:
         for number in steps:
             folder = home / str(number)
             todo = [job for job in jobs if not (follow and is_done(folder, job))]
@@ -140,7 +133,7 @@ def run(
                 batch_size=batch_size,
                 say=say,
             )
-            evaluate_subject(subject, todo, curves.add)
+            evaluate_subject(subject, todo, draw)
 
 
 # ---- One subject

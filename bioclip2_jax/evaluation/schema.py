@@ -283,7 +283,12 @@ def read(path: epath.PathLike, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(files.read_text(path), type=kind)
     except msgspec.DecodeError as error:
-        raise UserError(
-            f"{path}: not a result of this version of bioclip2 ({reason(error)}); make it again, or"
-            " take it out of the folder"
-        ) from error
+        raise not_a_result(path, reason(error)) from error
+
+
+def not_a_result(path: epath.PathLike, why: str) -> UserError:
+    """The error about a file that is damaged, or of another kind."""
+    return UserError(
+        f"{path}: not a result of this version of bioclip2 ({why}); make it again, or take it out"
+        " of the folder"
+    )

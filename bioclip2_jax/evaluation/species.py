@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,6 @@ from bioclip2_jax.measures.scores import nearest, number
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 from bioclip2_jax.text.templates import TEMPLATES
-from bioclip2_jax.weights.load import Model
 
 Groups = Mapping[str, np.ndarray]  # rank → [classes] int, see `accuracy.lineage_groups`
 
@@ -35,47 +34,36 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
       UserError: no picture is of a class on the list.
     """
     question, model = questions.by_names(job, subject), subject.loaded_model()
-    folder = subject.place(job)
-    classes, pictures = question.classes, question.pictures
+    folder, classes = subject.place(job), question.classes
     rows = np.flatnonzero(question.labels >= 0)
     if not len(rows):
         raise UserError("no image is of a taxon on the list of names; choose other --labels")
-    labels, features = question.labels[rows], pictures.features[rows]
+    labels, features = question.labels[rows], question.pictures.features[rows]
     groups = accuracy.lineage_groups([entry.taxon for entry in classes])
-    has_lineages = any(entry.taxon.deepest_rank for entry in classes)
-    class_features, prompted = _name_features(
-        question, model, job.settings.templates, subject.batch_size, has_lineages
-    )
-    result = zero_shot(
-        features,
-        labels,
-        class_features,
-        model.logit_scale,
-        groups if has_lineages else {},
-        prompted,
-    )
+    class_features, prompted = _name_features(job, question, list(groups)[:-1], subject)
+    scale = model.logit_scale
+    result = zero_shot(features, labels, class_features, scale, groups, prompted)
     first = result.predictions[:, 0]
-    summary = accuracy.summarize(result.outcomes, labels, rank_groups=groups)
-
-    (folder / "zero_shot.json").unlink(missing_ok=True)  # it is no seal of the tables to come
-    tables.write_classes(folder / "zero_shot_classes.csv", classes, labels, result.outcomes, first)
 
     def closed(part: np.ndarray) -> float:
         """Accuracy when only the taxa of that part are on the list."""
         present, own = np.unique(labels[part], return_inverse=True)
         return float((nearest(features[part], class_features[present]) == own).mean())
 
-    datasets = [pictures.datasets[row] for row in rows]
-    tables.write_datasets(
-        folder / "zero_shot_datasets.csv", datasets, labels, result.outcomes, closed
+    answers = {"correct": (first == labels).astype(int).tolist()}
+    for place, (best, scores) in enumerate(zip(result.predictions.T, result.scores.T, strict=True)):
+        answers[f"answer_{place + 1}"] = [classes[label].scientific_name for label in best]
+        answers[f"score_{place + 1}"] = scores.tolist()
+    tables.write(
+        folder, job.task, question, rows, result.outcomes, answers, predictions=first, closed=closed
     )
-    tables.write_images(folder / "zero_shot_images.csv", pictures, rows, classes, labels, result)
     present, members = accuracy.rows_by_class(labels)
     means = np.stack([features[part].mean(axis=0) for part in members])
     buffer = io.BytesIO()
     np.savez(buffer, classes=present, image=means, text=class_features[present])
     files.write_bytes(folder / "zero_shot_embeddings.npz", buffer.getvalue())
 
+    summary = accuracy.summarize(result.outcomes, labels, rank_groups=groups)
     ranks = {}
     for rank, row in summary.ranks.items():
         truth = groups[rank][labels]
@@ -85,20 +73,14 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
             prompted_top1=float(right.mean()),
             prompted_macro_top1=accuracy.class_average(right, truth),
         )
-    scale = model.logit_scale
     mistakes = None
-    if has_lineages:
+    if groups:
         mistakes = replace(
             hierarchy.mistakes(groups, labels, first),
             consistency=hierarchy.consistency(groups, labels, first, result.prompted),
         )
     return schema.ZeroShotResult(
-        **_common(job, question, replace(summary, ranks=ranks)),
-        chance=1 / len(classes),
-        num_images=len(rows),
-        num_classes=len(classes),
-        num_excluded=len(question.labels) - len(rows),
-        classes_sha256=_checksum(classes),
+        **_common(job, question, replace(summary, ranks=ranks), classes, len(rows)),
         calibration=replace(
             calibration.summary(result.scores[:, 0], first == labels),
             scaled=calibration.temperature_scaling(features, labels, class_features, scale),
@@ -110,30 +92,39 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
 
 
 def _name_features(
-    question: Question, model: Model, templates: str, batch_size: int, has_lineages: bool
+    job: SpeciesJob, question: Question, ranks: Sequence[str], subject: Subject
 ) -> tuple[np.ndarray, Groups]:
-    """Features of the names of the classes, and rank → those of its lineages, above species."""
-    texts = {"classes": question.names}
-    if has_lineages:
-        classes = question.classes
-        texts |= {rank: questions.lineage_names(classes, rank) for rank in RANKS[:-1]}
-    unique, numbers = number([text for part in texts.values() for text in part])
-    vectors = embed_classes(model, unique, batch_size, TEMPLATES[templates])
-    ends = np.cumsum([len(part) for part in texts.values()])[:-1]
+    """Features of the names of the classes, and rank → those of its lineages."""
+    texts = [question.names, *(questions.lineage_names(question.classes, rank) for rank in ranks)]
+    unique, numbers = number([text for part in texts for text in part])
+    templates = TEMPLATES[job.settings.templates]
+    vectors = embed_classes(subject.loaded_model(), unique, subject.batch_size, templates)
+    ends = np.cumsum([len(part) for part in texts])[:-1]
     class_features, *lineages = (vectors[part] for part in np.split(numbers, ends))
-    return class_features, dict(zip(RANKS, lineages, strict=False))
+    return class_features, dict(zip(ranks, lineages, strict=True))
 
 
-def _common(job: SpeciesJob, question: Question, summary: accuracy.Accuracy) -> dict[str, Any]:
+def _common(
+    job: SpeciesJob,
+    question: Question,
+    summary: accuracy.Accuracy,
+    classes: Sequence[TaxonEntry],
+    num_images: int,
+) -> dict[str, Any]:
     """The fields that are made alike for zero-shot and few-shot."""
     bad = [schema.BadPicture(*pair) for pair in question.pictures.bad]
-    return {"settings": job.settings, "num_bad": len(bad), "bad": bad} | vars(summary)
-
-
-def _checksum(classes: Iterable[TaxonEntry]) -> str:
-    """Tells lists of classes apart, whatever their order and the words they are named with."""
+    # Tells lists of classes apart, whatever their order and the words they are named with.
     lines = sorted("|".join((*e.taxon.ranks, e.scientific_name)) for e in classes)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return vars(summary) | {
+        "settings": job.settings,
+        "chance": 1 / len(classes) if classes else None,
+        "num_images": num_images,
+        "num_classes": len(classes),
+        "num_excluded": len(question.labels) - num_images,
+        "classes_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "num_bad": len(bad),
+        "bad": bad,
+    }
 
 
 def _strata(
@@ -149,21 +140,16 @@ def _strata(
 def _open_set(
     question: Question, rows: np.ndarray, class_features: np.ndarray, logit_scale: float
 ) -> schema.OpenSets:
-    features, labels = question.pictures.features, question.labels
-    hidden_set, excluded = None, None
-    hidden = open_set.hidden_classes(labels[rows])
-    if len(hidden) < len(class_features):
-        listed = np.delete(class_features, hidden, axis=0)
-        unknown = np.isin(labels[rows], hidden)
-        result = open_set.open_set(features[rows], unknown, listed, logit_scale)
-        if result:
-            hidden_set = schema.HiddenSet(**vars(result), num_hidden_classes=len(hidden))
-    strangers = _strangers(question)
-    if len(strangers):
-        both = np.concatenate([rows, strangers])
-        unknown = np.arange(len(both)) >= len(rows)
-        excluded = open_set.open_set(features[both], unknown, class_features, logit_scale)
-    return schema.OpenSets(hidden=hidden_set, excluded=excluded)
+    features, labels = question.pictures.features, question.labels[rows]
+    hidden = open_set.hidden_classes(labels)
+    listed = np.delete(class_features, hidden, axis=0)
+    found = open_set.open_set(features[rows], np.isin(labels, hidden), listed, logit_scale)
+    both = np.concatenate([rows, _strangers(question)])
+    unknown = np.arange(len(both)) >= len(rows)
+    return schema.OpenSets(
+        hidden=found and schema.HiddenSet(**vars(found), num_hidden_classes=len(hidden)),
+        excluded=open_set.open_set(features[both], unknown, class_features, logit_scale),
+    )
 
 
 def _strangers(question: Question) -> np.ndarray:
@@ -197,39 +183,29 @@ def run_few_shot(job: SpeciesJob, subject: Subject, k: int) -> schema.FewShotRes
       UserError: `settings.support` cannot be used.
     """
     question, folder = questions.by_examples(job, subject), subject.place(job)
-    task, classes, pictures = job.task, question.classes, question.pictures
+    classes, support = question.classes, job.settings.support
     rows = np.flatnonzero(question.labels >= 0)
-    labels = question.labels[rows]
+    labels, features = question.labels[rows], question.pictures.features[rows]
     groups = accuracy.lineage_groups([entry.taxon for entry in classes])
-    has_lineages = any(entry.taxon.deepest_rank for entry in classes)
-    support = job.settings.support
-    keys = [pictures.keys[row] for row in rows]
+    keys = [question.pictures.keys[row] for row in rows]
     supports = questions.support_rows(support, keys) if support else None
-    shown = groups if has_lineages else {}
     try:
-        result = few_shot(pictures.features[rows], labels, k, shown, supports)
+        result = few_shot(features, labels, k, groups, supports)
     except UserError as error:
         raise UserError(f"{support}: {error}") from error
     asked = np.isin(labels, result.queried)
     outcomes, labels, rows = result.outcomes.select(asked), labels[asked], rows[asked]
-    summary = accuracy.summarize(outcomes, labels, rank_groups=groups, classes=result.classes)
-
-    (folder / f"{task}.json").unlink(missing_ok=True)  # it is no seal of the tables to come
-    tables.write_classes(folder / f"{task}_classes.csv", classes, labels, outcomes)
-    datasets = [pictures.datasets[row] for row in rows]
-    tables.write_datasets(folder / f"{task}_datasets.csv", datasets, labels, outcomes)
-    tables.write_trials(folder / f"{task}_images.csv", pictures, rows, classes, labels, outcomes)
+    answers = {"trials": outcomes.trials.tolist(), "correct": outcomes.top[1].tolist()}
+    tables.write(folder, job.task, question, rows, outcomes, answers)
     drawn = [[keys[row] for row in fold] for fold in result.support]
-    files.write_json(folder / f"{task}_support.json", drawn, indent=None)
+    files.write_json(folder / f"{job.task}_support.json", drawn, indent=None)
+
+    summary = accuracy.summarize(outcomes, labels, rank_groups=groups, classes=result.classes)
+    shown = [classes[label] for label in result.classes]
     return schema.FewShotResult(
-        **_common(job, question, summary),
+        **_common(job, question, summary, shown, len(rows)),
         k=k,
         std=result.std,
         folds=result.fold_top1.tolist(),
-        chance=1 / len(result.classes) if result.classes else None,
-        num_images=len(labels),
-        num_classes=len(result.classes),
-        num_excluded=len(question.labels) - len(labels),
-        classes_sha256=_checksum(classes[label] for label in result.classes),
         left_out=[classes[label].scientific_name for label in result.left_out],
     )

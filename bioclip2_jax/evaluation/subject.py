@@ -148,30 +148,27 @@ def split_features(rows: Store) -> SplitFeatures:
     )
 
 
-def rows_of(store: Store, files: Sequence[str], place: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(
+    store: Store, files: Sequence[str], place: str | Path
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
     """Which row of the store holds each file, see `store.align`.
 
     Returns:
-      [good] int rows, and [good] int positions in `files`; pictures without features are left out.
+      [good] int rows, [good] int positions in `files`, and (file, reason) of those that have none.
 
     Raises:
       UserError: not one of the files has features.
     """
     row_of = {key: row for row, key in enumerate(store.keys)}
-    names = align(files, [*store.keys, *(key for key, _ in store.about.bad)])
+    reasons = dict(store.about.bad)
+    names = align(files, [*row_of, *reasons])
     present = np.asarray([i for i, name in enumerate(names) if name in row_of], np.int64)
     if not len(present):
         example = f"; it calls one {names[0]}, the features have {store.keys[0]}" if files else ""
         raise UserError(f"{place}: none of its {len(files):,} pictures has features{example}")
-    return np.asarray([row_of[names[i]] for i in present], np.int64), present
-
-
-def missing(store: Store, files: Sequence[str]) -> list[tuple[str, str]]:
-    """(file, reason) of every file without features."""
-    reasons = dict(store.about.bad)
-    good = set(store.keys)
-    return [
-        (file, reasons.get(key, "no such picture"))
-        for file, key in zip(files, align(files, [*store.keys, *reasons]), strict=True)
-        if key not in good
+    bad = [
+        (file, reasons.get(name, "no such picture"))
+        for file, name in zip(files, names, strict=True)
+        if name not in row_of
     ]
+    return np.asarray([row_of[names[i]] for i in present], np.int64), present, bad

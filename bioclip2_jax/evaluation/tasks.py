@@ -64,8 +64,8 @@ def bearing(task: str, settings: Settings) -> dict[str, Any]:
         names = ["data", "split", "text_kind", "annotations", "class_column", "where"]
         names += ["labels", "templates"] if task == "zero_shot" else ["support"]
     values = {name: getattr(settings, name) for name in names}
-    paths = {name: value and os.path.abspath(value) for name, value in values.items()}
-    return values | {name: paths[name] for name in names if name in _PATHS}
+    given = {name: value for name, value in values.items() if name in _PATHS and value}
+    return values | {name: os.path.abspath(path) for name, path in given.items()}
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
@@ -74,16 +74,14 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     Raises:
       UsageError: one is unknown; names the nearest.
     """
-    names: list[str] = []
-    for name in (part.strip() for part in text.split(",")):
-        names += ["few_shot_1", "few_shot_5"] if name == "few_shot" else [name]
-    choices = ("few_shot", *TASKS)
+    choices = {"few_shot": ("few_shot_1", "few_shot_5")} | {name: (name,) for name in TASKS}
+    names = [part.strip() for part in text.split(",")]
     for name in names:
         if name not in choices:
             near = difflib.get_close_matches(name, choices, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"--tasks {name}: unknown; there are {', '.join(choices)}{meant}")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(task for name in names for task in choices[name]))
 
 
 def plan(settings: Settings, tasks: Sequence[str], features: Store | None) -> list[Job]:
@@ -99,15 +97,19 @@ def plan(settings: Settings, tasks: Sequence[str], features: Store | None) -> li
         raise UsageError(f"--data {settings.data}: there is no such folder")
     if settings.support:
         questions.read_support(settings.support)
-    on_species = [name for name in tasks if TASKS[name].read is None]
+    on_species = [name for name in tasks if name in SPECIES_TASKS]
     jobs = _species_jobs(settings, on_species, features) if on_species else []
     for name in tasks:
         read = TASKS[name].read
-        if read is not None:
-            root = _root_of(settings, name)
-            jobs.append(
-                Job(task=name, settings=settings, name=name, root=root, pictures=read(root))
+        if read is None:
+            continue
+        if settings.data is None:
+            raise UsageError(
+                f"--tasks {name} needs --data: the folder of the set as it is published"
             )
+        below = Path(settings.data) / name
+        root = below if below.is_dir() else Path(settings.data)
+        jobs.append(Job(task=name, settings=settings, name=name, root=root, pictures=read(root)))
     return jobs
 
 
@@ -119,11 +121,10 @@ def _species_jobs(settings: Settings, tasks: Sequence[str], features: Store | No
         raise UsageError(
             "--class-column gives the names of the classes as they are; leave out --text-kind"
         )
-    choice = sets.Choice(settings.split, settings.class_column, settings.where)
     jobs = []
     for each in species_sets:
         kind = settings.text_kind or ("asis" if settings.class_column else each.text_kind)
-        pictures = sets.read(each, kind, choice)
+        pictures = sets.read(each, kind, settings)
         # As if each set had been named by itself, which is how its pictures are found again.
         data = settings.data and str(each.root)
         filled = replace(settings, data=data, annotations=str(each.table), text_kind=kind)
@@ -170,10 +171,3 @@ def _species_sets(settings: Settings) -> list[sets.SpeciesSet] | None:
         f"--data {settings.data}: neither a dataset made by `bioclip2 prepare` nor a published set;"
         " for any folder of pictures give --annotations, a table with a column of file names"
     )
-
-
-def _root_of(settings: Settings, task: str) -> Path:
-    if settings.data is None:
-        raise UsageError(f"--tasks {task} needs --data: the folder of the set as it is published")
-    below = Path(settings.data) / task
-    return below if below.is_dir() else Path(settings.data)

@@ -1,7 +1,7 @@
 """From per-image outcomes to accuracies: of all images, of classes, of lineages."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,8 +92,10 @@ def lineage_groups(taxa: Sequence[Taxon]) -> dict[str, np.ndarray]:
     """Rank → [taxa] int: the number of the distinct lineage down to that rank.
 
     Empty ranks are kept in the lineage, so a taxon known only to its family is a genus and a
-    species of its own.
+    species of its own. No rank at all where no taxon has a lineage.
     """
+    if not any(taxon.deepest_rank for taxon in taxa):
+        return {}
     return {rank: number([taxon.lineage(rank) for taxon in taxa])[1] for rank in RANKS}
 
 
@@ -142,15 +144,13 @@ def summarize(
     trials = outcomes.trials
     names = [*(f"top{k}" for k in TOP), *outcomes.ranks, "macro_top1"]
     hits = np.stack([*outcomes.top.values(), *outcomes.ranks.values()], axis=1)
-    present, own = np.unique(labels, return_inverse=True)
+    own = np.unique(labels, return_inverse=True)[1]
 
     def estimate(weights: np.ndarray) -> np.ndarray:
         """[names]: every share over images, then the class average of top1."""
         micro = weights @ hits / np.maximum(weights @ trials, 1)
-        asked = np.bincount(own, weights * trials, len(present))
-        right = np.bincount(own, weights * outcomes.top[1], len(present))
-        macro = np.mean(right[asked > 0] / asked[asked > 0]) if asked.any() else 0.0
-        return np.append(micro, macro)
+        macro = class_average(weights * outcomes.top[1], own, weights * trials)
+        return np.append(micro, macro or 0.0)
 
     value: dict[str, Any] = dict.fromkeys(names)
     interval: dict[str, Any] = dict.fromkeys(names)
@@ -160,17 +160,14 @@ def summarize(
         interval = dict(zip(names, bounds, strict=True))
 
     def of_rank(rank: str) -> RankAccuracy:
-        own_figures = {"top1": value[rank], "interval": interval[rank]}
+        row = RankAccuracy(top1=value[rank], interval=interval[rank])
         if rank_groups is None:
-            return RankAccuracy(**own_figures)
+            return row
         groups = rank_groups[rank]
         count = len(np.unique(groups if classes is None else groups[classes]))
-        return RankAccuracy(
-            **own_figures,
-            macro_top1=class_average(outcomes.ranks[rank], groups[labels], trials),
-            num_classes=count,
-            chance=1 / count if count else None,
-        )
+        macro = class_average(outcomes.ranks[rank], groups[labels], trials)
+        chance = 1 / count if count else None
+        return replace(row, macro_top1=macro, num_classes=count, chance=chance)
 
     return Accuracy(
         **{name: value[name] for name in NAMES},

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+from scipy.special import softmax
 
 CHUNK_ELEMENTS = 1 << 24  # image x class scores held at a time, a few arrays of them
 
@@ -59,9 +60,7 @@ def probabilities(
     Returns:
       [n, c] float64, rows sum to 1.
     """
-    logits = logit_scale * (image_features @ class_features.T).astype(np.float64)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return softmax(logit_scale * (image_features @ class_features.T).astype(np.float64), axis=1)
 
 
 def sum_groups(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -71,40 +71,31 @@ def _write(
     data_dir: str | Path | None = None,
     workdir: Path | None = None,
 ) -> Path:
-    numbers = itertools.count(1)
-
-    def draw(svg: str) -> Markup:
-        return Markup(inline(svg, f"f{next(numbers)}"))
-
     latest = gather.newest(results)
 
-    def of_kind(kind: type) -> list[ResultFile]:
-        return sorted((r for r in latest if isinstance(r.values, kind)), key=lambda r: r.order)
+    def of_kind(*kinds: type) -> list[ResultFile]:
+        return sorted((r for r in latest if isinstance(r.values, kinds)), key=lambda r: r.order)
 
     answered, beyond = of_kind(schema.ZeroShotResult), of_kind(schema.BeyondResult)
     parts = [
-        {"anchor": f"species-{place}"} | _checked(evaluation_part, result, results, draw, data_dir)
+        {"anchor": f"species-{place}"} | _checked(evaluation_part, result, results, data_dir)
         for place, result in enumerate(answered, start=1)
     ]
-    analyses = sorted(
-        (result for result in latest if result.kind in gather.ANALYSES),
-        key=lambda result: (result.subject, result.path),
-    )
+    analyses = of_kind(*gather.ANALYSES.values())
     subjects = sorted({result.subject for result in latest if result.model})
-    one_set = len({result.set_name for result in answered}) == 1
     context = {
         "title": subjects[0] if len(subjects) == 1 else "Results",
         "subjects": subjects,
         "parts": parts,
-        "named": len(parts) > 1 or not one_set,
+        "named": len(parts) != 1,
         "papers": [
             (table, tables.paper_rows(table, answered + beyond))
             for table in (published.ZERO_SHOT, published.BEYOND_SPECIES)
         ],
         "few_shot": tables.few_shot_rows(latest),
         "beyond": beyond,
-        "emergence": [_checked(emergence.part, result, draw) for result in analyses],
-        "runs": training_parts(latest, draw, workdir),
+        "emergence": [_checked(emergence.part, result) for result in analyses],
+        "runs": training_parts(latest, workdir),
         "left_out": [(r, lost) for r in latest if (lost := tables.left_out(r))],
         "latest": latest,
         "version": bioclip2_jax.__version__,
@@ -121,10 +112,16 @@ def _checked(function: Callable[..., dict], result: ResultFile, *arguments: Any)
     try:
         return function(result, *arguments)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise gather.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
+        raise schema.not_a_result(result.path, f"{type(error).__name__}: {error}") from error
 
 
 def _environment() -> jinja2.Environment:
+    numbers = itertools.count(1)
+
+    def drawn(svg: str) -> Markup:
+        """A figure with ids that no other one of the page has."""
+        return Markup(inline(svg, f"f{next(numbers)}"))
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -132,8 +129,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "hundredths": hundredths}
-    environment.filters |= {"remarks": tables.remarks, "settings_text": tables.settings_text}
+    filters = (percent, number, hundredths, tables.remarks, tables.settings_text, drawn)
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.globals["published"] = published
     return environment
 
 
@@ -143,7 +141,6 @@ def _environment() -> jinja2.Environment:
 def evaluation_part(
     result: ResultFile,
     results: Sequence[ResultFile],
-    draw: Callable[[str], Markup],
     data_dir: str | Path | None,
 ) -> dict:
     """What the page shows of one zero-shot evaluation.
@@ -151,7 +148,6 @@ def evaluation_part(
     Args:
       result: the evaluation.
       results: all of them, for the earlier steps of the same run.
-      draw: puts a figure into the page.
       data_dir: the dataset, where the caller names it; then pictures must be there.
 
     Raises:
@@ -172,10 +168,10 @@ def evaluation_part(
             for other in tables.few_shot_rows(results)
             if (other.subject, other.set_name) == (result.subject, result.set_name)
         ],
-        "per_rank": draw(figures.accuracy_per_rank(values.ranks)) if values.ranks else "",
-        "progress": draw(figures.accuracy_over_steps(steps)) if len(steps) > 1 else "",
-        "reliability": draw(figures.reliability(bins)) if bins else "",
-        "maps": class_maps(folder, classes, draw),
+        "per_rank": figures.accuracy_per_rank(values.ranks) if values.ranks else "",
+        "progress": figures.accuracy_over_steps(steps) if len(steps) > 1 else "",
+        "reliability": figures.reliability(bins) if bins else "",
+        "maps": class_maps(folder, classes),
         "datasets": gather.read_csv(folder / "zero_shot_datasets.csv", ("datasetName", "top1")),
         **picture_parts(result, classes, answers, data_dir),
     }
@@ -211,29 +207,23 @@ def picture_parts(
 
     def show(rows: list[dict], pixels: int) -> list[dict]:
         shown = []
+        if opener is None:
+            return shown
         for row in rows:
-            if opener is None:
-                break
             try:
                 picture = pictures.picture(opener, row, pixels)
+                shown.append(picture | {"common": common.get(row["scientificName"], "")})
             except UserError as error:
                 if data_dir is not None:
                     raise
                 reasons.append(str(error))
-                continue
-            shown.append(picture | {"common": common.get(row["scientificName"], "")})
         return shown
 
     right, wrong = pictures.choose_pictures(answers)
-    hardest = [
-        (
-            row,
-            show(
-                pictures.wrong_of_class(answers, row["scientificName"]), pictures.THUMBNAIL_PIXELS
-            ),
-        )
-        for row in pictures.worst_classes(classes)
-    ]
+    hardest = []
+    for row in pictures.worst_classes(classes):
+        mistakes = pictures.wrong_of_class(answers, row["scientificName"])
+        hardest.append((row, show(mistakes, pictures.THUMBNAIL_PIXELS)))
     return {
         "right": show(right, pictures.CARD_PIXELS),
         "wrong": show(wrong, pictures.CARD_PIXELS),
@@ -243,9 +233,7 @@ def picture_parts(
     }
 
 
-def class_maps(
-    folder: Path, classes: list[dict[str, str]], draw: Callable[[str], Markup]
-) -> list[tuple[str, Markup]]:
+def class_maps(folder: Path, classes: list[dict[str, str]]) -> list[tuple[str, str]]:
     """Maps of the evaluated taxa by their pictures and by their names; none without the vectors.
 
     Raises:
@@ -264,8 +252,7 @@ def class_maps(
     orders = [row["order"] for row in classes]
     titles = {"image": "Taxa by their pictures", "text": "Taxa by their names"}
     return [
-        (title, draw(figures.class_map(vectors[name], orders, title)))
-        for name, title in titles.items()
+        (title, figures.class_map(vectors[name], orders, title)) for name, title in titles.items()
     ]
 
 
@@ -290,9 +277,7 @@ def _vision(result: ResultFile) -> dict | None:
     return vision if all(key in vision for key in keys) else None
 
 
-def training_parts(
-    latest: Sequence[ResultFile], draw: Callable[[str], Markup], workdir: Path | None
-) -> list[dict]:
+def training_parts(latest: Sequence[ResultFile], workdir: Path | None) -> list[dict]:
     """Curves of the runs that results came from."""
     runs: dict[Path, str] = {}
     for result in latest:
@@ -303,7 +288,7 @@ def training_parts(
     for folder, name in runs.items():
         rows = gather.read_jsonl(folder / "metrics.jsonl")
         if rows:
-            curves = draw(figures.training_curves(rows))
+            curves = figures.training_curves(rows)
             parts.append({"name": name, "curves": curves, "last": rows[-1]})
     return parts
 
@@ -321,8 +306,6 @@ def hundredths(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def number(value: float | str | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     """0.123 → "0.12"; a dash for nothing."""
-    if value in (None, ""):
-        return "–"
-    return str(value) if isinstance(value, str) else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}"

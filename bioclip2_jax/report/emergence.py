@@ -1,12 +1,9 @@
 """The part of the report about emergent properties: results of `bioclip2 analyze`."""
 
-from collections.abc import Callable, Iterator
-
-from markupsafe import Markup
+from collections.abc import Iterator
 
 from bioclip2_jax.evaluation.experiments import Scaling, Theory
 from bioclip2_jax.evaluation.findings import Between, Within
-from bioclip2_jax.report import published
 from bioclip2_jax.report.figures import scaling as scaling_figures
 from bioclip2_jax.report.figures import theory as theory_figures
 from bioclip2_jax.report.figures import traits as trait_figures
@@ -15,25 +12,14 @@ from bioclip2_jax.report.gather import ResultFile
 SHOWN_SPECIES = 12  # rows of the table of variants
 
 
-def part(result: ResultFile, draw: Callable[[str], Markup]) -> dict:
-    """What the page shows of one analysis.
-
-    Args:
-      result: of a kind in `gather.ANALYSES`.
-      draw: puts a figure into the page.
-    """
+def part(result: ResultFile) -> dict:
+    """What the page shows of one analysis, a result of a kind in `gather.ANALYSES`."""
     values = result.values
     name = result.model or result.path.parent.name
-    figures = [(title, draw(svg)) for title, svg in _figures(values)]
-    part = {"kind": result.kind, "name": name, "values": values, "figures": figures}
+    part = {"kind": result.kind, "name": name, "values": values, "figures": list(_figures(values))}
     if isinstance(values, Within):
         ranked = sorted(values.species, key=lambda row: (row.rho is None, row.rho or 0))
-        part |= {
-            "species": ranked[:SHOWN_SPECIES],
-            "hidden": len(ranked) - SHOWN_SPECIES,
-            "published": published.VARIANT_SHARE,
-            "source": published.VARIANT_SHARE_SOURCE,
-        }
+        part |= {"species": ranked[:SHOWN_SPECIES], "hidden": len(ranked) - SHOWN_SPECIES}
     if isinstance(values, Scaling):
         part["measures"] = {measure: title for measure, title, _ in scaling_figures.PANELS}
     return part

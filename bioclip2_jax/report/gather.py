@@ -1,5 +1,6 @@
 """Finds and reads the results that a report is about."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,6 @@ class ResultFile:
       model: name to show; "" where the result is of no model.
       source: model or features as the file names them.
       step: of the checkpoint, None for others.
-      version: of this package.
       settings: what was evaluated on.
       values: what the file holds.
     """
@@ -47,16 +47,14 @@ class ResultFile:
     model: str
     source: str
     step: int | None
-    version: str
     settings: Mapping[str, Any]
     values: Any
 
     @property
     def asked(self) -> tuple[str, ...]:
         """Equal for results that answer the same question of different models or steps."""
-        names = ("data", "annotations", "class_column", "where", "split", "labels", "text_kind")
-        names += ("templates", "protocol")
-        return (self.kind, *(str(self.settings.get(name)) for name in names))
+        said = (str(value) for name, value in self.settings.items() if name != "support")
+        return (self.kind, *said)
 
     @property
     def subject(self) -> str:
@@ -140,17 +138,8 @@ def _read(path: Path) -> ResultFile:
         model=_origin(model or ""),
         source=source,
         step=step,
-        version=getattr(values, "version", ""),
         settings=msgspec.to_builtins(values.settings),
         values=values,
-    )
-
-
-def not_a_result(path: Path, why: str) -> UserError:
-    """The error about a file that cannot be shown."""
-    return UserError(
-        f"{path}: not a result of this version of bioclip2 ({why}); make it again, or take it out"
-        " of the folder"
     )
 
 
@@ -198,8 +187,6 @@ def read_jsonl(path: Path) -> list[dict]:
     """Rows of `metrics.jsonl`; a last line still being written is left out, no file is no row."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
+        with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            continue
     return rows

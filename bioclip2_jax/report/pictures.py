@@ -32,8 +32,7 @@ def choose_pictures(answers: list[dict[str, str]]) -> tuple[list[dict], list[dic
     Returns:
       Up to `PICTURES` rows each, no two of the same taxon.
     """
-    right: dict[str, dict] = {}
-    wrong: dict[str, dict] = {}
+    right, wrong = {}, {}
     for row in _surest_first(answers):
         chosen = right if row["correct"] == "1" else wrong
         chosen.setdefault(row["scientificName"], row)
@@ -60,13 +59,11 @@ def wrong_of_class(answers: list[dict[str, str]], name: str) -> list[dict]:
     """
     own = [row for row in answers if row["scientificName"] == name and row["correct"] != "1"]
     first: dict[str, dict] = {}
-    rest = []
     for row in _surest_first(own):
-        if row["answer_1"] in first:
-            rest.append(row)
-        else:
-            first[row["answer_1"]] = row
-    return [*first.values(), *rest][:WRONG_A_CLASS]
+        first.setdefault(row["answer_1"], row)
+    # A stable sort: the first of each name, then the others, the surest first in both parts.
+    order = sorted(_surest_first(own), key=lambda row: row is not first[row["answer_1"]])
+    return order[:WRONG_A_CLASS]
 
 
 def _surest_first(answers: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -1,13 +1,14 @@
 """The report's tables as plain rows: ours beside the published ones, and those of all results."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.report.gather import ResultFile
-from bioclip2_jax.report.published import BenchmarkSet, Column, PublishedTable, find_set
+from bioclip2_jax.report.published import BenchmarkSet, PublishedTable, find_set
 
 CLOSE = 0.02  # copies of a set differ by a few pictures; by more it is another set
 
@@ -76,19 +77,17 @@ def _variant(result: ResultFile) -> str:
 
 
 def _row(table: PublishedTable, name: str, measured: dict[BenchmarkSet, ResultFile]) -> Row:
-    cells = tuple(_column_cell(column, measured) for column in table.columns)
-    whole = [cell for cell in cells if cell]
-    mean = mean_cell(whole) if len(whole) == len(cells) else None
+    cells = tuple(
+        mean_cell([_cell(each, measured.get(each)) for each in column.sets])
+        for column in table.columns
+    )
     note = ", ".join(sorted({_variant(result) for result in measured.values()} - {""}))
-    return Row(name, note, cells, mean)
+    return Row(name, note, cells, mean_cell(cells))
 
 
-def _column_cell(column: Column, measured: dict[BenchmarkSet, ResultFile]) -> Cell | None:
-    cells = [_cell(each, measured[each]) for each in column.sets if each in measured]
-    return mean_cell(cells) if len(cells) == len(column.sets) else None
-
-
-def _cell(benchmark: BenchmarkSet, result: ResultFile) -> Cell:
+def _cell(benchmark: BenchmarkSet, result: ResultFile | None) -> Cell | None:
+    if result is None:
+        return None
     values = result.values
     if isinstance(values, schema.ZeroShotResult):
         low, high = values.intervals.get("top1") or (None, None)
@@ -111,29 +110,22 @@ def _differences(benchmark: BenchmarkSet, images: int, classes: int | None) -> s
     return " and ".join(parts)
 
 
-def mean_cell(cells: Sequence[Cell]) -> Cell:
-    """The plain mean of figures of different sets.
+def mean_cell(cells: Sequence[Cell | None]) -> Cell | None:
+    """The plain mean of figures of different sets; None where one was not measured.
 
     Their errors are independent, so half-widths of intervals and deviations add up in squares.
     """
     if len(cells) == 1:
         return cells[0]
-    count = len(cells)
-    value = sum(cell.value for cell in cells) / count
-
-    def spread(widths: list[float | None]) -> float | None:
-        known = [width for width in widths if width is not None]
-        return math.hypot(*known) / count if len(known) == count else None
-
-    below = spread([None if c.low is None else c.value - c.low for c in cells])
-    above = spread([None if c.high is None else c.high - c.value for c in cells])
-    return Cell(
-        value,
-        None if below is None else value - below,
-        None if above is None else value + above,
-        spread([c.std for c in cells]),
-        "; ".join(c.odd for c in cells if c.odd),
-    )
+    known = [cell for cell in cells if cell]
+    if len(known) < len(cells):
+        return None
+    figures = [(cell.value, cell.low, cell.high, cell.std) for cell in known]
+    value, low, high, std = np.asarray(figures, float).T  # NaN where there is none
+    mean = value.mean()
+    below, above, spread = np.linalg.norm([value - low, high - value, std], axis=1) / len(cells)
+    bounds = (None if np.isnan(x) else float(x) for x in (mean - below, mean + above, spread))
+    return Cell(float(mean), *bounds, odd="; ".join(cell.odd for cell in known if cell.odd))
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
@@ -151,35 +143,18 @@ def few_shot_rows(results: Sequence[ResultFile]) -> list[ResultFile]:
     return sorted(asked, key=lambda result: (result.subject, result.set_name, result.values.k))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """What an evaluation could not use.
+def left_out(result: ResultFile) -> dict[str, Any] | None:
+    """What an evaluation could not use; None where there is nothing.
 
-    Attributes:
-      excluded: pictures off the list.
-      num_bad, bad: unreadable ones.
-      too_few: names of taxa without enough pictures.
+    Returns:
+      `excluded`: number of pictures off the list; `num_bad`, `bad`: unreadable ones; `too_few`:
+      names of taxa without enough pictures.
     """
-
-    excluded: int
-    num_bad: int
-    bad: list[schema.BadPicture]
-    too_few: list[str]
-
-
-def left_out(result: ResultFile) -> LeftOut | None:
-    """What an evaluation could not use; None where there is nothing."""
-    values = result.values
-    too_few = values.left_out if isinstance(values, schema.FewShotResult) else []
-    if isinstance(values, schema.SpeciesResult):
-        excluded, num_bad = values.num_excluded, values.num_bad
-    elif isinstance(values, schema.BeyondResult):
-        excluded, num_bad = 0, values.num_missing
-    else:
-        return None
-    if not (excluded or num_bad or values.bad or too_few):
-        return None
-    return LeftOut(excluded=excluded, num_bad=num_bad, bad=values.bad, too_few=too_few)
+    names = {"excluded": "num_excluded", "num_bad": "num_bad", "bad": "bad", "too_few": "left_out"}
+    if isinstance(result.values, schema.BeyondResult):
+        names["num_bad"] = "num_missing"
+    lost = {key: getattr(result.values, name, None) for key, name in names.items()}
+    return lost if any(lost.values()) else None
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

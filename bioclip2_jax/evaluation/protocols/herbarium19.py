@@ -18,6 +18,7 @@ from bioclip2_jax.errors import UserError
 from bioclip2_jax.measures.accuracy import class_average
 from bioclip2_jax.measures.scores import unit
 
+LABELLED = 0.8  # of the pictures of the old classes
 ITERATIONS = 10
 TOLERANCE = 1e-4
 CHUNK = 4096  # pictures compared with all centres at a time
@@ -43,14 +44,11 @@ class HerbariumScores:
     inertia: float
 
 
-def split_labelled(
-    labels: np.ndarray, is_old_class: np.ndarray, seed: int = 0, fraction: float = 0.8
-) -> np.ndarray:
+def split_labelled(labels: np.ndarray, is_old_class: np.ndarray) -> np.ndarray:
     """Which pictures are labelled: a random share of those of the old classes, [n] bool."""
     old = np.flatnonzero(is_old_class[labels])
-    chosen = np.random.RandomState(seed).choice(
-        range(len(old)), replace=False, size=int(fraction * len(old))
-    )
+    count = int(LABELLED * len(old))
+    chosen = np.random.RandomState(0).choice(len(old), replace=False, size=count)
     labelled = np.zeros(len(labels), bool)
     labelled[old[chosen]] = True
     return labelled
@@ -87,12 +85,9 @@ def herbarium19(
     )
     own, truth = clusters[~is_labelled], labels[~is_labelled]
     old = is_old_class[truth]
-    if protocol == "faithful":
-        right = np.zeros(len(truth), bool)
-        for part in (old, ~old):
-            right[part] = _matched(own[part], truth[part])
-    else:
-        right = _matched(own, truth)
+    right = np.zeros(len(truth), bool)
+    for part in (old, ~old) if protocol == "faithful" else (slice(None),):
+        right[part] = _matched(own[part], truth[part])
 
     def share(part: np.ndarray) -> float | None:
         return float(right[part].mean()) if part.any() else None

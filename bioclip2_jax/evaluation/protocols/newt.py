@@ -5,6 +5,7 @@ brought to length 1 again; scikit-learn's support vector machine behind a scaler
 best of 100 random ones in five-fold cross-validation; accuracy over the test images of all tasks.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,8 @@ def newt(
     """
     normal = unit(features)
     right = np.zeros(len(labels), bool)
-    accuracy, cluster_of = {}, {}
+    accuracy: dict[str, float] = {}
+    groups: dict[str, list[float]] = defaultdict(list)
     for task in dict.fromkeys(tasks.tolist()):
         inside = tasks == task
         train, test = np.flatnonzero(inside & is_train), np.flatnonzero(inside & ~is_train)
@@ -82,10 +84,7 @@ def newt(
             right[test] = machine.predict(unit(normal[test] - mean)) == labels[test]
         accuracy[task] = float(right[test].mean())
         if clusters is not None:
-            cluster_of[task] = str(clusters[test[0]])
-    groups: dict[str, list[float]] = {}
-    for task, cluster in cluster_of.items():
-        groups.setdefault(cluster, []).append(accuracy[task])
+            groups[str(clusters[test[0]])].append(accuracy[task])
     return NewtScores(
         micro=float(right[~is_train].mean()),
         macro=float(np.mean(list(accuracy.values()))),

@@ -19,27 +19,23 @@ class PlantDocScores:
     """Result of `plantdoc`.
 
     Attributes:
-      accuracy: mean over the draws.
-      macro: the same, averaged over the classes in each draw.
-      std: population standard deviation over them.
-      folds: [repeats] float, accuracy of each draw.
-      support: [repeats, classes] int, the training rows drawn, by ascending class.
+      accuracy: over the test pictures.
+      macro: averaged over their classes.
+      support: the training rows drawn, by ascending class.
     """
 
     accuracy: float
-    macro: float
-    std: float
-    folds: np.ndarray
-    support: np.ndarray
+    macro: float | None
+    support: list[int]
 
 
-def plantdoc(parts: Parts, repeats: int = 5) -> PlantDocScores:
+def plantdoc(parts: Parts, seed: int) -> PlantDocScores:
     """Names the test pictures from one training picture a class.
 
     Args:
       parts: features of length 1, and labels [n] int.
-      repeats: draws; draw r shuffles the rows of every class, in ascending order of the classes,
-        with NumPy's generator seeded by r.
+      seed: of NumPy's generator, which shuffles the rows of every class, in ascending order of the
+        classes.
 
     Raises:
       UserError: a class of the test has no training picture.
@@ -49,27 +45,17 @@ def plantdoc(parts: Parts, repeats: int = 5) -> PlantDocScores:
     unknown = np.setdiff1d(test_labels, classes)
     if len(unknown):
         raise UserError(f"PlantDoc: class {unknown[0]} has test pictures but none to learn from")
-    folds, averages, supports = [], [], []
-    for repeat in range(repeats):
-        rng = np.random.RandomState(repeat)
-        support = []
-        for label in classes:
-            rows = np.flatnonzero(train_labels == label)
-            rng.shuffle(rows)
-            support.append(rows[0])
-        mean = train_features[support].mean(axis=0)
-        centroids = unit(train_features[support] - mean)
-        queries = unit(test_features - mean)
-        # Squared Euclidean distance without the query's own norm, which is the same for all.
-        distances = (centroids**2).sum(axis=1) - 2 * queries @ centroids.T
-        right = classes[distances.argmin(axis=1)] == test_labels
-        folds.append(right.mean())
-        averages.append(class_average(right, test_labels))
-        supports.append(support)
-    return PlantDocScores(
-        accuracy=float(np.mean(folds)),
-        macro=float(np.mean(averages)),
-        std=float(np.std(folds)),
-        folds=np.asarray(folds),
-        support=np.asarray(supports),
-    )
+    rng = np.random.RandomState(seed)
+    support = []
+    for label in classes:
+        rows = np.flatnonzero(train_labels == label)
+        rng.shuffle(rows)
+        support.append(rows[0])
+    mean = train_features[support].mean(axis=0)
+    centroids = unit(train_features[support] - mean)
+    queries = unit(test_features - mean)
+    # Squared Euclidean distance without the query's own norm, which is the same for all.
+    distances = (centroids**2).sum(axis=1) - 2 * queries @ centroids.T
+    right = classes[distances.argmin(axis=1)] == test_labels
+    macro = class_average(right, test_labels)
+    return PlantDocScores(accuracy=float(right.mean()), macro=macro, support=support)

@@ -8,6 +8,7 @@ discovery, and PlantDoc (Singh et al. 2020).
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,18 +41,11 @@ class BinaryTasks:
     is_train: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class TwoParts:
-    """A set with a training and a test part.
-
-    Attributes:
-      train, test: file names; labels [images] int classes, or [images, labels] 0 and 1.
-      names: of the classes or labels.
-    """
+class TwoParts(NamedTuple):
+    """A set with a training and a test part: [images] classes, or [images, labels] 0 and 1."""
 
     train: Labelled
     test: Labelled
-    names: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +89,7 @@ def fishnet(root: Path) -> TwoParts:
     Raises:
       UserError: a table is missing, lacks a column or holds another value.
     """
-    return TwoParts(
-        train=_fishnet_part(root / "train.csv"),
-        test=_fishnet_part(root / "test.csv"),
-        names=list(FISHNET_LABELS),
-    )
+    return TwoParts(*(_fishnet_part(root / f"{part}.csv") for part in TwoParts._fields))
 
 
 def _fishnet_part(path: Path) -> Labelled:
@@ -136,17 +126,11 @@ def awa2(root: Path) -> TwoParts:
     names = [line.split()[-1] for line in folders.read_lines(root / "classes.txt")]
     path = root / "predicate-matrix-binary.txt"
     try:
-        matrix = np.asarray(
-            [[int(cell) for cell in line.split()] for line in folders.read_lines(path)]
-        )
+        matrix = np.loadtxt(folders.read_lines(path), int, ndmin=2)
     except ValueError as error:
         raise UserError(f"{path}: not a table of 0 and 1 ({error})") from error
-    if matrix.ndim != 2 or len(matrix) != len(names) or not np.isin(matrix, (0, 1)).all():
+    if len(matrix) != len(names) or not np.isin(matrix, (0, 1)).all():
         raise UserError(f"{path}: needs one line of 0 and 1 for each of {len(names)} classes")
-    predicates = root / "predicates.txt"
-    attributes = [f"attribute {i}" for i in range(matrix.shape[1])]
-    if predicates.exists():
-        attributes = [line.split()[-1] for line in folders.read_lines(predicates)]
 
     def part(path: Path) -> Labelled:
         files, labels = [], []
@@ -158,11 +142,7 @@ def awa2(root: Path) -> TwoParts:
             labels += [matrix[names.index(name)]] * len(pictures)
         return Labelled(files, np.asarray(labels))
 
-    return TwoParts(
-        train=part(root / "trainclasses.txt"),
-        test=part(root / "testclasses.txt"),
-        names=attributes,
-    )
+    return TwoParts(part(root / "trainclasses.txt"), part(root / "testclasses.txt"))
 
 
 def herbarium19(root: Path) -> OldAndNew:
@@ -203,4 +183,4 @@ def plantdoc(root: Path) -> TwoParts:
         raise UserError(f"{root / 'test' / unknown[0]}: the training part has no such class")
     numbers = np.asarray([train_names.index(name) for name in test_names])
     test = Labelled(test.files, numbers[test.labels])
-    return TwoParts(train=train, test=test, names=train_names)
+    return TwoParts(train, test)

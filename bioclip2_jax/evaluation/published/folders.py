@@ -27,10 +27,14 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
     table = tables.open_table(path)
     missing = [name for name in columns if name not in table.header]
     if missing:
-        raise UserError(
-            f"{path}: no column {missing[0]!r}; it has {', '.join(filter(None, table.header))}"
-        )
+        raise no_column(table, missing[0])
     return list(table.rows())
+
+
+def no_column(table: tables.Table, name: str, what: str = "") -> UserError:
+    """The error about a table that lacks a column."""
+    has = ", ".join(filter(None, table.header))
+    return UserError(f"{table.path}: no column {name!r}{what}; it has {has}")
 
 
 def read_lines(path: Path) -> list[str]:

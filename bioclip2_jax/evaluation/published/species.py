@@ -15,7 +15,7 @@ here too. Classes are numbered in the order of the rows, which few-shot draws fr
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,8 +24,10 @@ import numpy as np
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation.published.folders import read_lines
+from bioclip2_jax.evaluation.published.folders import no_column, read_lines
+from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.files import read_json_object
+from bioclip2_jax.measures.scores import number
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 
@@ -72,21 +74,6 @@ class SpeciesSet:
     text_kind: str
     file_column: str | None = None
     class_column: str | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which rows of a set, and what is a class.
-
-    Attributes:
-      split: rows of this split; None for all.
-      class_column: a column whose cells are the classes; rows where it is empty have none.
-      where: "COLUMN=VALUE", all of which must hold.
-    """
-
-    split: str | None = None
-    class_column: str | None = None
-    where: tuple[str, ...] = ()
 
 
 # ---- Finding
@@ -165,20 +152,21 @@ def _meta_album(folder: Path) -> SpeciesSet:
 # ---- Reading
 
 
-def read(species_set: SpeciesSet, text_kind: str, choice: Choice | None = None) -> Species:
+def read(species_set: SpeciesSet, text_kind: str, choice: Settings | None = None) -> Species:
     """The pictures of a set and their classes.
 
     Args:
       species_set: from `find` or `of_table`.
       text_kind: "asis" takes the names of the classes as they are, the others are those of
         `captions.class_name`.
-      choice: rows and classes; None for all.
+      choice: its split and conditions choose rows, its class column says what is a class: rows
+        where it is empty have none. None takes all rows, and the set's own classes.
 
     Raises:
       UsageError: `choice` asks for what the set does not have.
       UserError: a file cannot be used; names the line.
     """
-    choice = choice or Choice()
+    choice = choice or Settings()
     if species_set.table.name == _NABIRDS[0]:
         if text_kind != "asis":
             raise UsageError(
@@ -189,45 +177,37 @@ def read(species_set: SpeciesSet, text_kind: str, choice: Choice | None = None) 
     return _table(species_set, text_kind, choice)
 
 
-def _table(species_set: SpeciesSet, text_kind: str, choice: Choice) -> Species:
+def _table(species_set: SpeciesSet, text_kind: str, choice: Settings) -> Species:
     """Rows of the same name are one class, as in the original."""
     table = open_table(species_set.table)
     file = table.column([normal(species_set.file_column)] if species_set.file_column else _FILES)
     if file is None:
-        raise UserError(
-            f"{table.path}: no column {species_set.file_column or 'filepath'!r} that names the"
-            f" picture; it has {', '.join(filter(None, table.header))}"
-        )
+        raise no_column(table, species_set.file_column or "filepath", " that names the picture")
     class_column = _class_column(species_set, table, text_kind, choice)
     common = table.column(tables.COMMON_NAME_COLUMNS)
-    keep = _filter(table, choice)
+    has_lineages = text_kind != "asis"
     # A column `class` that names the class is no rank.
     ranks = [name for name in table.header if name != class_column]
     numbers: dict[str, int] = {}
     classes: list[TaxonEntry] = []
     files, labels = [], []
-    for line, row in table.rows():
-        if not keep(row):
-            continue
+    for line, row in _rows(table, choice):
         files.append(row[file].replace("\\", "/").removeprefix("./"))
         cell = row[class_column] if class_column else ""
-        common_name = row[common] if common else ""
-        taxon = Taxon()
-        if text_kind != "asis":
-            taxon = Taxon.from_row({name: row[name] for name in ranks})
+        common_name = row[common] if common and has_lineages else ""
+        taxon = Taxon.from_row({name: row[name] for name in ranks}) if has_lineages else Taxon()
         if not files[-1]:
             raise UserError(f"{table.path}: line {line} names no picture in {file!r}")
         if choice.class_column and not cell:
             labels.append(-1)
             continue
-        if not (taxon.deepest_rank or cell or (common_name and text_kind != "asis")):
+        if not (taxon.deepest_rank or cell or common_name):
             raise UserError(f"{table.path}: line {line} names nothing; fill its ranks or its class")
         name = captions.class_name(text_kind, taxon, common_name, cell)
         if name not in numbers:
             numbers[name] = len(numbers)
             scientific = taxon.scientific_name or cell or common_name
-            shown = "" if text_kind == "asis" else common_name
-            classes.append(TaxonEntry(taxon, scientific, shown, {}))
+            classes.append(TaxonEntry(taxon, scientific, common_name, {}))
         labels.append(numbers[name])
     if not numbers:
         raise UserError(f"{table.path}: no row that is asked for has a class")
@@ -235,7 +215,7 @@ def _table(species_set: SpeciesSet, text_kind: str, choice: Choice) -> Species:
 
 
 def _class_column(
-    species_set: SpeciesSet, table: tables.Table, text_kind: str, choice: Choice
+    species_set: SpeciesSet, table: tables.Table, text_kind: str, choice: Settings
 ) -> str | None:
     """The column that names the class, None where the ranks alone do."""
     if choice.class_column:
@@ -243,21 +223,15 @@ def _class_column(
     if species_set.class_column:
         column = table.column((normal(species_set.class_column),))
         if column is None:
-            raise UserError(
-                f"{table.path}: no column {species_set.class_column!r}, which info.json names; it"
-                f" has {', '.join(filter(None, table.header))}"
-            )
+            raise no_column(table, species_set.class_column, ", which info.json names")
         return column
-    has = {normal(name) for name in table.header}
-    is_rank = "kingdom" in has and "cls" not in has
+    is_rank = table.column(("kingdom",)) and not table.column(("cls",))
     column = None if is_rank else table.column(("class",))
     if text_kind == "asis":
         column = column or table.column(_SCIENTIFIC)
-    if text_kind == "asis" and column is None:
-        raise UserError(
-            f"{table.path}: no column 'class' with the names of the classes, which --text-kind asis"
-            f" takes; it has {', '.join(filter(None, table.header))}"
-        )
+        if column is None:
+            why = " with the names of the classes, which --text-kind asis takes"
+            raise no_column(table, "class", why)
     return column
 
 
@@ -273,8 +247,8 @@ def _column(table: tables.Table, name: str, where: str) -> str:
     return column
 
 
-def _filter(table: tables.Table, choice: Choice) -> Callable[[dict[str, str]], bool]:
-    """Whether a row is asked for; what no row has is an error before anything is embedded."""
+def _rows(table: tables.Table, choice: Settings) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of those asked for; what no row has is an error before anything is embedded."""
     wanted: list[tuple[str, str]] = []
     for text in choice.where:
         name, equals, value = text.partition("=")
@@ -295,23 +269,21 @@ def _filter(table: tables.Table, choice: Choice) -> Callable[[dict[str, str]], b
             return tables.split_name(row[name]) == tables.split_name(value)
         return row[name] == value
 
-    def keep(row: dict[str, str]) -> bool:
-        return all(holds(row, *pair) for pair in wanted)
-
-    rows = [row for _, row in table.rows()] if wanted else []
-    if wanted and not any(map(keep, rows)):
-        alone = [pair for pair in wanted if not any(holds(row, *pair) for row in rows)]
+    rows = list(table.rows())
+    chosen = [(line, row) for line, row in rows if all(holds(row, *pair) for pair in wanted)]
+    if wanted and not chosen:
+        alone = [pair for pair in wanted if not any(holds(row, *pair) for _, row in rows)]
         if not alone:
             shown = " and ".join(f"{name} {value!r}" for name, value in wanted)
             raise UsageError(f"{table.path}: no row has {shown} at once")
         name, value = alone[0]
-        values = sorted({row[name] for row in rows} - {""})
+        values = sorted({row[name] for _, row in rows} - {""})
         shown = ", ".join(values[:10]) + (" ..." if len(values) > 10 else "")
         raise UsageError(f"{table.path}: no row has {name} {value!r}; there are {shown}")
-    return keep
+    return chosen
 
 
-def _nabirds(root: Path, choice: Choice) -> Species:
+def _nabirds(root: Path, choice: Settings) -> Species:
     """`images.txt` gives the order; `classes.txt` has inner nodes too, which no picture is of."""
     if choice.class_column or choice.where:
         raise UsageError(f"{root}: NABirds has no table; leave out --class-column and --where")
@@ -329,11 +301,10 @@ def _nabirds(root: Path, choice: Choice) -> Species:
                 f"{root / 'image_class_labels.txt'}: picture {key} has the class"
                 f" {numbers.get(key)}, which is not in classes.txt"
             )
-    shown = list(dict.fromkeys(names[numbers[key]] for key in files))
-    index = {name: number for number, name in enumerate(shown)}
+    shown, labels = number([names[numbers[key]] for key in files])
     return Species(
         files=[f"images/{file}" for file in files.values()],
-        labels=np.asarray([index[names[numbers[key]]] for key in files]),
+        labels=labels,
         classes=[TaxonEntry(Taxon(), name, "", {}) for name in shown],
         names=shown,
     )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot
@@ -23,6 +24,11 @@ from bioclip2_jax.report.figures.style import (
 )
 
 MAX_POINTS = 2000
+# Measures of a rank that stand beside the bars, and how they are drawn.
+_MARKS: dict[str, dict[str, Any]] = {
+    "prompted_top1": {"marker": "D", "s": 22, "color": COLORS[4], "label": "asked at this rank"},
+    "chance": {"marker": "|", "s": 160, "linewidths": 2, "color": "black", "label": "chance"},
+}
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -53,16 +59,14 @@ def training_curves(rows: list[dict]) -> str:
             len(panels), 1, figsize=(WIDTH, 6.6), sharex=True, height_ratios=[2.2, 1, 1, 1]
         )
         for axes, (title, series) in zip(all_axes, panels, strict=True):
-            drawn = 0
             for color, (name, label) in zip(COLORS, series.items(), strict=False):
                 points = [(row["step"], row[name]) for row in rows if name in row]
                 if points:
                     _curve(axes, points, color, label)
-                    drawn += 1
             axes.set_title(title, loc="left", fontsize=9.5)
             if title == "Learning rate":
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
-            if drawn > 1:
+            if len(axes.get_legend_handles_labels()[0]) > 1:
                 axes.legend()
         all_axes[-1].set_xlabel("step")
         figure.tight_layout()
@@ -101,29 +105,13 @@ def accuracy_per_rank(ranks: Mapping[str, schema.NamedRank]) -> str:
         errors = np.abs(intervals.T - values)
         axes.barh(places, values, height=0.62, color=BAR_COLOR, label="species, summed")
         axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=COLORS[0], capsize=3)
-        axes.scatter(
-            [row.prompted_top1 for row in ranks.values()],
-            places,
-            marker="D",
-            s=22,
-            color=COLORS[4],
-            label="asked at this rank",
-            zorder=3,
-        )
-        axes.scatter(
-            [row.chance or 0 for row in ranks.values()],
-            places,
-            marker="|",
-            s=160,
-            linewidths=2,
-            color="black",
-            label="chance",
-            zorder=3,
-        )
-        highs = zip(values, intervals[:, 1], ranks.values(), strict=True)
-        for place, (value, high, row) in enumerate(highs):
-            rightmost = max(value, high, row.prompted_top1, row.chance or 0)
-            axes.text(rightmost + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
+        rightmost = np.maximum(values, intervals[:, 1])
+        for measure, style in _MARKS.items():
+            marked = np.asarray([getattr(row, measure) or 0 for row in ranks.values()])
+            axes.scatter(marked, places, zorder=3, **style)
+            rightmost = np.maximum(rightmost, marked)
+        for place, (value, right) in enumerate(zip(values, rightmost, strict=True)):
+            axes.text(right + 0.02, place, f"{value:.0%}", va="center", fontsize=8.5)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.12)
@@ -140,8 +128,8 @@ def reliability(bins: Sequence[Bin]) -> str:
     Args:
       bins: of `calibration.summary`.
     """
-    confidence = [each.confidence for each in bins]
-    accuracy = np.asarray([each.accuracy for each in bins])
+    drawn = [(each.low, each.high, each.count, each.confidence, each.accuracy) for each in bins]
+    lows, highs, counts, confidence, accuracy = np.asarray(drawn).T
     intervals = [wilson(round(each.accuracy * each.count), each.count) for each in bins]
     errors = np.abs(np.transpose(intervals) - accuracy)
     with pyplot.rc_context(STYLE):
@@ -164,10 +152,8 @@ def reliability(bins: Sequence[Bin]) -> str:
         axes.set_ylabel("share right")
         # Above: an overconfident curve fills one corner, a timid one the other.
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8.5)
-        lefts = [each.low for each in bins]
-        widths = [each.high - each.low for each in bins]
-        counts = [each.count for each in bins]
-        below.bar(lefts, counts, widths, align="edge", color=BAR_COLOR, edgecolor="white")
+        widths = highs - lows
+        below.bar(lows, counts, widths, align="edge", color=BAR_COLOR, edgecolor="white")
         below.set_ylabel("pictures")
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         below.set_xlabel("probability of the first answer")

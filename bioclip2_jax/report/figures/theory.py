@@ -47,15 +47,8 @@ def theory_curves(theory: Theory) -> str:
         seen = [row for row in theory.hierarchy if row.space == "seen"]
         for place, captions in enumerate(("hierarchical", "flat")):
             part = [row for row in seen if row.captions == captions]
-            axes.errorbar(
-                [max(row.step, 1) for row in part],
-                [row.tree for row in part],
-                yerr=[row.tree_se for row in part],
-                color=COLORS[place],
-                marker=MARKERS[place],
-                markersize=4,
-                label=f"{captions} captions",
-            )
+            steps = [max(row.step, 1) for row in part]
+            _line(axes, steps, part, place, f"{captions} captions", measure="tree")
         _steps(axes, seen)
         axes.set_ylabel("distances and tree")
         axes.set_ylim(bottom=0)
@@ -84,12 +77,19 @@ def _legend(axes: Axes) -> None:
 
 
 def _line(
-    axes: Axes, x: Sequence[float], rows: Sequence[Orthogonality], place: int, label: str
+    axes: Axes,
+    x: Sequence[float],
+    rows: Sequence[Orthogonality | Hierarchy],
+    place: int,
+    label: str,
+    measure: str = "rho",
 ) -> None:
+    """A measure of the rows with its standard errors, in the colour and shape of that place."""
+    values, errors = ([getattr(row, measure + end) for row in rows] for end in ("", "_se"))
     axes.errorbar(
         x,
-        [row.rho for row in rows],
-        yerr=[row.rho_se for row in rows],
+        values,
+        yerr=errors,
         color=COLORS[place],
         marker=MARKERS[place],
         markersize=4,

@@ -1,6 +1,7 @@
 """Figures of `bioclip2 analyze between` and `within` as SVG."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot
@@ -69,43 +70,25 @@ def variant_panel(panel: Panel, variants: Sequence[str]) -> str:
     with pyplot.rc_context(STYLE):
         figure = pyplot.figure(figsize=(WIDTH, WIDTH))
         axes = figure.add_subplot(projection="3d")
+
+        def mark(places: np.ndarray, variant: int, color: str, hollow: str, **style: Any) -> None:
+            """Variants differ by shape and fill, so that colour is free for the species."""
+            fill = color if variant else hollow
+            style |= {"marker": MARKERS[2 * variant], "facecolors": fill, "edgecolors": color}
+            axes.scatter(*places.T, depthshade=False, **style)
+
         points = np.asarray([point.xyz for point in panel.points], float)
-        species = np.asarray([point.species for point in panel.points])
-        kinds = np.asarray([point.variant for point in panel.points])
+        kinds = np.asarray([(point.species, point.variant) for point in panel.points])
         for number, name in enumerate(panel.names):
             color, means = COLORS[number], np.asarray(panel.means[number], float)
             for variant in (0, 1):
-                mask = (species == number) & (kinds == variant)
-                # Variants differ by shape and fill, so that colour is free for the species.
-                axes.scatter(
-                    *points[mask].T,
-                    marker=MARKERS[2 * variant],
-                    s=14,
-                    facecolors=color if variant else "none",
-                    edgecolors=color,
-                    linewidths=0.7,
-                    alpha=0.55,
-                    depthshade=False,
-                )
+                own = points[(kinds == (number, variant)).all(axis=1)]
+                mark(own, variant, color, "none", s=14, linewidths=0.7, alpha=0.55)
             axes.plot(*means.T, color=color, linewidth=2.4, label=name)
             for variant in (0, 1):
-                axes.scatter(
-                    *means[variant],
-                    marker=MARKERS[2 * variant],
-                    s=75,
-                    facecolors=color if variant else "white",
-                    edgecolors=color,
-                    linewidths=1.6,
-                    depthshade=False,
-                )
+                mark(means[[variant]], variant, color, "white", s=75, linewidths=1.6)
         for variant, name in enumerate(variants):
-            axes.scatter(
-                *points[:0].T,  # for the legend alone
-                marker=MARKERS[2 * variant],
-                facecolors="#555555" if variant else "none",
-                edgecolors="#555555",
-                label=name,
-            )
+            mark(points[:0], variant, "#555555", "none", label=name)  # for the legend alone
         low, high = axes.get_zlim()
         ground = np.asarray([axes.get_xlim(), axes.get_ylim()])
         x, y = np.meshgrid(*ground)
@@ -128,11 +111,10 @@ def rho_by_species(within: Within) -> str:
     Species whose variants do not differ clearly (p above 0.05) are drawn hollow; of many species,
     those with the most pictures are drawn.
     """
-    rows = [(entry.rho, entry) for entry in within.species if entry.rho is not None]
-    rows = sorted(rows, key=lambda row: -sum(row[1].counts))[:MAX_SPECIES]
-    rows.sort(key=lambda row: row[0])
+    rows = [entry for entry in within.species if entry.rho is not None]
+    rows = sorted(rows, key=lambda entry: -sum(entry.counts))[:MAX_SPECIES]
+    rows.sort(key=lambda entry: entry.rho or 0)
     rho = within.rho
-    places = np.arange(len(rows)) + 1
     with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(
             figsize=(WIDTH, 1.5 + 0.24 * len(rows)), layout="constrained"
@@ -142,22 +124,16 @@ def rho_by_species(within: Within) -> str:
             (rho.random_direction, "--", "random direction"),
         ):
             axes.axvline(value, color="#555555", linestyle=style, linewidth=1.2, label=name)
-        for place, (share, entry) in zip(places, rows, strict=True):
-            clear = entry.fisher_p <= 0.05
-            axes.scatter(
-                np.clip(share, -0.1, 1),
-                place,
-                s=34,
-                facecolors=COLORS[0] if clear else "white",
-                edgecolors=COLORS[0],
-                zorder=3,
-            )
+        fills = [COLORS[0] if entry.fisher_p <= 0.05 else "white" for entry in rows]
+        shares = np.clip(np.asarray([entry.rho for entry in rows], float), -0.1, 1)
+        places = np.arange(len(rows)) + 1
+        axes.scatter(shares, places, s=34, facecolors=fills, edgecolors=COLORS[0], zorder=3)
         if rho.mean is not None:
             if rho.interval is not None:
                 axes.plot(np.clip(rho.interval, -0.1, 1), [0, 0], color=COLORS[4], linewidth=3)
             mean = np.clip(rho.mean, -0.1, 1)
             axes.scatter(mean, 0, s=60, marker="D", color=COLORS[4], zorder=3)
-        names = ["all", *(entry.name for _, entry in rows)]
+        names = ["all", *(entry.name for entry in rows)]
         axes.set_yticks(np.arange(len(names)), names, fontsize=8.5)
         for label in axes.get_yticklabels()[1:]:
             label.set_fontstyle("italic")
