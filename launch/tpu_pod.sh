@@ -15,10 +15,10 @@ Trains on one or several Cloud TPU slices. Reuses the TPU VM called NAME or requ
 resource and waits; copies this checkout's last commit to all its workers, makes the environment
 there, starts \`bioclip2 train\` on each, follows the first and looks at all. A worker starts a
 training that crashed or was stuck (exit code 4) again. When a slice is preempted or fails, it is
-requested anew; when a worker has restarted, or some have ended for a quarter of an hour while others
+requested anew; when a machine has restarted, or some have ended for a quarter of an hour while others
 run, all are started again; the training then goes on from its newest checkpoint. It does not depend
 on this script: end it with Ctrl-C at any time, and call it again to follow. Exit code 0 when the
-last step is saved, 2 for a wrong call, otherwise 1.
+last step is saved or --stop was obeyed, 2 for a wrong call, otherwise 1.
 
   --name NAME         of the queued resource and its TPU VM (of several slices: NAME-0, NAME-1, ...)
   --zone ZONE         for example us-west4-a
@@ -217,8 +217,9 @@ provide() {
 
 worker="$codes/current/launch/tpu_worker.sh"
 
-# look: asks all workers; sets `told`, their answers, and `verdict`: running, done, none, lost (of some
-# the training is gone without a trace), parted (some run, some have ended), failed, or unreachable.
+# look: asks all workers; sets `told`, their answers, and `verdict`: running, done, stopped, none, lost
+# (some have lost their training, or the machines have ended it), parted (some run, some have ended),
+# failed, or unreachable.
 look() {
   local node
   told=""
@@ -226,13 +227,14 @@ look() {
     told+="$(on "$node" all "if [ -f $worker ]; then bash $worker status; else echo new: none; fi" \
       2>/dev/null)"$'\n' || told+="unreachable"$'\n'
   done
-  told="$(grep -E ': (running|none|ended [0-9]+)$|^unreachable$' <<<"$told" || echo unreachable)"
+  told="$(grep -E ': (running|none|stopped|ended [0-9]+)$|^unreachable$' <<<"$told" || echo unreachable)"
   case "$(cut -d' ' -f2- <<<"$told" | sort -u | paste -sd,)" in
-    running | none) verdict="${told##*: }" ;;
+    running | none | stopped) verdict="${told##*: }" ;;
     "ended 0") verdict="done" ;;
     *unreachable*) verdict=unreachable ;;
     *none*) verdict=lost ;;
     *running*) verdict=parted ;;
+    "ended 143") verdict=lost ;; # they were told to save and stop, not by --stop
     *) verdict=failed ;;
   esac
 }
@@ -321,7 +323,7 @@ finish_log() {
 }
 
 if [ -n "$stop" ]; then
-  on "${nodes[0]}" 0 "bash $worker stop"
+  for node in "${nodes[@]}"; do on "$node" all "bash $worker stop"; done
   exit
 fi
 if [ -n "$dry_run" ]; then
@@ -355,6 +357,11 @@ while :; do
       finish_log
       echo "== $name: the training has ended" >&2
       [ -z "$delete" ] || remove
+      exit
+      ;;
+    stopped)
+      finish_log
+      echo "== $name: the training is saved and stopped; the TPUs stay" >&2
       exit
       ;;
     failed)

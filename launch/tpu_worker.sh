@@ -6,7 +6,8 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/environment.sh"
 source "$here/training.sh"
-state="$HOME/bioclip2_jax.run" # log; lock, held while a training runs; pid; exit, its code
+# log; lock, held while a training runs; pid; stop, there if it was told to; end, how it ended
+state="$HOME/bioclip2_jax.run"
 export VENV="$HOME/bioclip2_jax.venv"
 mkdir -p "$state"
 
@@ -31,30 +32,33 @@ start() {
     echo "a training is already running here" >&2
     return
   fi
-  rm -f "$state/exit"
+  rm -f "$state/end" "$state/stop"
   nohup setsid bash "$here/tpu_worker.sh" run "$@" </dev/null >>"$state/log" 2>&1 &
   echo $! >"$state/pid"
 }
 
 # Only for `start`: the training itself, which inherits the lock.
 run() {
-  trap 'echo "${code:-1}" >"$state/exit.part" && mv "$state/exit.part" "$state/exit"' EXIT
+  trap 'echo "${end:-ended 1}" >"$state/end.part" && mv "$state/end.part" "$state/end"' EXIT
   arguments=("$@")
   find_workdir
   # shellcheck disable=SC1091
   source "$VENV/bin/activate"
   cd "$here/.."
   keep_training setsid bioclip2 train "${arguments[@]}"
+  if [ "$code" -eq 0 ] && ! is_done; then code=143; fi # told to stop, by us or by the machine
+  end="ended $code"
+  if [ "$code" -eq 143 ] && [ -f "$state/stop" ]; then end="stopped"; fi
 }
 
-# Prints "HOST: " and "running", "ended CODE", or "none" where nothing was started or the machine
-# went down.
+# Prints "HOST: " and "running", "ended CODE" (0 where the last step is saved), "stopped" by `stop`, or
+# "none" where nothing was started or the machine went down at once.
 status() {
   local said=none
   if is_running; then
     said=running
-  elif [ -s "$state/exit" ]; then
-    said="ended $(cat "$state/exit")"
+  elif [ -s "$state/end" ]; then
+    said="$(cat "$state/end")"
   fi
   echo "$(uname -n): $said"
 }
@@ -68,9 +72,10 @@ follow() {
   kill "$!"
 }
 
-# Has the training saved and ended, on all workers.
+# Has the training saved and ended, for good.
 stop() {
   is_running || fail "no training is running here"
+  touch "$state/stop"
   kill -TERM "$(cat "$state/pid")"
 }
 

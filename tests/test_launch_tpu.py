@@ -13,7 +13,8 @@ from launch_host import UNTIL_TOLD, Host, is_usage_error
 
 POD = ["--name", "tol", "--zone=z-a", "--accelerator", "v5litepod-256"]
 
-RUN = ["--config=configs/a.py", "--workdir=/mnt/my run"]
+# A part of `bioclip2`: the last step is saved.
+DONE = 'mkdir -p "$CLOUD/../my run"; touch "$CLOUD/../my run/done.json"; '
 
 
 @pytest.fixture
@@ -41,9 +42,15 @@ def commit_folder(host: Host) -> str:
     return f"bioclip2_jax.code/{subprocess.check_output(git, text=True).strip()}"
 
 
+def run_of(host: Host) -> list[str]:
+    """The options of `bioclip2 train`; all workers see its folder."""
+    return ["--config=configs/a.py", f"--workdir={host.folder}/my run"]
+
+
 def pod(host: Host, *options: str, **environment: str) -> subprocess.CompletedProcess:
     return host.run(
-        "tpu_pod.sh", *POD, *options, "--", *RUN, CLOUD=str(host.folder / "cloud"), **environment
+        *["tpu_pod.sh", *POD, *options, "--", *run_of(host)],
+        **{"CLOUD": str(host.folder / "cloud")} | environment,
     )
 
 
@@ -74,7 +81,7 @@ def test_a_pod_does_what_its_dry_run_shows(cloud, options, alpha, reach):
     options = [*options, "--delete", "--setup", 'echo "set up" >>log']
     shown = pod(cloud, "--dry-run", *options)
     assert shown.returncode == 0 and not cloud.calls(), shown.stderr
-    cloud.stand_in("bioclip2", "")
+    cloud.stand_in("bioclip2", DONE)
     done = pod(cloud, *options)
     assert done.returncode == 0, done.stderr
     lines = [shlex.split(line) for line in shown.stdout.splitlines()]
@@ -116,19 +123,19 @@ def test_options_for_gcloud_arrive_as_they_are(cloud):
 
 
 def test_a_pod_trains_the_committed_code_and_shows_its_log(cloud):
-    cloud.stand_in("bioclip2", 'echo "first loss 10.4 in $(pwd -P)"')
+    cloud.stand_in("bioclip2", DONE + 'echo "first loss 10.4 in $(pwd -P)"')
     (cloud.checkout / "launch" / "note").write_text("not committed")
     done = pod(cloud)
     home = cloud.folder / "cloud" / "home-0"
     assert done.returncode == 0, done.stderr
     assert f"first loss 10.4 in {home}/{commit_folder(cloud)}" in done.stdout
-    assert cloud.calls("bioclip2") == [["bioclip2", "train", *RUN]]
+    assert cloud.calls("bioclip2") == [["bioclip2", "train", *run_of(cloud)]]
     assert [words[-1] for words in cloud.calls("python")] == [".[tpu]"]
     assert not (home / commit_folder(cloud) / "launch" / "note").exists()
 
 
 def test_a_run_in_a_bucket_installs_what_reads_it(cloud):
-    cloud.stand_in("bioclip2", "")
+    cloud.stand_in("bioclip2", 'b="$CLOUD/../buckets/b/run"; mkdir -p "$b"; touch "$b/done.json"')
     arguments = [*POD, "--", "--config=configs/a.py", "--workdir=gs://b/run"]
     done = cloud.run("tpu_pod.sh", *arguments, CLOUD=str(cloud.folder / "cloud"))
     assert done.returncode == 0, done.stderr
@@ -137,7 +144,7 @@ def test_a_run_in_a_bucket_installs_what_reads_it(cloud):
 
 def test_nothing_of_an_earlier_run_is_deleted(cloud):
     """Neither by a second call, nor by one of newer code, wherever it lies."""
-    cloud.stand_in("bioclip2", 'mkdir -p "$HOME/run"; echo >>"$HOME/run/rows"')
+    cloud.stand_in("bioclip2", DONE + 'mkdir -p "$HOME/run"; echo >>"$HOME/run/rows"')
     assert pod(cloud).returncode == 0
     home = cloud.folder / "cloud" / "home-0"
     first = commit_folder(cloud)
@@ -167,7 +174,7 @@ def test_a_workdir_that_could_be_lost_is_refused(cloud, workdir):
 
 def test_a_preempted_pod_is_requested_anew(cloud):
     preempt = "touch preempted; echo PREEMPTED >$CLOUD/vm; kill -9 $PPID"
-    cloud.stand_in("bioclip2", f'cd "$CLOUD"; [ -f preempted ] || {{ {preempt}; }}')
+    cloud.stand_in("bioclip2", f'cd "$CLOUD"; [ -f preempted ] || {{ {preempt}; }}; {DONE}')
     done = pod(cloud)
     assert done.returncode == 0, done.stderr
     found = [kind for kind in kinds(cloud) if kind != "follow"]
@@ -177,7 +184,7 @@ def test_a_preempted_pod_is_requested_anew(cloud):
 
 def test_machines_that_somebody_deleted_are_requested_anew(cloud):
     gone = 'cd "$CLOUD"; [ -f gone ] || { touch gone; rm vm; kill -9 $PPID; }'
-    cloud.stand_in("bioclip2", gone)
+    cloud.stand_in("bioclip2", f"{gone}; {DONE}")
     done = pod(cloud)
     assert done.returncode == 0, done.stderr
     assert kinds(cloud).count("create") == 2 and kinds(cloud).count("delete") == 1
@@ -185,8 +192,8 @@ def test_machines_that_somebody_deleted_are_requested_anew(cloud):
 
 @pytest.mark.parametrize("option", ["--delete", "--delete-always"])
 def test_a_failed_training_fails_the_pod_and_says_why(cloud, option):
-    part = "[ $WORKER -ne 1 ] || { echo 'bioclip2: error: no such recipe' >&2; exit 2; }; exit 0"
-    cloud.stand_in("bioclip2", part)
+    part = "[ $WORKER -ne 1 ] || { echo 'bioclip2: error: no such recipe' >&2; exit 2; }; "
+    cloud.stand_in("bioclip2", part + DONE)
     done = pod(cloud, option, WORKERS="2")
     assert done.returncode == 1 and "ended with code 2, " in done.stderr
     assert "t-0: ended 0" in done.stderr and "t-1: ended 2" in done.stderr
@@ -200,12 +207,20 @@ def test_a_worker_that_has_restarted_has_all_started_again(cloud):
     wait = "for _ in {1..3000}; do /bin/sleep 0.02; done"
     lose = "until [ -f waiting ]; do /bin/sleep 0.01; done; touch lost; kill -9 $PPID; exit"
     first = f"[ $WORKER = 1 ] && {{ {lose}; }}; touch waiting; {wait}"
-    cloud.stand_in("bioclip2", f'cd "$CLOUD"; [ -f lost ] || {{ {first}; }}')
+    cloud.stand_in("bioclip2", f'cd "$CLOUD"; [ -f lost ] || {{ {first}; }}; {DONE}')
     done = pod(cloud, WORKERS="2")
     assert done.returncode == 0, done.stderr
     assert "t-0: running" in done.stderr and "t-1: none" in done.stderr
     assert [kind for kind in kinds(cloud) if kind != "follow"] == ["create", *START, "end", *START]
     assert len(cloud.calls("bioclip2")) == 4
+
+
+def test_what_the_machines_stopped_is_started_again(cloud):
+    """Maintenance, for example: SIGTERM to all, so that the run is saved with steps left."""
+    cloud.stand_in("bioclip2", f'[ -f "$HOME/told" ] || {{ touch "$HOME/told"; exit 0; }}; {DONE}')
+    done = pod(cloud, WORKERS="2")
+    assert done.returncode == 0 and "t-1: ended 143" in done.stderr, done.stderr
+    assert len(cloud.calls("bioclip2")) == 4 and kinds(cloud).count("create") == 1
 
 
 def test_all_are_not_started_again_for_ever(cloud):
@@ -219,7 +234,7 @@ def test_some_that_have_ended_while_others_run_are_waited_for_and_then_started_a
     """Even what is deaf to all but SIGKILL."""
     first = "[ $WORKER = 0 ] || exit 1; echo $$ >stopped; kill -STOP $$"
     once = f"[ -f was-$WORKER ] || {{ touch was-$WORKER; {first}; }}"
-    cloud.stand_in("bioclip2", f'cd "$CLOUD"; {once}')
+    cloud.stand_in("bioclip2", f'cd "$CLOUD"; {once}; {DONE}')
     done = pod(cloud, WORKERS="2")
     assert done.returncode == 0 and "t-1: ended 1" in done.stderr, done.stderr
     assert sum("status;" in words[-1] for words in cloud.calls("gcloud")) > 15
@@ -230,9 +245,9 @@ def test_some_that_have_ended_while_others_run_are_waited_for_and_then_started_a
 
 def test_a_worker_that_does_not_answer_is_waited_for(cloud):
     """The TPU is ready, so nothing is started or deleted."""
-    cloud.stand_in("bioclip2", UNTIL_TOLD)
+    cloud.stand_in("bioclip2", DONE + UNTIL_TOLD)
     job = cloud.start(
-        "tpu_pod.sh", *POD, "--", *RUN, CLOUD=str(cloud.folder / "cloud"), WORKERS="2"
+        "tpu_pod.sh", *POD, "--", *run_of(cloud), CLOUD=str(cloud.folder / "cloud"), WORKERS="2"
     )
     cloud.wait_for("cloud/home-0/bioclip2_jax.code/current/started")
     cloud.wait_for("cloud/home-1/bioclip2_jax.code/current/started")
@@ -259,24 +274,25 @@ def wait_until(holds) -> None:
 def test_a_running_training_is_followed_and_stopped(cloud):
     cloud.stand_in("bioclip2", UNTIL_TOLD)
     clouds = {"CLOUD": str(cloud.folder / "cloud")}
-    first = cloud.start("tpu_pod.sh", *POD, "--", *RUN, **clouds)
+    first = cloud.start("tpu_pod.sh", *POD, "--", *run_of(cloud), **clouds)
     cloud.wait_for("cloud/home-0/bioclip2_jax.code/current/started")
     first.send_signal(signal.SIGINT)  # the lid is closed
     first.communicate(timeout=30)
     assert first.returncode == 130
-    second = cloud.start("tpu_pod.sh", *POD, "--", *RUN, **clouds)
+    second = cloud.start("tpu_pod.sh", *POD, "--delete", "--", *run_of(cloud), **clouds)
     assert "READY" in second.stderr.readline()
     assert "following it" in second.stderr.readline()
     stop = cloud.run("tpu_pod.sh", "--name=tol", "--zone=z-a", "--stop", **clouds)
     assert stop.returncode == 0, stop.stderr
-    second.communicate(timeout=30)
+    assert "saved and stopped; the TPUs stay" in second.communicate(timeout=30)[1]
     folder = cloud.folder / "cloud/home-0/bioclip2_jax.code/current"
     assert second.returncode == 0 and (folder / "saved").exists()
     assert kinds(cloud).count("start") == len(cloud.calls("bioclip2")) == 1
+    assert "delete" not in kinds(cloud)
 
 
 def test_a_training_that_ended_before_does_not_count(cloud):
-    cloud.stand_in("bioclip2", "")
+    cloud.stand_in("bioclip2", DONE)
     assert pod(cloud).returncode == 0 and pod(cloud).returncode == 0
     assert len(cloud.calls("bioclip2")) == 2 and kinds(cloud).count("create") == 1
 
@@ -322,7 +338,7 @@ def test_a_request_that_gcloud_does_not_take_is_not_repeated(cloud):
     ],
 )
 def test_wrong_options_of_a_pod_are_named(cloud, arguments, said):
-    done = cloud.run("tpu_pod.sh", *arguments, "--", *RUN)
+    done = cloud.run("tpu_pod.sh", *arguments, "--", *run_of(cloud))
     assert is_usage_error(done) and said in done.stderr and not cloud.calls()
 
 

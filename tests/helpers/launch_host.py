@@ -103,7 +103,7 @@ class Host:
         return [words for words in found if not names or words[0] in names]
 
     def wait_for(self, file: str) -> None:
-        for _ in range(500):
+        for _ in range(1500):
             if (self.folder / file).exists():
                 return
             time.sleep(0.02)
