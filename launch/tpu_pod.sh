@@ -232,6 +232,8 @@ look() {
     running | none | stopped) verdict="${told##*: }" ;;
     "ended 0") verdict="done" ;;
     *unreachable*) verdict=unreachable ;;
+    running,stopped) verdict=running ;; # by --stop, soon all
+    *stopped*) verdict=stopped ;;
     *none*) verdict=lost ;;
     *running*) verdict=parted ;;
     "ended 143") verdict=lost ;; # they were told to save and stop, not by --stop
