@@ -46,7 +46,7 @@ def main(folder: str, model: str, pairs: str, prepared: str | None = None) -> No
     params = jax.jit(lambda: clip.init_params(config, 0, replay_projection=True))()
     flat = {name: np.asarray(leaf) for name, leaf in layout.flatten(params).items()}
     tensors = layout.of_ours(flat.__getitem__, config, replay_projection=True)
-    arrays = {name: np.ascontiguousarray(tensors.read(name)) for name in tensors.shapes}
+    arrays = {name: np.ascontiguousarray(tensor.read()) for name, tensor in tensors.items()}
     save_file(arrays, Path(folder, "weights.safetensors"))
 
     found = np.load(prepared) if prepared else draw(model)

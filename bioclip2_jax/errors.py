@@ -1,7 +1,8 @@
 """Errors a user can act on: one sentence that names the culprit and the way out."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class UserError(Exception):
@@ -19,6 +20,15 @@ class UsageError(UserError):
 def reason(error: BaseException) -> str:
     """The first line of what an error says, at most 200 characters, else its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Puts the file or thing they are about in front of a `UserError`'s words."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
 def exit_on_user_error(program: Callable[[], object]) -> None:

@@ -6,6 +6,7 @@ by `data.tables`; files that grow, such as metrics.jsonl, are written by their o
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -80,6 +81,12 @@ def write_csv(
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def sha256(path: os.PathLike[str]) -> str:
+    """The checksum of a local file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: epath.PathLike) -> str:

@@ -29,7 +29,7 @@ from bioclip2_jax.training.recipe import compose, parse_recipe
 from bioclip2_jax.weights import checkpoint, layout, transformers
 from bioclip2_jax.weights.description import Preprocess, write_description
 from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE, infer_config, open_source
-from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights.tensors import Tensor
 from bioclip2_jax.weights.write import write
 
 CONFIG = ClipConfig(
@@ -188,10 +188,13 @@ def test_half_precision_goes_through_every_form_without_further_loss(folder, tmp
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_sizes_of_every_preset_are_inferred_from_its_tensors(name):
     config = PRESETS[name]
-    shapes = {x: leaf.their_shape for leaf in layout.leaves(config) for x in leaf.theirs}
-    tensors = Tensors(shapes, dict.fromkeys(shapes, "float32"), None)
+    tensors = {
+        name: Tensor(leaf.their_shape, "float32", None)
+        for leaf in layout.leaves(config)
+        for name in leaf.theirs
+    }
     assert infer_config(tensors) == config
-    other = tensors.replace("input_resolution", (), None)  # as in OpenAI's own files
+    other = tensors | {"input_resolution": Tensor((), "float32", None)}  # as in OpenAI's own files
     assert infer_config(other) == dataclasses.replace(config, quick_gelu=True)
 
 

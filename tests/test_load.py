@@ -13,6 +13,7 @@ import bioclip2_jax
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.weights import load
 from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.open import CONFIG_FILE
 
@@ -66,10 +67,9 @@ def test_workdir_step_folder_and_export_are_the_same_model(places):
 def test_checkpoints_of_a_run_share_what_is_compiled(places, model):
     before, after = (bioclip2_jax.load(places / "run" / "checkpoints" / s) for s in ("4", "8"))
     first = before.encode_image(PIXELS)
-    compiled = before._encoders.image._cache_size()
+    compiled = load._encode_image._cache_size()
     second = after.encode_image(PIXELS)
-    assert after._encoders.image is before._encoders.image
-    assert compiled == after._encoders.image._cache_size()
+    assert compiled == load._encode_image._cache_size() > 0
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(second, after.encode_image(PIXELS))
 

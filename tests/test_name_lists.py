@@ -149,8 +149,8 @@ def test_a_bad_label_file_is_a_clear_error(tmp_path, data, message):
 
 
 def test_traits_are_read_like_every_table():
-    assert read_table(CASES / "gbifq.tsv").majority(["Pica pica"], "locality") == ["x"]
-    found = read_table(CASES / "utf16.csv").majority(["viridis"], "vernacularName")
-    assert found == ["Pic épeiche"]
-    found = read_table(CASES / "ebird.csv").majority(["Pica_pica"], "Common Name")
-    assert found == ["Eurasian Magpie"]
+    assert read_table(CASES / "gbifq.tsv").texts(["Pica pica"], "locality") == [["x"]]
+    found = read_table(CASES / "utf16.csv").texts(["viridis"], "vernacularName")
+    assert found == [["Pic épeiche"]]
+    found = read_table(CASES / "ebird.csv").texts(["Pica_pica"], "Common Name")
+    assert found == [["Eurasian Magpie"]]

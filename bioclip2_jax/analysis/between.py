@@ -19,6 +19,7 @@ import numpy as np
 from bioclip2_jax.analysis.ridge import assign_folds, gradient_axis, nested_ridge
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation.findings import Gradient, Separation
+from bioclip2_jax.measures.scores import unit
 
 MAX_PAIRED = 1500  # species whose pairwise distances are compared; more are thinned at random
 MIN_SPECIES = 6
@@ -54,7 +55,7 @@ def prototypes(features: np.ndarray, species: np.ndarray) -> np.ndarray:
     species = np.asarray(species)
     sums = np.zeros((species.max() + 1, features.shape[1]))
     np.add.at(sums, species, features)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return unit(sums)
 
 
 def continuous_trait(
@@ -212,7 +213,7 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, num_classes: int) -> n
       [p] float64; a class of one member counts 0, as scikit-learn has it, and so does a labelling
       with one class.
     """
-    normal = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    normal = unit(features)
     distances = 1 - normal @ normal.T
     np.fill_diagonal(distances, 0)
     blocks = []
@@ -254,17 +255,17 @@ def _thin(count: int, rng: np.random.Generator) -> np.ndarray:
 def _mantel(
     features: np.ndarray, values: np.ndarray, permutations: int, rng: np.random.Generator
 ) -> tuple[float, float]:
+    from scipy.spatial.distance import squareform
     from scipy.stats import rankdata
 
     rows = _thin(len(values), rng)
     features, values = features[rows], values[rows]
-    normal = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    normal = unit(features)
     first, second = np.triu_indices(len(rows), 1)
     far = rankdata(1 - (normal @ normal.T)[first, second])
     trait = rankdata(np.abs(values[first] - values[second]))
     far, trait = far - far.mean(), trait - trait.mean()
-    square = np.zeros((len(rows), len(rows)))
-    square[first, second] = square[second, first] = trait
+    square = squareform(trait)
     norms = np.linalg.norm(far) * np.linalg.norm(trait)
     # Swapping species permutes rows and columns of the ranks, which are found only once.
     orders = [np.arange(len(rows))] + [rng.permutation(len(rows)) for _ in range(permutations)]

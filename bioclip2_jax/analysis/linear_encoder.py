@@ -7,6 +7,7 @@ variant, as a run over pictures that do not repeat. What real encoders add, nonl
 and a text tower that learns, is left out on purpose.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -36,28 +37,6 @@ class World(NamedTuple):
     prototypes: jax.Array
 
 
-class Measures(NamedTuple):
-    """What happened to the variants, as means over the species.
-
-    Attributes:
-      rho: share of the squared difference inside the span of the centred prototypes.
-      rho_images: the same for the span of the species' mean images, as `within` measures it.
-      difference: length of the difference of the variants' mean images.
-      outside: length of its part outside the span of the prototypes.
-      fisher: squared difference over the variants' summed variances.
-      accuracy: share of individuals nearest to their own caption.
-      loss: contrastive loss in nats, less the log 2 that the twin in the batch always costs.
-    """
-
-    rho: float
-    rho_images: float
-    difference: float
-    outside: float
-    fisher: float
-    accuracy: float
-    loss: float
-
-
 def loss_of(embeddings: jax.Array, prototypes: jax.Array, scale: jax.Array) -> jax.Array:
     """The training loss of a batch that holds every species twice, once a variant.
 
@@ -84,6 +63,7 @@ def initial_weights(key: jax.Array, worlds: World) -> jax.Array:
     return jax.random.normal(key, (replicates, factors, dim)) / np.sqrt(dim)
 
 
+@functools.partial(jax.jit, static_argnames="marks")
 def train(
     worlds: World,
     weights: jax.Array,
@@ -111,22 +91,19 @@ def train(
     """
     spans = jnp.asarray([marks[:-1], marks[1:]]).T
     keys = jax.random.split(key, len(weights))
-    return _train(worlds, weights, jnp.float32(scale), keys, spans, jnp.float32(rate))
+    beta = jnp.float32(scale)
 
-
-@jax.jit
-def _train(worlds, weights, scale, keys, spans, rate):
     def train_one(world: World, weights: jax.Array, key: jax.Array) -> jax.Array:
         means = _variant_means(world)
         moments = jnp.mean(means**2, axis=(0, 1)) + world.noise**2
         # Unused factors have no moment and no gradient.
-        rates = (rate / jnp.maximum(moments, 1e-9) / scale**2)[:, None]
+        rates = (rate / jnp.maximum(moments, 1e-9) / beta**2)[:, None]
 
         def step(number, state):
             weights, momentum = state
             noise = jax.random.normal(jax.random.fold_in(key, number), means.shape)
             factors = means + world.noise * noise
-            gradient = jax.grad(lambda w: loss_of(factors @ w, world.prototypes, scale))(weights)
+            gradient = jax.grad(lambda w: loss_of(factors @ w, world.prototypes, beta))(weights)
             momentum = MOMENTUM * momentum + gradient
             return weights - rates * momentum, momentum
 
@@ -140,7 +117,7 @@ def _train(worlds, weights, scale, keys, spans, rate):
     return jax.vmap(train_one)(worlds, weights, keys)
 
 
-def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> Measures:
+def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> dict[str, float]:
     """Draws new individuals of one world and measures their images.
 
     Args:
@@ -148,6 +125,15 @@ def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> Measu
       weights: [m, d] float.
       scale: the inverse temperature.
       seed: of the individuals.
+
+    Returns:
+      rho: share of the squared difference inside the span of the centred prototypes.
+      rho_images: the same for the span of the species' mean images, as `within` measures it.
+      difference: length of the difference of the variants' mean images.
+      outside: length of its part outside the span of the prototypes.
+      fisher: squared difference over the variants' summed variances.
+      accuracy: share of individuals nearest to their own caption.
+      loss: contrastive loss in nats, less the log 2 that the twin in the batch always costs.
     """
     means = np.asarray(_variant_means(world), np.float64)
     prototypes = np.asarray(world.prototypes, np.float64)
@@ -162,37 +148,38 @@ def measure(world: World, weights: np.ndarray, scale: float, seed: int) -> Measu
     answers = (images @ prototypes.T).argmax(axis=-1)
     beta = jnp.float32(scale)
     losses = [loss_of(jnp.asarray(x, jnp.float32), world.prototypes, beta) for x in images[:4]]
-    return Measures(
-        rho=float(((inside**2).sum(axis=1) / squares).mean()),
-        rho_images=float(((inside_images**2).sum(axis=1) / squares).mean()),
-        difference=float(np.sqrt(squares).mean()),
-        outside=float(np.linalg.norm(differences - inside, axis=1).mean()),
-        fisher=float((squares / images.var(axis=0).sum(axis=(0, 2))).mean()),
-        accuracy=float((answers == np.arange(len(prototypes))).mean()),
-        loss=float(np.mean(losses) - np.log(2)),
-    )
+    return {
+        "rho": float(((inside**2).sum(axis=1) / squares).mean()),
+        "rho_images": float(((inside_images**2).sum(axis=1) / squares).mean()),
+        "difference": float(np.sqrt(squares).mean()),
+        "outside": float(np.linalg.norm(differences - inside, axis=1).mean()),
+        "fisher": float((squares / images.var(axis=0).sum(axis=(0, 2))).mean()),
+        "accuracy": float((answers == np.arange(len(prototypes))).mean()),
+        "loss": float(np.mean(losses) - np.log(2)),
+    }
 
 
-def pulls(world: World, weights: np.ndarray, scale: float) -> tuple[float, float]:
+def pulls(world: World, weights: np.ndarray, scale: float) -> dict[str, float]:
     """How fast descent would shrink the differences inside and outside the prototypes' span.
 
     The differences are free here, not tied to factors, and no noise is added.
 
     Returns:
-      The relative rates -d log(length)/dt inside and outside, in the unit of the loss's gradient
-      for embeddings of length 1; negative where the part grows.
+      pull_inside, pull_outside: the relative rates -d log(length)/dt of the parts, in the unit of
+        the loss's gradient for embeddings of length 1; negative where the part grows.
     """
     embeddings = _unit(_variant_means(world) @ weights)
     gradient = np.asarray(difference_gradient(embeddings, world.prototypes, scale), np.float64)
     differences = np.asarray(embeddings[1] - embeddings[0], np.float64)
     basis = span_of(np.asarray(world.prototypes, np.float64))
     inside = project(differences, basis)
-    rates = []
-    for part in (inside, differences - inside):
+    rates = {}
+    for name, part in (("pull_inside", inside), ("pull_outside", differences - inside)):
         size = (part**2).sum()
         # Embeddings weigh one in 2 K in the loss; where nothing is outside, nothing can shrink.
-        rates.append(2 * len(part) * float((part * gradient).sum() / size) if size > 1e-9 else 0.0)
-    return rates[0], rates[1]
+        rate = float((part * gradient).sum() / size) if size > 1e-9 else 0.0
+        rates[name] = 2 * len(part) * rate
+    return rates
 
 
 def span_of(points: np.ndarray) -> np.ndarray:

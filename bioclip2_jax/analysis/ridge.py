@@ -4,7 +4,7 @@ Ridge predictions are linear in the targets, so that one decomposition of the tr
 serves every strength and every permutation of a trait.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -14,8 +14,7 @@ STRENGTHS = 10.0 ** np.arange(-3, 4)  # in units of the mean eigenvalue of the t
 _BLOCK = 16_000_000  # numbers held at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class HeldOut(NamedTuple):
     """Held-out predictions of c scores in p columns for s species.
 
     Attributes:
@@ -45,6 +44,8 @@ def assign_folds(clades: np.ndarray) -> np.ndarray:
     return fold_of[numbers]
 
 
+# Its matrices are small: threads would wait for each other longer than they work.
+@threadpool_limits.wrap(limits=1)
 def nested_ridge(
     features: np.ndarray,
     folds: np.ndarray,
@@ -65,33 +66,17 @@ def nested_ridge(
         None: all are one group.
       group_targets: so do targets.
     """
+    _, num_scores, num_columns = targets.shape
+    block = max(1, _BLOCK // (len(features) * num_scores * len(STRENGTHS)))
+    if num_columns > block:
+        parts = (
+            nested_ridge(features, folds, targets[..., i : i + block], groups, group_targets)
+            for i in range(0, num_columns, block)
+        )
+        return HeldOut(*(np.concatenate(blocks, axis=-1) for blocks in zip(*parts, strict=True)))
     groups = np.zeros(len(features), np.int64) if groups is None else groups
     target_groups = groups if group_targets else np.zeros_like(groups)
-    # Its matrices are small: threads would wait for each other longer than they work.
-    with threadpool_limits(1):
-        block = max(1, _BLOCK // (targets.shape[0] * targets.shape[1] * len(STRENGTHS)))
-        parts = [
-            _nested_ridge(
-                features, folds, targets[..., start : start + block], groups, target_groups
-            )
-            for start in range(0, targets.shape[2], block)
-        ]
-    return HeldOut(
-        predictions=np.concatenate([part.predictions for part in parts], axis=-1),
-        baselines=np.concatenate([part.baselines for part in parts], axis=-1),
-        class_means=np.concatenate([part.class_means for part in parts], axis=-1),
-    )
-
-
-def _nested_ridge(
-    features: np.ndarray,
-    folds: np.ndarray,
-    targets: np.ndarray,
-    groups: np.ndarray,
-    target_groups: np.ndarray,
-) -> HeldOut:
     num_folds = folds.max() + 1
-    _, num_scores, num_columns = targets.shape
     errors = np.zeros((num_folds, len(STRENGTHS), num_columns))
     sums = np.zeros((num_folds, len(STRENGTHS), num_scores, num_scores, num_columns))
     # A fit without two folds predicts each of them on behalf of the other.

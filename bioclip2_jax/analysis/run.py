@@ -3,9 +3,8 @@
 Each writes `OUT/NAME.json` and figures as SVG, those of features also a CSV with a row a species.
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ from bioclip2_jax import files
 from bioclip2_jax.analysis import between as between_species
 from bioclip2_jax.analysis import traits
 from bioclip2_jax.analysis import within as within_species
-from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.errors import UsageError, UserError, naming
 from bioclip2_jax.evaluation import experiments, findings, schema
 from bioclip2_jax.features import store as stores
 from bioclip2_jax.measures.maps import flat_map, principal_map
@@ -63,7 +62,8 @@ def between(
     continuous, discrete = [], []
     for name, numbers in values.items():
         with_trait = np.isfinite(numbers)
-        with _naming(name, with_trait):
+        _require_any(name, with_trait)
+        with naming(name):
             gradient = between_species.continuous_trait(
                 prototypes[with_trait], numbers[with_trait], clades[with_trait], **draws
             )
@@ -86,7 +86,8 @@ def between(
         columns[f"{name} predicted"] = predictions.tolist()
     for name, labels in classes.items():
         with_trait = np.asarray([label != "" for label in labels])
-        with _naming(name, with_trait):
+        _require_any(name, with_trait)
+        with naming(name):
             separation = between_species.discrete_trait(
                 prototypes[with_trait], np.asarray(labels)[with_trait], clades[with_trait], **draws
             )
@@ -254,18 +255,12 @@ def _row(kind: type[T], measures: Any, **more: Any) -> T:
     return kind(**{name: getattr(measures, name) for name in shared}, **more)
 
 
-@contextlib.contextmanager
-def _naming(trait: str, with_trait: np.ndarray) -> Iterator[None]:
-    """Errors about a trait name it; that it is known of no species is one of them."""
+def _require_any(trait: str, with_trait: np.ndarray) -> None:
     if not with_trait.any():
         raise UserError(
             f"{trait} is known of none of the {len(with_trait)} species; do the names in the table"
             " agree with those of the features?"
         )
-    try:
-        yield
-    except UserError as error:
-        raise type(error)(f"{trait}: {error}") from error
 
 
 def _two_values(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bioclip2_jax.analysis import between
-from bioclip2_jax.analysis.within import SpeciesWithin, Within, within
+from bioclip2_jax.analysis.within import SpeciesWithin, within
 from bioclip2_jax.evaluation.experiments import Measures
 from bioclip2_jax.measures.scores import number
 from bioclip2_jax.measures.simple_shot import few_shot
@@ -73,7 +73,10 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> Measures:
         above_chance[f"{name}_accuracy"] = probe.accuracy - probe.chance
     variation = {}
     for name, variants in (("sex", truth.male), ("life_stage", truth.juvenile)):
-        each = [_within_group(features, labels, variants, rows) for rows in groups]
+        each = [
+            within(features[part], labels[part], variants[part], permutations=20)
+            for part in (np.isin(labels, rows) for rows in groups)
+        ]
         species = [entry for group in each for entry in group.species]
         variation |= {
             f"rho_{name}": _share_inside(species),
@@ -94,13 +97,6 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> Measures:
         **above_chance,
         **variation,
     )
-
-
-def _within_group(
-    features: np.ndarray, labels: np.ndarray, variants: np.ndarray, species: np.ndarray
-) -> Within:
-    part = np.isin(labels, species)
-    return within(features[part], labels[part], variants[part], permutations=20)
 
 
 def _share_inside(species: list[SpeciesWithin]) -> float | None:

@@ -10,7 +10,6 @@ same number of steps. Every model is measured on the same pictures, which none h
 Every folder of pictures and the features of every run are kept: started again, it goes on.
 """
 
-import io
 import itertools
 import json
 import shutil
@@ -86,9 +85,7 @@ def run(
         general = Arm(captions="none", replay=False, images=0, seed=seed)
         arms = [
             Arm(captions=captions, replay=replay, images=size, seed=seed)
-            for captions in CAPTIONS
-            for replay in (False, True)
-            for size in study.sizes
+            for captions, replay, size in itertools.product(CAPTIONS, (False, True), study.sizes)
         ]
         for arm in (general, *arms):
             workdir = out / "runs" / _name(arm)
@@ -237,6 +234,5 @@ def _encode(workdir: Path, world: _World, captions: str, pictures: list[bytes], 
     features = np.concatenate([batch.features for batch in batches])
     kind = "flat" if captions == "flat" else "hierarchical"
     texts = [caption("taxon", world.taxon(species, kind)) for species in world.species]
-    buffer = io.BytesIO()
-    np.savez(buffer, pictures=features, names=embed_texts(model, texts, 128))
-    files.write_bytes(path, buffer.getvalue())
+    with files.writing(path) as file:
+        np.savez(file, pictures=features, names=embed_texts(model, texts, 128))

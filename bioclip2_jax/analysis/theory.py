@@ -30,6 +30,7 @@ compares captions that spell out a lineage with captions that share nothing.
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,6 +41,7 @@ from bioclip2_jax.analysis import linear_encoder
 from bioclip2_jax.analysis.linear_encoder import World
 from bioclip2_jax.evaluation import experiments
 from bioclip2_jax.evaluation.experiments import Setting
+from bioclip2_jax.measures.scores import unit
 
 STEPS = 1024
 REPLICATES = 8
@@ -121,9 +123,8 @@ def even_prototypes(rng: np.random.Generator, species: int, dim: int, cosine: fl
     directions = rng.normal(size=(species + 1, dim))
     if species < dim:
         directions = np.linalg.qr(directions.T)[0].T
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    vectors = math.sqrt(1 - cosine) * directions[1:] + math.sqrt(cosine) * directions[0]
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    directions = unit(directions)
+    return unit(math.sqrt(1 - cosine) * directions[1:] + math.sqrt(cosine) * directions[0])
 
 
 def orthogonality(
@@ -145,11 +146,11 @@ def orthogonality(
     weights = linear_encoder.train(stacked, weights, setting.scale, jax.random.key(seed + 1), marks)
     rows = []
     for place, step in enumerate(marks):
-        measures = []
-        for world, encoder in zip(worlds, np.asarray(weights)[:, place], strict=True):
-            row = linear_encoder.measure(world, encoder, setting.scale, seed)._asdict()
-            inside, outside = linear_encoder.pulls(world, encoder, setting.scale)
-            measures.append(row | {"pull_inside": inside, "pull_outside": outside})
+        measures = [
+            linear_encoder.measure(world, encoder, setting.scale, seed)
+            | linear_encoder.pulls(world, encoder, setting.scale)
+            for world, encoder in zip(worlds, np.asarray(weights)[:, place], strict=True)
+        ]
         rows.append(
             experiments.Orthogonality(
                 **vars(setting),
@@ -169,14 +170,9 @@ def _world(setting: Setting, rng: np.random.Generator) -> World:
     another = (np.roll(own, 1, axis=1) - own) / math.sqrt(2)
     variants = np.ones((count, 1)) if setting.shared else own
     share = math.sqrt(1 - setting.overlap**2)
-    poses = np.zeros((count, POSES))
-    noise = np.zeros(count + variants.shape[1] + POSES)
-    noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
-    differences = np.concatenate([setting.overlap * another, share * variants, poses], axis=1)
-    return _as_world(
-        species=np.concatenate([own, np.zeros_like(variants), poses], axis=1),
-        differences=setting.strength * differences,
-        noise=noise,
+    return _with_poses(
+        species=np.hstack([own, np.zeros_like(variants)]),
+        differences=setting.strength * np.hstack([setting.overlap * another, share * variants]),
         prototypes=even_prototypes(rng, count, setting.dim, setting.cosine),
     )
 
@@ -214,11 +210,8 @@ def hierarchy(
             linear_encoder.train(trained, weights, scale, key, marks, rate=TREE_RATE)
         )
         texts = [tree.order(tree.captions[captions][seen], seen) for tree in drawn]
-        rows.append(
-            experiments.Hierarchy(
-                captions=captions, space="captions", step=marks[-1], **_mean(texts)
-            )
-        )
+        row = partial(experiments.Hierarchy, captions=captions)
+        rows.append(row(space="captions", step=marks[-1], **_mean(texts)))
         for place, step in enumerate(marks):
             encoders = list(zip(drawn, worlds, weights[:, place], strict=True))
             for space, part in (("seen", seen), ("unseen", ~seen)):
@@ -226,19 +219,17 @@ def hierarchy(
                     tree.order(np.asarray(world.species)[part] @ encoder, part)
                     for tree, world, encoder in encoders
                 ]
-                row = experiments.Hierarchy(
-                    captions=captions, space=space, step=step, **_mean(images)
-                )
+                of_images = row(space=space, step=step, **_mean(images))
                 if space == "seen":
                     measures = [
-                        linear_encoder.measure(_part(world, seen), encoder, scale, seed)._asdict()
+                        linear_encoder.measure(_part(world, seen), encoder, scale, seed)
                         for _, world, encoder in encoders
                     ]
                     random_rho = chance(int(seen.sum()), TREE_DIM)
-                    row = experiments.SeenHierarchy(
-                        **vars(row), chance=random_rho, **_mean(measures)
+                    of_images = experiments.SeenHierarchy(
+                        **vars(of_images), chance=random_rho, **_mean(measures)
                     )
-                rows.append(row)
+                rows.append(of_images)
     return rows
 
 
@@ -262,17 +253,12 @@ class _Tree:
         }
 
     def world(self, prototypes: np.ndarray) -> World:
-        shown = np.concatenate([self.morphology, self.ecology[:, None]], axis=1)
-        shown = np.concatenate([shown / math.sqrt(MORPHOLOGY), self.looks], axis=1)
-        hidden = np.zeros((len(shown), 1 + POSES))
-        differences = np.zeros((len(shown), shown.shape[1] + hidden.shape[1]))
-        differences[:, shown.shape[1]] = 1
-        noise = np.zeros(differences.shape[1])
-        noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
-        return _as_world(
-            species=np.concatenate([shown, hidden], axis=1),
-            differences=differences,
-            noise=noise,
+        shown = np.hstack([self.morphology, self.ecology[:, None]]) / math.sqrt(MORPHOLOGY)
+        shown = np.hstack([shown, self.looks])
+        variant = np.ones((len(shown), 1))
+        return _with_poses(
+            species=np.hstack([shown, 0 * variant]),
+            differences=np.hstack([np.zeros_like(shown), variant]),
             prototypes=prototypes,
         )
 
@@ -280,7 +266,7 @@ class _Tree:
         """Spearman correlations of distances between the species of a part with their traits."""
         from scipy.stats import spearmanr
 
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = unit(vectors)
         first, second = np.triu_indices(len(vectors), 1)
         # Cosines of flat captions are all 0, up to rounding.
         far = np.round(1 - (vectors @ vectors.T)[first, second], 6)
@@ -303,8 +289,13 @@ def _marks(steps: int) -> tuple[int, ...]:
     return (0, *sorted({steps // 4**i for i in range(5)} - {0}))
 
 
-def _as_world(**arrays: np.ndarray) -> World:
-    return World(**{name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()})
+def _with_poses(species: np.ndarray, differences: np.ndarray, prototypes: np.ndarray) -> World:
+    """Adds the factors that are noise alone."""
+    poses = np.zeros((len(species), POSES))
+    noise = np.zeros(species.shape[1] + POSES)
+    noise[-POSES:] = POSE_NOISE / math.sqrt(POSES)
+    arrays = np.hstack([species, poses]), np.hstack([differences, poses]), noise, prototypes
+    return World(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
 def _stack(worlds: list[World]) -> World:

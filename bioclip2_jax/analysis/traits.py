@@ -12,6 +12,7 @@ from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.findings import BetweenSettings
 from bioclip2_jax.features.store import Store
+from bioclip2_jax.measures import scores
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 SPECIES_COLUMNS = ("scientificname", "species", "binomial", "species1")  # as `normal` writes them
@@ -36,9 +37,7 @@ class SpeciesList:
 
     def clades(self, rank: str) -> np.ndarray:
         """[s] number of every species' clade; those of one unnamed family share its order."""
-        lineages = [taxon.lineage(rank) for taxon in self.taxa]
-        number = {lineage: place for place, lineage in enumerate(sorted(set(lineages)))}
-        return np.asarray([number[lineage] for lineage in lineages])
+        return scores.number([taxon.lineage(rank) for taxon in self.taxa])[1]
 
 
 def list_species(
@@ -85,26 +84,13 @@ def label_values(store: Store, name: str, place: str) -> np.ndarray:
     return store.labels[name]
 
 
-def numbers_of_label(species: SpeciesList, values: np.ndarray, name: str) -> np.ndarray:
-    """[s] float, the mean of a numeric label over the pictures of every species, NaN if unknown.
-
-    Raises:
-      UserError: a value is no number.
-    """
-    rows: list[list[float]] = [[] for _ in species.names]
+def texts_of_label(species: SpeciesList, values: np.ndarray) -> list[list[str]]:
+    """The values [n] of a label, those of each species together."""
+    texts: list[list[str]] = [[] for _ in species.names]
     for number, text in zip(species.numbers.tolist(), values.tolist(), strict=True):
-        if number >= 0 and text.strip().lower() not in _NO_NUMBER:
-            rows[number].append(_number(text, f"label {name}"))
-    return np.asarray([np.mean(row) if row else np.nan for row in rows])
-
-
-def majority_of_label(species: SpeciesList, values: np.ndarray) -> list[str]:
-    """The commonest value of a label among the pictures of every species, "" if unknown."""
-    rows: list[Counter] = [Counter() for _ in species.names]
-    for number, text in zip(species.numbers.tolist(), values.tolist(), strict=True):
-        if number >= 0 and text.strip().lower() not in _NO_CLASS:
-            rows[number][text] += 1
-    return [_majority(row) for row in rows]
+        if number >= 0:
+            texts[number].append(text)
+    return texts
 
 
 @dataclass(frozen=True)
@@ -121,32 +107,15 @@ class TraitTable:
     rows_of: dict[str, list[dict[str, str]]]
     columns: list[str]
 
-    def numbers(self, names: Sequence[str], column: str) -> np.ndarray:
-        """[s] float, the mean over a species' rows, NaN where unknown.
-
-        Raises:
-          UsageError: no such column.
-          UserError: a value is no number.
-        """
-        means = []
-        for name, texts in zip(names, self._texts(names, column, _NO_NUMBER), strict=True):
-            values = [_number(text, f"{self.path}: {column} of {name}") for text in texts]
-            means.append(np.mean(values) if values else np.nan)
-        return np.asarray(means)
-
-    def majority(self, names: Sequence[str], column: str) -> list[str]:
-        """The commonest value of a species' rows, "" where unknown.
+    def texts(self, names: Sequence[str], column: str) -> list[list[str]]:
+        """The cells of each species' rows.
 
         Raises:
           UsageError: no such column.
         """
-        return [_majority(Counter(texts)) for texts in self._texts(names, column, _NO_CLASS)]
-
-    def _texts(self, names: Sequence[str], column: str, missing: Sequence[str]) -> list[list[str]]:
         if column not in self.columns:
             raise UsageError(f"{self.path}: no column {column!r}; it has {', '.join(self.columns)}")
-        rows = ([row[column].strip() for row in self.rows_of.get(_key(n), ())] for n in names)
-        return [[text for text in texts if text.lower() not in missing] for texts in rows]
+        return [[row[column].strip() for row in self.rows_of.get(_key(n), ())] for n in names]
 
 
 def read_table(path: str | Path, species_column: str | None = None) -> TraitTable:
@@ -206,10 +175,21 @@ def known_traits(
                 " --traits names a table"
             )
 
-    def numbers(name: str) -> np.ndarray:
+    def texts(name: str, unknown: Sequence[str]) -> list[list[str]]:
+        """What is known of each species."""
         if table:
-            return table.numbers(species.names, name)
-        return numbers_of_label(species, label_values(store, name, place), name)
+            each = table.texts(species.names, name)
+        else:
+            each = texts_of_label(species, label_values(store, name, place))
+        return [[x for x in texts if x.strip().lower() not in unknown] for texts in each]
+
+    def numbers(name: str) -> np.ndarray:
+        where = f"{table.path if table else place}: {name} of"
+        means = [
+            np.mean([_number(text, f"{where} {taxon}") for text in known]) if known else np.nan
+            for taxon, known in zip(species.names, texts(name, _NO_NUMBER), strict=True)
+        ]
+        return np.asarray(means)
 
     values = {name: numbers(name) for name in continuous}
     for name in wanted.logarithms:
@@ -220,14 +200,7 @@ def known_traits(
                 " ask for it with --trait"
             )
         values[f"log10 {name}"] = np.log10(plain)
-    classes = {}
-    for name in discrete:
-        if table:
-            classes[name] = table.majority(species.names, name)
-        else:
-            texts = label_values(store, name, place)
-            classes[name] = majority_of_label(species, texts)
-    return values, classes
+    return values, {name: list(map(_majority, texts(name, _NO_CLASS))) for name in discrete}
 
 
 def _key(name: str) -> str:
@@ -235,8 +208,10 @@ def _key(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _majority(counts: Counter) -> str:
-    return min(counts, key=lambda value: (-counts[value], value)) if counts else ""
+def _majority(texts: Sequence[str]) -> str:
+    """The commonest, the first of several by the alphabet, "" of none."""
+    counts = Counter(texts)
+    return min(counts, key=lambda text: (-counts[text], text), default="")
 
 
 def _number(text: str, what: str) -> float:

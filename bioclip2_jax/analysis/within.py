@@ -143,18 +143,16 @@ def within(
     entries, shares, nulls = [], [], []
     for number in measured:
         rows = labelled[number]
-        # Its matrices are small: threads would wait for each other longer than they work.
-        with threadpool_limits(1):
-            entry, share, null = _one_species(
-                features[rows],
-                variants[rows],
-                species=names[number].item(),
-                others=np.delete(means, number, axis=0),
-                basis=basis,
-                permutations=permutations,
-                halvings=-(-HALVINGS // len(measured)),
-                rng=np.random.default_rng((seed, number)),
-            )
+        entry, share, null = _one_species(
+            features[rows],
+            variants[rows],
+            species=names[number].item(),
+            others=np.delete(means, number, axis=0),
+            basis=basis,
+            permutations=permutations,
+            halvings=-(-HALVINGS // len(measured)),
+            rng=np.random.default_rng((seed, number)),
+        )
         entries.append(entry)
         shares.append(share)
         nulls.append(null)
@@ -290,6 +288,8 @@ def _difference_weights(
     return np.where(np.vstack([variants, dealt]) == 1, 1 / counts[1], -1 / counts[0])
 
 
+# Its matrices are small: threads would wait for each other longer than they work.
+@threadpool_limits.wrap(limits=1)
 def _one_species(
     features: np.ndarray,
     variants: np.ndarray,

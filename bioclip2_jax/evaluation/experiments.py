@@ -35,7 +35,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """Means of `linear_encoder.Measures`."""
+    """Means of what `linear_encoder.measure` returns."""
 
     rho: float
     rho_se: float

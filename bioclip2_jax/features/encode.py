@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from bioclip2_jax.data import images
 from bioclip2_jax.data.dataset import Source
 from bioclip2_jax.data.records import Record, taxon_of
 from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.measures.scores import unit
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import ZERO_SHOT_TEMPLATES
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
@@ -103,9 +105,8 @@ def embed_images(
     chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = [pool.submit(pixels, index) for index in range(min(size, count))]
-        for number, chunk in enumerate(chunks, start=1):
+        for chunk, following in zip_longest(chunks, chunks[1:], fillvalue=range(0)):
             loaded = [future.result() for future in waiting]
-            following = chunks[number] if number < len(chunks) else ()
             waiting = [pool.submit(pixels, index) for index in following]
             arrays = {i: x for i, x in zip(chunk, loaded, strict=True) if isinstance(x, np.ndarray)}
             bad = [(i, x) for i, x in zip(chunk, loaded, strict=True) if isinstance(x, str)]
@@ -188,8 +189,7 @@ def embed_classes(
         part = names[start : start + step]
         texts = [template.format(name) for name in part for template in templates]
         each = embed_texts(model, texts, batch_size).reshape(len(part), len(templates), -1)
-        mean = each.mean(axis=1)
-        features[start : start + step] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        features[start : start + step] = unit(each.mean(axis=1))
     return features
 
 

@@ -100,14 +100,11 @@ def _of_dataset(path: Path, split: str | None) -> Pictures:
         row = store.Row(key=record["key"], index=index, texts=texts, labels=record["labels"])
         return record["image"], row
 
-    def key(number: int) -> str:
-        return "record {1} of split {0}".format(*find(number))
-
     return Pictures(
         name={"dataset": str(path.absolute()), "splits": {name: counts[name] for name in names}},
         labels=dataset.label_names(path),
         count=starts[-1],
-        key=key,
+        key=lambda number: "record {1} of split {0}".format(*find(number)),
         read=read,
     )
 

@@ -5,6 +5,7 @@ that in its own metadata, so that a file can be told apart on its own. A file is
 not at all, and the store is complete when `embedding.json` says so.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -252,9 +253,7 @@ def align(files: Sequence[str], keys: Sequence[str]) -> list[str]:
     for file in files[:: max(1, len(files) // 64)]:
         parts = file.split("/")
         for path in paths_of[parts[-1]][:64]:
-            same = 0
-            while same < min(len(parts), len(path)) and parts[-1 - same] == path[-1 - same]:
-                same += 1
+            same = len(os.path.commonprefix([parts[::-1], path[::-1]]))
             changes[len(parts) - same, tuple(path[: len(path) - same])] += 1
     for (cut, front), _ in changes.most_common(3):
         moved = ["/".join((*front, *file.split("/")[cut:])) for file in files]

@@ -7,13 +7,12 @@ parted by blanks, in the 80 sentences of CLIP (TreeOfLife-toolbox, `make_txt_emb
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features.encode import embed_classes
 from bioclip2_jax.text.taxonomy import Taxon
@@ -23,11 +22,6 @@ from bioclip2_jax.weights.load import Model
 FEATURES_FILE = "txt_emb_species.npy"
 NAMES_FILE = "txt_emb_species.json"
 _TAXA_AT_A_TIME = 1024
-
-
-def label_text(taxon: Taxon, common_name: str) -> str:
-    """What goes into the sentences: "Animalia Chordata ... Pica pica Eurasian Magpie"."""
-    return " ".join(filter(None, (*taxon.ranks, common_name)))
 
 
 def write_labels(
@@ -61,21 +55,18 @@ def write_labels(
     shape = (model.config.embed_dim, len(taxa))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".labels.", dir=out) as partial:
-            path = Path(partial, FEATURES_FILE)
+        with files.replacing(out / FEATURES_FILE) as path:
             columns = np.lib.format.open_memmap(path, "w+", np.float32, shape)
             for start in range(0, len(taxa), _TAXA_AT_A_TIME):
                 part = taxa[start : start + _TAXA_AT_A_TIME]
-                texts = [label_text(taxon, common) for taxon, common in part]
+                # "Animalia Chordata ... Pica pica Eurasian Magpie"
+                texts = [" ".join(filter(None, (*taxon.ranks, common))) for taxon, common in part]
                 features = embed_classes(model, texts, batch_size, IMAGENET_TEMPLATES)
                 columns[:, start : start + len(part)] = features.T
                 progress(start + len(part))
             columns.flush()
             del columns
-            text = json.dumps(names, ensure_ascii=False)
-            Path(partial, NAMES_FILE).write_text(text, encoding="utf-8")
-            for name in (FEATURES_FILE, NAMES_FILE):
-                os.replace(Path(partial, name), out / name)
+            files.write_text(out / NAMES_FILE, json.dumps(names, ensure_ascii=False))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
     return len(taxa)

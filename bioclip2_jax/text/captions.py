@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.text.taxonomy import Taxon, clean
+from bioclip2_jax.text.taxonomy import KINGDOMS, Taxon, clean
 
 TEXT_KINDS = ("sci", "com", "taxon", "sci_com", "taxon_com")
 
@@ -15,8 +15,7 @@ _LONGEST = 1000  # letters of an own caption that are compared
 _FRAME, _COMMON = "a photo of ", " with common name "
 _PLACEHOLDER = re.compile(r"\bincertae sedis\b|\bun(classified|identified|assigned)\b")
 _NULLS = re.compile(r"\b(unknown( taxonomy)?|null|none|nan|n/a)\b")
-_OTHER_KINGDOMS = {"metazoa": "animalia"}
-_OTHER_KINGDOMS |= dict.fromkeys(("archaeplastida", "chloroplastida", "viridiplantae"), "plantae")
+_OTHER_KINGDOMS = {name.lower(): known.lower() for name, known in KINGDOMS.items()}
 
 
 def text_kind(seed: int | None, step: int) -> str:

@@ -4,12 +4,9 @@ ftfy costs more than all the rest of the tokenizer and changes few texts. What i
 characters is mirrored here from its tables; the texts that may be mojibake are left to it.
 """
 
-import functools
 import html
 import re
 import unicodedata
-from collections.abc import Callable
-from typing import NamedTuple
 
 import ftfy
 from ftfy import badness, chardata, fixes
@@ -30,6 +27,25 @@ _SCRIPTS = (
 _NEEDS_CLEANING = re.compile(
     rf"[^\t -~{_ACCENTED}{_SCRIPTS}]|&[^ ]|[{_ACCENTED}][^\x00-\x7f]|[^\x00-\x7f][{_ACCENTED}]"
 )
+
+# Without one of these nothing is mojibake; "common" characters are it beside others alone.
+_ODD = re.compile(
+    "[ŒœÂÃÎÐàØÙ°µ×√≈‚вЂГβā\x80-\x9f\ud800-\udfff"
+    + "".join(x for kind, x in badness.MOJIBAKE_CATEGORIES.items() if "common" not in kind)
+    + "]"
+)
+
+# What ftfy puts for single characters: before it takes out what controls terminals, and at last.
+_QUOTES_AND_BREAKS = "\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\r\u2028\u2029"
+_CODES = {*chardata.LIGATURES, *chardata.WIDTH_MAP, *chardata.CONTROL_CHARS}
+_BEFORE_ESCAPES = {
+    code: fixes.fix_line_breaks(
+        fixes.uncurl_quotes(fixes.fix_character_width(fixes.fix_latin_ligatures(chr(code))))
+    )
+    for code in _CODES.union(map(ord, _QUOTES_AND_BREAKS))
+}
+_REPLACED = {chr(code): fixes.remove_control_chars(x) for code, x in _BEFORE_ESCAPES.items()}
+_REPLACEABLE = re.compile("[" + "".join(map(re.escape, _REPLACED)) + "]")
 
 
 def mend(text: str) -> str:
@@ -58,34 +74,33 @@ def fix(text: str) -> str:
 
 
 def _fix_line(text: str, unescape: bool) -> str | None:
-    tables = _fixers()
     while True:
         before = text
         if unescape and "&" in text:
             text = fixes.unescape_html(text)
         plain = text.isascii()
-        if not plain and _is_left_to_ftfy(text, tables.odd):
+        if not plain and _is_left_to_ftfy(text):
             return None
         text = text.replace("\r\n", "\n")
         if "\x1b" in text:
-            text = fixes.remove_terminal_escapes(text.translate(tables.before_escapes))
-        text = tables.changed.sub(tables.replace, text)
+            text = fixes.remove_terminal_escapes(text.translate(_BEFORE_ESCAPES))
+        text = _REPLACEABLE.sub(lambda match: _REPLACED[match[0]], text)
         text = text if plain else unicodedata.normalize("NFC", text)
         if text == before or not _NEEDS_CLEANING.search(text):
             return text
 
 
-def _is_left_to_ftfy(text: str, odd: re.Pattern) -> bool:
+def _is_left_to_ftfy(text: str) -> bool:
     """Whether a character needs ftfy itself, or `badness.is_bad(text)`.
 
     The latter looks at up to seven characters, and always at two neighbours that are not ASCII or
     at one of four letters; so it is asked about few places, or none.
     """
-    if not odd.search(text):
+    if not _ODD.search(text):
         return False
     for match in _NOT_ASCII.finditer(text):
         run = match[0]
-        if not odd.search(run):
+        if not _ODD.search(run):
             continue
         if _LEFT_TO_FTFY.search(run):
             return True
@@ -94,33 +109,3 @@ def _is_left_to_ftfy(text: str, odd: re.Pattern) -> bool:
         if may_be_bad and badness.BADNESS_RE.search(text, start, end):
             return True
     return False
-
-
-class _Fixers(NamedTuple):
-    odd: re.Pattern  # the characters without which nothing is mojibake
-    changed: re.Pattern  # characters that ftfy replaces wherever they stand
-    replace: Callable[[re.Match], str]  # and with what
-    before_escapes: dict[int, str]  # the same without control characters
-
-
-@functools.cache
-def _fixers() -> _Fixers:
-    common = ("common", "lower_common", "upper_common")  # bad beside others alone
-    categories = badness.MOJIBAKE_CATEGORIES.items()
-    odd = "".join(characters for name, characters in categories if name not in common)
-    replacements, before_escapes = {}, {}
-    quotes = "\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f"
-    keys = {*chardata.LIGATURES, *chardata.WIDTH_MAP, *chardata.CONTROL_CHARS}
-    for code in keys | set(map(ord, quotes + "\r\u2028\u2029")):
-        text = fixes.fix_character_width(fixes.fix_latin_ligatures(chr(code)))
-        text = fixes.fix_line_breaks(fixes.uncurl_quotes(text))
-        before_escapes[code] = text
-        replacements[chr(code)] = fixes.remove_control_chars(text)
-    changed = re.compile("[" + "".join(map(re.escape, replacements)) + "]")
-    odd = re.compile(f"[{odd}ŒœÂÃÎÐàØÙ°µ×√≈‚вЂГβā\x80-\x9f\ud800-\udfff]")
-    return _Fixers(
-        odd=odd,
-        changed=changed,
-        replace=lambda match: replacements[match[0]],
-        before_escapes=before_escapes,
-    )

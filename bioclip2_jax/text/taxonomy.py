@@ -41,7 +41,8 @@ _RANK_NAMES = {rank: rank for rank in RANKS} | {
     "fam": "family",
     "gen": "genus",
 }
-_KINGDOMS = {
+# Other names of kingdoms.
+KINGDOMS = {
     "Metazoa": "Animalia",
     "Archaeplastida": "Plantae",
     "Chloroplastida": "Plantae",
@@ -142,7 +143,7 @@ def _taxon(cells: Mapping[str, str]) -> Taxon:
     elif rank != "species":
         place = RANKS.index(rank)
         higher[place] = higher[place] or uninomial(whole_name)
-    higher[0] = _KINGDOMS.get(higher[0], higher[0])
+    higher[0] = KINGDOMS.get(higher[0], higher[0])
     if not genus_cell and not split_species(species_cell, "")[0]:
         genus_cell = cells["generic name"]
 

@@ -61,14 +61,13 @@ class Clock:
         return row
 
 
-@contextlib.contextmanager
-def open_writer(workdir: Path, start: int, stop: int) -> Iterator["MetricsWriter | None"]:
+def open_writer(
+    workdir: Path, start: int, stop: int
+) -> contextlib.AbstractContextManager["MetricsWriter | None"]:
     """A `MetricsWriter` in process 0, None in the others."""
     if jax.process_index():
-        yield None
-        return
-    with contextlib.closing(MetricsWriter(workdir, start, stop)) as writer:
-        yield writer
+        return contextlib.nullcontext()
+    return contextlib.closing(MetricsWriter(workdir, start, stop))
 
 
 class MetricsWriter:

@@ -83,11 +83,7 @@ def restore_newest(
 
 
 def _restore(workdir: Path, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
-    target = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        abstract,
-        shardings,
-    )
+    target = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), abstract, shardings)
     params, rest = checkpoint.restore(workdir, step, target.params, _beside_params(target))
     return TrainState(params=params, **rest)
 

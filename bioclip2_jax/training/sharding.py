@@ -58,18 +58,14 @@ def make_mesh(data: int, fsdp: int, slices: int = 1, devices: Sequence[Any] | No
                 f"config.mesh.{name}={size} does not divide {left} of the {len(devices)} devices"
             )
         left //= size
-    if data == -1 and fsdp != -1:
-        data, left = left, 1
-    elif fsdp == -1 and data != -1:
-        fsdp, left = left, 1
-    if left != 1 or -1 in (data, fsdp):
+    shape = (slices, left if data == -1 else data, left if fsdp == -1 else fsdp)
+    if math.prod(shape) != len(devices) or data == fsdp == -1:
         raise UsageError(
             f"config.mesh: {slices} slices x data={data} x fsdp={fsdp} is not the {len(devices)}"
             " devices here; set config.mesh.data=-1 to use them all"
         )
-    shape = (slices, data, fsdp)
     if slices > 1 and hasattr(devices[0], "slice_index"):
-        grid = mesh_utils.create_hybrid_device_mesh((1, data, fsdp), (slices, 1, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh((1, *shape[1:]), (slices, 1, 1), devices)
     else:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -85,7 +81,7 @@ def tree_shardings(tree: Tree, mesh: Mesh) -> Tree:
     """
 
     def of_leaf(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
         for size, axis in zip(leaf.shape, spec, strict=False):
             if axis and size % mesh.shape[axis]:
@@ -137,18 +133,4 @@ def local_slices(mesh: Mesh) -> tuple[list[int], int]:
 
 def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """One array of all processes for each part of the batch, from this process's slices of it."""
-    where = NamedSharding(mesh, BATCH)
-    slices, count = local_slices(mesh)
-
-    def together(local: np.ndarray) -> jax.Array:
-        rows = len(local) // len(slices)  # of one slice
-        shape = (rows * count, *local.shape[1:])
-
-        def read(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(shape[0])
-            first = slices.index(start // rows) * rows + start % rows
-            return local[first : first + stop - start]
-
-        return jax.make_array_from_callback(shape, where, read)
-
-    return {name: together(local) for name, local in batch.items()}
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), batch)

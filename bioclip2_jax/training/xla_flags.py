@@ -22,10 +22,6 @@ GPU_FLAGS = {
 # backward pass adds that way too, and a train step with this flag ends in an error (jax 0.11.2).
 # Not with the project's own kernels either: they need no scatter, and no flag that costs speed.
 DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": "true"}
-ENVIRONMENT = {
-    # JAX would leave a quarter of a GPU's memory unused.
-    "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
-}
 
 
 def set_flags(attention: str = "xla") -> None:
@@ -38,5 +34,5 @@ def set_flags(attention: str = "xla") -> None:
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags += [f"--{k}={v}" for k, v in wanted.items() if f"--{k}=" not in " ".join(flags)]
     os.environ["XLA_FLAGS"] = " ".join(flags)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    # JAX would leave a quarter of a GPU's memory unused.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")

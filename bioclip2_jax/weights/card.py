@@ -81,7 +81,6 @@ def render(
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": _percent, "channels": _channels, "thousands": "{:,}".format}
     return environment.get_template("card.md.j2").render(
         config=config,
         preprocess=preprocess,
@@ -112,11 +111,3 @@ def _training(path: Path, step: int | None) -> dict[str, Any]:
         }
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not the config of a training run ({error})") from error
-
-
-def _channels(values: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"

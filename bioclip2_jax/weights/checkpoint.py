@@ -152,11 +152,8 @@ def restore(workdir: str | Path, step: int, params: dict, training: Any) -> tupl
         context.multiprocessing.primary_host = this
         context.multiprocessing.active_processes = {this}
         context.multiprocessing.barrier_sync_key_prefix = f"load{this}"
-    try:
-        with context:
-            trees = ocp.load_checkpointables(str(folder), {"params": params, "training": training})
-    except Exception as error:
-        raise UserError(f"{folder}: unreadable checkpoint ({reason(error)})") from error
+    with context:
+        trees = _load(folder, {"params": params, "training": training})
     return trees["params"], trees["training"]
 
 
@@ -226,7 +223,8 @@ def restore_params(folder: str | Path) -> dict:
       UserError: the folder holds no readable checkpoint.
     """
     item, stored = _stored(folder)
-    return _load(folder, item, {n: np.empty(leaf.shape, leaf.dtype) for n, leaf in stored.items()})
+    arrays = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+    return _load(folder, {item: unflatten_dict(arrays, sep="/")})[item]
 
 
 def leaf_reader(folder: str | Path) -> Callable[[str], np.ndarray]:
@@ -239,25 +237,28 @@ def leaf_reader(folder: str | Path) -> Callable[[str], np.ndarray]:
     def read(name: str) -> np.ndarray:
         wanted: dict[str, Any] = dict.fromkeys(stored, ocp.PLACEHOLDER)
         wanted[name] = np.empty(stored[name].shape, stored[name].dtype)
-        return flatten(_load(folder, item, wanted))[name]
+        return flatten(_load(folder, {item: unflatten_dict(wanted, sep="/")})[item])[name]
 
     return read
 
 
-def _load(folder: str | Path, item: str, wanted: dict[str, Any]) -> dict:
-    tree = unflatten_dict(wanted, sep="/")
-    try:
-        return ocp.load_checkpointables(str(Path(folder).absolute()), {item: tree})[item]
-    except Exception as error:
-        raise UserError(f"{folder}: unreadable checkpoint ({reason(error)})") from error
+def _load(folder: str | Path, items: dict[str, Any]) -> dict[str, Any]:
+    with _naming(folder):
+        return ocp.load_checkpointables(str(Path(folder).absolute()), items)
 
 
 def _stored(folder: str | Path) -> tuple[str, dict]:
     """The item that holds the parameters, and their metadata by name."""
-    try:
+    with _naming(folder):
         metadata = ocp.checkpointables_metadata(str(Path(folder).absolute())).metadata
         item = _TRAINED if _TRAINED in metadata else _CONVERTED
         return item, flatten(metadata[item])
+
+
+@contextlib.contextmanager
+def _naming(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         raise UserError(f"{folder}: unreadable checkpoint ({reason(error)})") from error
 

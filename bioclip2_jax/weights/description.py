@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from bioclip2_jax import files
 from bioclip2_jax.data import images
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, naming
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 
 Tower = TypeVar("Tower", VisionConfig, TextConfig)
@@ -32,24 +32,14 @@ def read_description(path: Path) -> tuple[ClipConfig, Preprocess]:
       UserError: unreadable, not a plain CLIP ViT, or a setting that we cannot follow.
     """
     description = files.read_json_object(path)
-    try:
+    with naming(path):
         config = from_open_clip(description.get("model_cfg"))
         return config, _preprocess(description.get("preprocess_cfg") or {}, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
     """The object that `read_description` reads and open_clip's `local-dir:` needs."""
-    settings = {
-        "size": preprocess.size,
-        "mode": "RGB",
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "interpolation": preprocess.interpolation,
-        "resize_mode": preprocess.resize_mode,
-        "fill_color": 0,
-    }
+    settings = dataclasses.asdict(preprocess) | {"mode": "RGB", "fill_color": 0}
     return {"model_cfg": to_open_clip(config), "preprocess_cfg": settings}
 
 
@@ -64,8 +54,8 @@ def _preprocess(settings: Mapping[str, Any], config: ClipConfig) -> Preprocess:
         )
     return Preprocess(
         size=size,
-        mean=_channels("mean", settings.get("mean") or images.CLIP_MEAN),
-        std=_channels("std", settings.get("std") or images.CLIP_STD),
+        mean=channels("preprocess_cfg.mean", settings.get("mean") or images.CLIP_MEAN),
+        std=channels("preprocess_cfg.std", settings.get("std") or images.CLIP_STD),
         resize_mode=_choice("resize_mode", settings, ("shortest", "squash")),
         interpolation=_choice("interpolation", settings, ("bicubic", "bilinear")),
     )
@@ -78,12 +68,13 @@ def _choice(name: str, settings: Mapping[str, Any], choices: tuple[str, str]) ->
     return value
 
 
-def _channels(name: str, value: Any) -> tuple[float, ...]:
+def channels(where: str, value: Any) -> tuple[float, ...]:
+    """A number for each channel, or one for all; `where` it stands, for messages."""
     values = [value] * 3 if isinstance(value, int | float) else value
     try:
         red, green, blue = map(float, values)
     except (TypeError, ValueError) as error:
-        raise UserError(f"preprocess_cfg.{name} {value!r} is not three numbers") from error
+        raise UserError(f"{where} {value!r} is not three numbers") from error
     return red, green, blue
 
 

@@ -1,6 +1,5 @@
 """Models on the Hugging Face Hub, at one revision, with checksums."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,9 +52,3 @@ def fetch(name: str, revision: str | None, weights: Sequence[str]) -> Path:
     except Exception as error:  # whatever the network, the Hub and its library come up with
         raise UserError(f"{name}: cannot be fetched ({reason(error)})") from error
     raise UserError(f"{name}: none of {', '.join(weights)} there")
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from PIL import Image
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
-from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights.tensors import Tensor, Tensors
 
 POSITION = "visual.positional_embedding"
 REPLAY = "visual.continual_proj"
@@ -118,21 +118,18 @@ def of_ours(
       config: sizes.
       replay_projection: whether there is one, and it is wanted.
     """
-    home = {
-        name: (leaf, layer)
-        for leaf in leaves(config, replay_projection)
-        for layer, name in enumerate(leaf.theirs)
-    }
     cached = functools.lru_cache(maxsize=1)(read_leaf)
 
-    def read(name: str) -> np.ndarray:
-        leaf, layer = home[name]
+    def read(leaf: Leaf, layer: int) -> np.ndarray:
         value = np.asarray(cached(leaf.ours), np.float32)
         value = value[layer] if leaf.stacked else value
         return value if leaf.axes is None else np.ascontiguousarray(value.transpose(leaf.axes))
 
-    shapes = {name: leaf.their_shape for name, (leaf, _) in home.items()}
-    return Tensors(shapes, dict.fromkeys(shapes, "float32"), read)
+    return {
+        name: Tensor(leaf.their_shape, "float32", functools.partial(read, leaf, layer))
+        for leaf in leaves(config, replay_projection)
+        for layer, name in enumerate(leaf.theirs)
+    }
 
 
 def check(tensors: Tensors, config: ClipConfig) -> None:
@@ -141,21 +138,19 @@ def check(tensors: Tensors, config: ClipConfig) -> None:
     Raises:
       UserError: tensors are missing, unknown, misshapen or of another dtype; all are listed.
     """
-    problems, used = [], set(OPENAI_NUMBERS)
-    for leaf in leaves(config, REPLAY in tensors.shapes):
+    problems, unused = [], tensors.keys() - OPENAI_NUMBERS
+    for leaf in leaves(config, REPLAY in tensors):
+        unused -= set(leaf.theirs)
         for name in leaf.theirs:
-            used.add(name)
-            shape, expected = tensors.shapes.get(name), leaf.their_shape
+            tensor, expected = tensors.get(name), leaf.their_shape
             # logit_scale is stored as [] or [1].
-            if shape is None:
+            if tensor is None:
                 problems.append(f"{name} is missing")
-            elif shape != expected and (shape, expected) != ((1,), ()):
-                problems.append(f"{name} is {list(shape)}, expected {list(expected)}")
-            elif tensors.dtypes[name] not in _FLOATS:
-                problems.append(
-                    f"{name} is {tensors.dtypes[name]}, not one of {', '.join(_FLOATS)}"
-                )
-    problems += [f"{name} is not known" for name in sorted(tensors.shapes.keys() - used)]
+            elif tensor.shape != expected and (tensor.shape, expected) != ((1,), ()):
+                problems.append(f"{name} is {list(tensor.shape)}, expected {list(expected)}")
+            elif tensor.dtype not in _FLOATS:
+                problems.append(f"{name} is {tensor.dtype}, not one of {', '.join(_FLOATS)}")
+    problems += [f"{name} is not known" for name in sorted(unused)]
     if problems:
         more = len(problems) - _LISTED
         shown = "; ".join(problems[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
@@ -164,19 +159,14 @@ def check(tensors: Tensors, config: ClipConfig) -> None:
 
 def read_leaves(tensors: Tensors, config: ClipConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Our parameters one after the other: (name, float32 array). `check` comes first."""
-    for leaf in leaves(config, REPLAY in tensors.shapes):
+    for leaf in leaves(config, REPLAY in tensors):
         value = np.empty(leaf.shape, np.float32)
         back = None if leaf.axes is None else tuple(np.argsort(leaf.axes))
         for layer, name in enumerate(leaf.theirs):
-            part = read_float(tensors, name).reshape(leaf.their_shape)
+            part = tensors[name].floats().reshape(leaf.their_shape)
             value[layer if leaf.stacked else ...] = part if back is None else part.transpose(back)
         yield leaf.ours, value
         del value  # before the next is made
-
-
-def read_float(tensors: Tensors, name: str) -> np.ndarray:
-    """One tensor in float32."""
-    return tensors.read(name).astype(np.float32, copy=False)
 
 
 def read_params(tensors: Tensors, config: ClipConfig) -> dict:
@@ -194,17 +184,18 @@ def read_params(tensors: Tensors, config: ClipConfig) -> dict:
 
 def fit_position_embedding(tensors: Tensors, config: ClipConfig) -> Tensors:
     """The tensors with the image tower's positions resized to the config's grid, if they differ."""
-    stored = tensors.shapes.get(POSITION)
+    stored = tensors.get(POSITION)
     grid = config.vision.image_size // config.vision.patch_size
-    if stored is None or len(stored) != 2 or stored[0] == 1 + grid**2:
+    if stored is None or len(stored.shape) != 2:
         return tensors
-    if round((stored[0] - 1) ** 0.5) ** 2 != stored[0] - 1:
-        return tensors  # no square of patches; `check` will say so
+    patches = stored.shape[0] - 1
+    if patches == grid**2 or round(patches**0.5) ** 2 != patches:
+        return tensors  # where they are no square, `check` will say so
 
     def read() -> np.ndarray:
-        return resize_position_embedding(read_float(tensors, POSITION), grid)
+        return resize_position_embedding(stored.floats(), grid)
 
-    return tensors.replace(POSITION, (1 + grid**2, stored[1]), read)
+    return {**tensors, POSITION: Tensor((1 + grid**2, stored.shape[1]), "float32", read)}
 
 
 def resize_position_embedding(embedding: np.ndarray, grid: int) -> np.ndarray:

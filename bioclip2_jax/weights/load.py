@@ -1,10 +1,8 @@
 """A trained model, opened from any form it is kept in and ready to encode."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +13,6 @@ from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights import checkpoint, layout
 from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.open import Source, open_source
-
-
-class _Encoders(NamedTuple):
-    """Compiled functions: parameters and input → features."""
-
-    image: Callable
-    text: Callable
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Model:
             raise ValueError(f"images must be [batch, {size}, {size}, 3], not {images.shape}")
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images must be uint8 or float32, not {images.dtype}")
-        return self._encoders.image(self.params, images, normalize)
+        return _encode_image(self.config, self.preprocess, normalize, self.params, images)
 
     def encode_text(self, tokens: np.ndarray | jax.Array) -> jax.Array:
         """Tokens of `bioclip2_jax.tokenize` → L2-normalised float32 [batch, embed_dim].
@@ -80,26 +71,24 @@ class Model:
             raise ValueError(f"tokens must be [batch, up to {context}], not {tokens.shape}")
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"tokens must be int32, not {tokens.dtype}")
-        return self._encoders.text(self.params, tokens)
-
-    @property
-    def _encoders(self) -> _Encoders:
-        return _compiled(self.config, tuple(self.preprocess.mean), tuple(self.preprocess.std))
+        return _encode_text(self.config, self.params, tokens)
 
 
-@functools.lru_cache(4)
-def _compiled(config: ClipConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> _Encoders:
-    """Parameters are arguments: all checkpoints of a run share what is compiled for the first."""
+# Parameters are arguments: all checkpoints of a run share what is compiled for the first.
 
-    def image(params: dict, images: jax.Array, normalize: bool) -> jax.Array:
-        if images.dtype == jnp.uint8:
-            images = clip.normalize_images(images, mean, std)
-        return clip.bind(config, params).encode_image(images.astype(jnp.float32), normalize)
 
-    def text(params: dict, tokens: jax.Array) -> jax.Array:
-        return clip.bind(config, params).encode_text(tokens)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _encode_image(
+    config: ClipConfig, preprocess: Preprocess, normalize: bool, params: dict, images: jax.Array
+) -> jax.Array:
+    if images.dtype == jnp.uint8:
+        images = clip.normalize_images(images, preprocess.mean, preprocess.std)
+    return clip.bind(config, params).encode_image(images.astype(jnp.float32), normalize)
 
-    return _Encoders(image=jax.jit(image, static_argnums=2), text=jax.jit(text))
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_text(config: ClipConfig, params: dict, tokens: jax.Array) -> jax.Array:
+    return clip.bind(config, params).encode_text(tokens)
 
 
 def load(path: str | Path) -> Model:

@@ -1,15 +1,16 @@
 """Opens a model in whatever form it is kept in. Detection goes by content, not by options."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.files import read_json_object
+from bioclip2_jax.errors import UsageError, UserError, naming
+from bioclip2_jax.files import read_json_object, sha256
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.weights import checkpoint, hub, layout, transformers
 from bioclip2_jax.weights.description import Preprocess, read_description
@@ -101,9 +102,8 @@ def open_source(
     else:
         source = _open_checkpoint(path)
     if from_hub:
-        for file in sorted(path.iterdir()):
-            if file.suffix in _SUFFIXES:
-                notes.append(f"{file.name}: sha256 {hub.sha256(file)}")
+        weights = [file for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES]
+        notes += [f"{file.name}: sha256 {sha256(file)}" for file in weights]
     config, preprocess = source.config, source.preprocess
     if image_size:
         if image_size % config.vision.patch_size:
@@ -118,10 +118,8 @@ def open_source(
     resized = tensors is not source.tensors
     if resized:
         notes.append(f"position embeddings resized to {config.vision.image_size} pixels")
-    try:
+    with naming(path):
         layout.check(tensors, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     return dataclasses.replace(
         source,
         config=config,
@@ -134,12 +132,15 @@ def open_source(
 
 def _finite(tensors: Tensors, path: Path) -> Tensors:
     def read(name: str) -> np.ndarray:
-        value = tensors.read(name)
+        value = tensors[name].read()
         if not np.isfinite(value).all():
             raise UserError(f"{path}: {name} holds values that are not finite (NaN or infinity)")
         return value
 
-    return dataclasses.replace(tensors, read=read)
+    return {
+        name: dataclasses.replace(tensor, read=functools.partial(read, name))
+        for name, tensor in tensors.items()
+    }
 
 
 def open_files(path: Path) -> Tensors:
@@ -157,8 +158,7 @@ def open_files(path: Path) -> Tensors:
     return open_safetensors(path)
 
 
-def _first_of(folder: Path, names: Iterable[str]) -> Path:
-    names = list(names)
+def _first_of(folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -166,25 +166,17 @@ def _first_of(folder: Path, names: Iterable[str]) -> Path:
 
 
 def _open_open_clip(folder: Path) -> Source:
-    config, preprocess = read_description(folder / CONFIG_FILE)
+    description = read_description(folder / CONFIG_FILE)
     others = sorted(path.name for path in folder.iterdir() if path.suffix == ".pt")
     weights = _first_of(folder, (*_OPEN_CLIP_WEIGHTS, *others))
-    return Source(
-        config=config,
-        preprocess=preprocess,
-        tensors=open_files(weights),
-        kind="open_clip",
-        path=weights,
-    )
+    return Source(*description, tensors=open_files(weights), kind="open_clip", path=weights)
 
 
 def _open_transformers(folder: Path) -> Source:
     config, preprocess = transformers.read_config(folder)
     weights = _first_of(folder, _TRANSFORMERS_WEIGHTS)
-    try:
+    with naming(weights):
         tensors = transformers.as_open_clip(open_files(weights), config)
-    except UserError as error:
-        raise UserError(f"{weights}: {error}") from error
     return Source(
         config=config, preprocess=preprocess, tensors=tensors, kind="transformers", path=folder
     )
@@ -202,10 +194,8 @@ def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Sourc
     if model_config is not None:
         config, preprocess = read_description(model_config)
     else:
-        try:
+        with naming(path):
             config = infer_config(tensors)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
         preprocess = Preprocess(config.vision.image_size)
         notes.append(
             f"sizes inferred from the weights, with {config.vision.heads} and {config.text.heads}"
@@ -261,13 +251,12 @@ def infer_config(tensors: Tensors) -> ClipConfig:
       UserError: these are not the tensors of a plain CLIP ViT.
     """
     try:
-        width, _, patch, _ = tensors.shapes["visual.conv1.weight"]
-        grid = math.isqrt(tensors.shapes[layout.POSITION][0] - 1)
-        hidden = tensors.shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]
-        vocabulary, text_width = tensors.shapes["token_embedding.weight"]
-        (context, _), (_, embed_dim) = (
-            tensors.shapes[name] for name in ("positional_embedding", "visual.proj")
-        )
+        width, _, patch, _ = tensors["visual.conv1.weight"].shape
+        grid = math.isqrt(tensors[layout.POSITION].shape[0] - 1)
+        hidden = tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+        vocabulary, text_width = tensors["token_embedding.weight"].shape
+        context, _ = tensors["positional_embedding"].shape
+        _, embed_dim = tensors["visual.proj"].shape
     except KeyError as error:
         raise UserError(f"not a CLIP ViT of open_clip: {error.args[0]} is missing") from error
     except (ValueError, IndexError) as error:
@@ -275,7 +264,7 @@ def infer_config(tensors: Tensors) -> ClipConfig:
     if min(width, patch, grid, hidden, vocabulary, text_width, context, embed_dim) < 1:
         raise UserError("not a CLIP ViT of open_clip: a tensor is empty")
     depths = [
-        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in tensors.shapes)
+        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in tensors)
         for prefix in ("visual.transformer.resblocks.", "transformer.resblocks.")
     ]
     vision = VisionConfig(
@@ -293,22 +282,18 @@ def infer_config(tensors: Tensors) -> ClipConfig:
         context_length=context,
         vocab_size=vocabulary,
     )
-    quick_gelu = "input_resolution" in tensors.shapes
+    quick_gelu = "input_resolution" in tensors
+    seen = ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)
     for preset in PRESETS.values():
         # What cannot be seen, and the image size, may differ.
-        seen = dataclasses.replace(
-            preset.vision, image_size=vision.image_size, head_width=_HEAD_WIDTH
-        )
+        resized = dataclasses.replace(preset.vision, image_size=vision.image_size)
         seen_text = dataclasses.replace(preset.text, heads=text.heads)
-        if (seen, seen_text) == (vision, text):
-            vision = dataclasses.replace(vision, head_width=preset.vision.head_width)
-            return ClipConfig(
-                embed_dim=embed_dim, vision=vision, text=preset.text, quick_gelu=quick_gelu
-            )
+        if (dataclasses.replace(resized, head_width=_HEAD_WIDTH), seen_text) == (vision, text):
+            return dataclasses.replace(seen, vision=resized, text=preset.text)
     if width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
         raise UserError(
             f"widths {width} and {text_width} are no multiples of {_HEAD_WIDTH}, so the number of"
             f" heads is unknown; put the model's {CONFIG_FILE} beside the file or name it with"
             " --model-config"
         )
-    return ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)
+    return seen

@@ -4,8 +4,7 @@ The list is made of the files in the temporary folder, just before Orbax renames
 checkpoint has one. `cd CHECKPOINT && sha256sum -c SHA256SUMS` checks the same by hand.
 """
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,14 +79,10 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in visible if path.name != NAME)
 
 
-def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    def digest(name: str) -> str:
-        with (folder / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    names = list(names)
+def _digests(folder: Path, names: Collection[str]) -> dict[str, str]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(names, pool.map(digest, names), strict=True))
+        digests = pool.map(files.sha256, (folder / name for name in names))
+        return dict(zip(names, digests, strict=True))
 
 
 def _read_lines(folder: Path) -> dict[str, str]:

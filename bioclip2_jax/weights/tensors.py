@@ -1,65 +1,46 @@
 """Named tensors that are read one at a time, so that no model has to fit into memory twice."""
 
 import importlib
+import math
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bioclip2_jax.errors import UserError, reason
 
-_SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 _MAPPED_BYTES = 512 * 2**20  # a mapped file counts as our memory until it is closed
 
 
 @dataclass(frozen=True)
-class Tensors:
-    """A state dict whose values are read when they are asked for.
+class Tensor:
+    """One value of a state dict, read when it is asked for.
 
     Attributes:
-      shapes: name → shape, of every tensor.
-      dtypes: name → "float32", "float16", "bfloat16", or the name of one that is not taken.
-      read: name → array in the stored dtype; a `UserError` names a file that is damaged.
+      shape: of the array.
+      dtype: "float32", "float16", "bfloat16", or the name of one that is not taken.
+      read: the array, in that dtype or a wider one; a `UserError` names a file that is damaged.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
-    dtypes: Mapping[str, str]
-    read: Callable[[str], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Tensors":
-        """Arrays that are in memory already."""
-        return cls(
-            {name: tuple(value.shape) for name, value in arrays.items()},
-            {name: str(value.dtype) for name, value in arrays.items()},
-            lambda name: np.asarray(arrays[name]),
-        )
+    def floats(self) -> np.ndarray:
+        """The array in float32."""
+        return self.read().astype(np.float32, copy=False)
 
-    def rename(self, new_name: Callable[[str], str]) -> "Tensors":
-        """The same tensors under other names."""
-        old = {new_name(name): name for name in self.shapes}
-        return Tensors(
-            {new: self.shapes[name] for new, name in old.items()},
-            {new: self.dtypes[name] for new, name in old.items()},
-            lambda new: self.read(old[new]),
-        )
 
-    def replace(
-        self, name: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]
-    ) -> "Tensors":
-        """The same with one tensor of another shape and content, float32."""
-        return Tensors(
-            {**self.shapes, name: shape},
-            {**self.dtypes, name: "float32"},
-            lambda asked: read() if asked == name else self.read(asked),
-        )
+Tensors = Mapping[str, Tensor]  # a state dict
 
 
 def open_safetensors(*paths: Path) -> Tensors:
@@ -68,21 +49,20 @@ def open_safetensors(*paths: Path) -> Tensors:
     Raises:
       UserError: a file is missing, damaged or incomplete.
     """
-    shapes, dtypes, home = {}, {}, {}
+
+    def read(path: Path, name: str) -> np.ndarray:
+        with _safetensors(path) as file:
+            return file.get_tensor(name)
+
+    tensors = {}
     for path in paths:
         with _safetensors(path) as file:
             for name in file.keys():  # noqa: SIM118 (no dict)
                 part = file.get_slice(name)
-                stored = part.get_dtype()
-                shapes[name] = tuple(part.get_shape())
-                dtypes[name] = _SAFETENSORS_DTYPES.get(stored, stored)
-                home[name] = path
-
-    def read(name: str) -> np.ndarray:
-        with _safetensors(home[name]) as file:
-            return file.get_tensor(name)
-
-    return Tensors(shapes, dtypes, read)
+                stored = str(part.get_dtype())
+                dtype = _DTYPES.get(stored, stored)
+                tensors[name] = Tensor(tuple(part.get_shape()), dtype, partial(read, path, name))
+    return tensors
 
 
 @contextmanager
@@ -112,23 +92,26 @@ def open_torch(path: Path) -> Tensors:
     for name, value in state_dict.items():
         if value.numel() * value.element_size() > size:
             raise UserError(f"{path}: {name} claims more bytes than the file holds; copy it again")
-    shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
-    dtypes = {name: str(value.dtype).removeprefix("torch.") for name, value in state_dict.items()}
     mapped, count = {"now": state_dict}, 0
 
     def read(name: str) -> np.ndarray:
         nonlocal count
-        count += int(np.prod(shapes[name])) * 4
+        count += math.prod(tensors[name].shape) * 4
         if count > _MAPPED_BYTES and zipfile.is_zipfile(path):
             mapped.clear()  # closes the old map before the new one is made
             mapped["now"], count = _load_state_dict(path), 0
         value = mapped["now"][name].contiguous()
-        if dtypes[name] == "bfloat16":  # numpy knows it from ml_dtypes alone
-            torch = import_torch(f"{path}: reading", "start from a .safetensors file")
-            return value.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
+        if tensors[name].dtype == "bfloat16":
+            return value.float().numpy()  # which numpy does not know of itself
         return value.numpy().copy()
 
-    return Tensors(shapes, dtypes, read)
+    tensors = {
+        name: Tensor(
+            tuple(value.shape), str(value.dtype).removeprefix("torch."), partial(read, name)
+        )
+        for name, value in state_dict.items()
+    }
+    return tensors
 
 
 def _load_state_dict(path: Path) -> dict:

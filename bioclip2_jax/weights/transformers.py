@@ -1,17 +1,19 @@
 """The layout of transformers' `CLIPModel`: `config.json`, other names, q, k and v apart."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, naming
 from bioclip2_jax.files import read_json_object
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
-from bioclip2_jax.weights.description import Preprocess
-from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights import layout
+from bioclip2_jax.weights.description import Preprocess, channels
+from bioclip2_jax.weights.tensors import Tensor, Tensors
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -37,17 +39,18 @@ _SINGLE = {
 }
 _TURNED = ("visual.proj", "text_projection")
 _BLOCK = {
-    "ln_1": "layer_norm1",
-    "attn.out_proj": "self_attn.out_proj",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
+    "ln_1": ["layer_norm1"],
+    "attn.in_proj": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attn.out_proj": ["self_attn.out_proj"],
+    "ln_2": ["layer_norm2"],
+    "mlp.c_fc": ["mlp.fc1"],
+    "mlp.c_proj": ["mlp.fc2"],
 }
-_PARTS = ("weight", "bias")
-_STACKS = (
-    ("visual.transformer.resblocks", "vision_model.encoder.layers"),
-    ("transformer.resblocks", "text_model.encoder.layers"),
-)
+_STACKS = {
+    "visual.transformer.resblocks": "vision_model.encoder.layers",
+    "transformer.resblocks": "text_model.encoder.layers",
+}
+_OF_BLOCK = re.compile(r"(.+)\.(\d+)\.(.+)[._](weight|bias)")
 # Numbers 0, 1, 2 ... that older versions stored.
 _BUFFERS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
 _ACTIVATIONS = {"gelu": False, "quick_gelu": True}
@@ -55,77 +58,63 @@ _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
-def _names(config: ClipConfig) -> dict[str, tuple[str, ...]]:
+def _names(ours: str) -> list[str]:
     """open_clip's name → transformers' names: one, or those of q, k and v."""
-    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in _SINGLE.items()}
-    depths = (config.vision.layers, config.text.layers)
-    block: dict[str, tuple[str, ...]] = {
-        f"{ours}.{part}": (f"{theirs}.{part}",)
-        for ours, theirs in _BLOCK.items()
-        for part in _PARTS
-    }
-    for part in _PARTS:
-        block[f"attn.in_proj_{part}"] = tuple(f"self_attn.{qkv}_proj.{part}" for qkv in "qkv")
-    # Layers go together, as they lie in a stacked parameter of ours.
-    for (ours, theirs), depth in zip(_STACKS, depths, strict=True):
-        for here, there in block.items():
-            for layer in range(depth):
-                names[f"{ours}.{layer}.{here}"] = tuple(f"{theirs}.{layer}.{x}" for x in there)
-    return names
+    if ours in _SINGLE:
+        return [_SINGLE[ours]]
+    ((stack, layer, module, part),) = _OF_BLOCK.findall(ours)
+    return [f"{_STACKS[stack]}.{layer}.{theirs}.{part}" for theirs in _BLOCK[module]]
 
 
 def as_open_clip(tensors: Tensors, config: ClipConfig) -> Tensors:
     """A `CLIPModel`'s tensors under open_clip's names; what has no such name keeps its own."""
-    shapes, dtypes, home = {}, {}, {}
-    left = set(tensors.shapes) - set(_BUFFERS)
-    for ours, theirs in _names(config).items():
-        if not left.issuperset(theirs):
-            continue  # `layout.check` names what is missing
-        left -= set(theirs)
-        first, *rest = (tensors.shapes[name] for name in theirs)
-        turned = ours in _TURNED
-        if any(shape != first for shape in rest):
-            raise UserError(f"{', '.join(theirs)} are of different shapes")
-        if turned or not first:
-            shapes[ours] = first[::-1]
-        else:
-            shapes[ours] = (first[0] * len(theirs), *first[1:])
-        dtypes[ours] = tensors.dtypes[theirs[0]]
-        home[ours] = (theirs, turned)
-    for name in left:
-        shapes[name], dtypes[name] = tensors.shapes[name], tensors.dtypes[name]
-        home[name] = ((name,), False)
-
-    def read(name: str) -> np.ndarray:
-        theirs, turned = home[name]
-        parts = [tensors.read(part) for part in theirs]
-        value = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return np.ascontiguousarray(value.T) if turned else value
-
-    return Tensors(shapes, dtypes, read)
+    left = {name: tensor for name, tensor in tensors.items() if name not in _BUFFERS}
+    named = {}
+    for ours in (name for leaf in layout.leaves(config) for name in leaf.theirs):
+        theirs = _names(ours)
+        if left.keys() >= set(theirs):  # else `layout.check` names what is missing
+            parts = [left.pop(name) for name in theirs]
+            if len({part.shape for part in parts}) > 1:
+                raise UserError(f"{', '.join(theirs)} are of different shapes")
+            whole = parts[0] if len(parts) == 1 else _joined(parts)
+            named[ours] = _turned(whole) if ours in _TURNED else whole
+    return named | left
 
 
-def from_open_clip(tensors: Tensors, config: ClipConfig) -> Tensors:
+def from_open_clip(tensors: Tensors) -> Tensors:
     """open_clip's tensors under the names of `CLIPModel`; the inverse of `as_open_clip`."""
-    shapes, dtypes, home = {}, {}, {}
-    for ours, theirs in _names(config).items():
-        shape = tensors.shapes[ours]
+    named = {}
+    for ours, tensor in tensors.items():
+        theirs, whole = _names(ours), _turned(tensor) if ours in _TURNED else tensor
         for number, name in enumerate(theirs):
-            if ours in _TURNED:
-                shapes[name] = shape[::-1]
-            else:
-                shapes[name] = (shape[0] // len(theirs), *shape[1:]) if shape else ()
-            dtypes[name] = tensors.dtypes[ours]
-            home[name] = (ours, number, len(theirs))
+            named[name] = whole if len(theirs) == 1 else _cut(whole, number, len(theirs))
+    return named
 
-    def read(name: str) -> np.ndarray:
-        ours, number, parts = home[name]
-        value = tensors.read(ours)
-        if ours in _TURNED:
-            return np.ascontiguousarray(value.T)
-        return value if parts == 1 else np.split(value, parts)[number]
 
-    return Tensors(shapes, dtypes, read)
+def _joined(parts: list[Tensor]) -> Tensor:
+    rows, rest = parts[0].shape[:1], parts[0].shape[1:]
+    return Tensor(
+        shape=(*(len(parts) * n for n in rows), *rest),
+        dtype=parts[0].dtype,
+        read=lambda: np.concatenate([part.read() for part in parts]),
+    )
+
+
+def _cut(whole: Tensor, number: int, parts: int) -> Tensor:
+    rows, *rest = whole.shape
+    return Tensor(
+        shape=(rows // parts, *rest),
+        dtype=whole.dtype,
+        read=lambda: np.split(whole.read(), parts)[number],
+    )
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    return Tensor(
+        shape=tensor.shape[::-1],
+        dtype=tensor.dtype,
+        read=lambda: np.ascontiguousarray(tensor.read().T),
+    )
 
 
 # ---- config.json
@@ -139,12 +128,11 @@ def read_config(folder: Path) -> tuple[ClipConfig, Preprocess]:
     """
     path = folder / CONFIG_FILE
     settings = read_json_object(path)
-    try:
-        config = _config(settings)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: a setting is missing or of the wrong kind ({error})") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    with naming(path):
+        try:
+            config = _config(settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"a setting is missing or of the wrong kind ({error})") from error
     path = folder / PREPROCESSOR_FILE
     size = config.vision.image_size
     return config, _preprocess(path, size) if path.is_file() else Preprocess(size)
@@ -209,23 +197,33 @@ def _preprocess(path: Path, size: int) -> Preprocess:
     resample = settings.get("resample", _RESAMPLE["bicubic"])
     if resample not in filters:
         raise UserError(f"{path}: resample {resample!r} is neither 2 (bilinear) nor 3 (bicubic)")
-    try:
-        mean = tuple(map(float, settings.get("image_mean") or default.mean))
-        std = tuple(map(float, settings.get("image_std") or default.std))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: image_mean or image_std is not three numbers") from error
     return Preprocess(
         size=size,
-        mean=mean,
-        std=std,
+        mean=channels(f"{path}: image_mean", settings.get("image_mean") or default.mean),
+        std=channels(f"{path}: image_std", settings.get("image_std") or default.std),
         resize_mode="shortest" if settings.get("do_center_crop", True) else "squash",
         interpolation=filters[resample],
     )
 
 
+def _tower(
+    kind: str, config: ClipConfig, sizes: VisionConfig | TextConfig, mlp_ratio: float
+) -> dict[str, Any]:
+    """What both towers say of themselves."""
+    return {
+        "model_type": f"clip_{kind}_model",
+        "hidden_size": sizes.width,
+        "intermediate_size": int(mlp_ratio * sizes.width),
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "projection_dim": config.embed_dim,
+        "hidden_act": "quick_gelu" if config.quick_gelu else "gelu",
+        "layer_norm_eps": 1e-5,
+    }
+
+
 def write_files(config: ClipConfig, preprocess: Preprocess, dtype: str) -> dict[str, str]:
     """File name → text, of all that a folder holds beside the weights and the model card."""
-    act = "quick_gelu" if config.quick_gelu else "gelu"
     vision, text, size = config.vision, config.text, preprocess.size
     squash = preprocess.resize_mode == "squash"
     whole_vocabulary = text.vocab_size > tokenizer.END
@@ -235,28 +233,14 @@ def write_files(config: ClipConfig, preprocess: Preprocess, dtype: str) -> dict[
         "dtype": dtype,
         "projection_dim": config.embed_dim,
         "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": vision.width,
-            "intermediate_size": int(vision.mlp_ratio * vision.width),
-            "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads,
+            **_tower("vision", config, vision, vision.mlp_ratio),
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
-            "projection_dim": config.embed_dim,
-            "hidden_act": act,
-            "layer_norm_eps": 1e-5,
         },
         "text_config": {
-            "model_type": "clip_text_model",
-            "hidden_size": text.width,
-            "intermediate_size": 4 * text.width,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
+            **_tower("text", config, text, 4.0),
             "max_position_embeddings": text.context_length,
             "vocab_size": text.vocab_size,
-            "projection_dim": config.embed_dim,
-            "hidden_act": act,
-            "layer_norm_eps": 1e-5,
             "bos_token_id": tokenizer.START if whole_vocabulary else 0,
             # 2 has a meaning of its own there: pool at the largest id, as CLIP does.
             "eos_token_id": tokenizer.END if whole_vocabulary else 2,

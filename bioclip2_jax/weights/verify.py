@@ -3,9 +3,8 @@
 import dataclasses
 import hashlib
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ _TOLERANCES = {"float32": 2e-5, "float16": 5e-3, "bfloat16": 5e-2}
 _PICTURES, _TEXTS = 4, 6
 
 
-@dataclass(frozen=True)
-class Features:
+class Features(NamedTuple):
     """What one implementation makes of the same input.
 
     Attributes:
@@ -69,13 +67,13 @@ def verify(source: Source, out: Path, to: str, dtype: str) -> list[str]:
 
 def _compare_tensors(source: Source, written: Source, dtype: str) -> list[str]:
     lines = []
-    for name, shape in written.tensors.shapes.items():
-        before = layout.read_float(source.tensors, name).astype(DTYPES[dtype]).astype(np.float32)
+    for name, tensor in written.tensors.items():
+        rounded = source.tensors[name].floats().astype(DTYPES[dtype]).astype(np.float32)
         before, after = (
             hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()[:16]
-            for value in (before, layout.read_float(written.tensors, name))
+            for value in (rounded, tensor.floats())
         )
-        size = " x ".join(map(str, shape)) or "scalar"
+        size = " x ".join(map(str, tensor.shape)) or "scalar"
         verdict = "same" if before == after else f"{after} DIFFERS"
         lines.append(f"{name:<58} {size:<18} {before} {verdict}")
     return lines
@@ -108,10 +106,7 @@ def _compare_features(source: Source, written: Source) -> tuple[list[str], np.nd
     largest = np.zeros(3)
     lines = [f"{'largest difference from the model read':<44} image    text     logits"]
     for name, features in sides.items():
-        rows = [
-            np.abs(getattr(features, part) - getattr(reference, part)).max()
-            for part in ("image", "text", "logits")
-        ]
+        rows = [np.abs(x - y).max() for x, y in zip(features, reference, strict=True)]
         largest = np.maximum(largest, rows)
         lines.append(f"  {name:<42} " + " ".join(f"{row:<8.1e}" for row in rows))
     return lines + sorted(set(missing)), largest

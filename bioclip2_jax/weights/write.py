@@ -15,7 +15,7 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.weights import card, checkpoint, layout, transformers
 from bioclip2_jax.weights.description import write_description
 from bioclip2_jax.weights.open import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, Source
-from bioclip2_jax.weights.tensors import Tensors, import_torch
+from bioclip2_jax.weights.tensors import SAFETENSORS_NAMES, Tensors, import_torch
 
 LAYOUTS = ("orbax", "open_clip", "pt", "transformers")
 HOW_TO_OPEN = {
@@ -26,7 +26,6 @@ HOW_TO_OPEN = {
 }
 CARD_FILE = "README.md"
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-_SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _ALIGNMENT = 64  # bytes, of every tensor in a `.pt` file, as PyTorch writes it
 
 
@@ -69,7 +68,7 @@ def write(
         raise UsageError("transformers' CLIPModel has no place for the replay projector")
     tensors = source.tensors
     if not keep_replay_projection and to != "orbax":
-        tensors = _without(tensors, layout.REPLAY)
+        tensors = {name: x for name, x in tensors.items() if name != layout.REPLAY}
     seal = {"orbax": MODEL_FILE, "transformers": transformers.CONFIG_FILE}.get(to, CONFIG_FILE)
     _require_free(out, to, seal, overwrite)
     try:
@@ -146,7 +145,7 @@ def _write_weights(folder: Path, source: Source, tensors: Tensors, to: str, dtyp
     elif to == "open_clip":
         write_safetensors(folder / WEIGHTS_FILE, tensors, dtype)
     else:
-        renamed = transformers.from_open_clip(tensors, source.config)
+        renamed = transformers.from_open_clip(tensors)
         write_safetensors(folder / transformers.WEIGHTS_FILE, renamed, dtype)
 
 
@@ -160,14 +159,9 @@ def _move_into(folder: Path, out: Path, seal: str) -> None:
         os.replace(path, out / path.name)
 
 
-def _without(tensors: Tensors, name: str) -> Tensors:
-    shapes = {key: shape for key, shape in tensors.shapes.items() if key != name}
-    return Tensors(shapes, tensors.dtypes, tensors.read)
-
-
 def _converted(tensors: Tensors, name: str, dtype: str) -> memoryview:
     """The bytes of one tensor."""
-    value = layout.read_float(tensors, name)
+    value = tensors[name].floats()
     with np.errstate(over="ignore"):
         value = np.ascontiguousarray(value.astype(DTYPES[dtype], copy=False))
     if dtype == "float16" and not np.isfinite(value).all():
@@ -183,18 +177,18 @@ def write_safetensors(path: Path, tensors: Tensors, dtype: str) -> None:
     """
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, shape in tensors.shapes.items():
-        start, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    for name, tensor in tensors.items():
+        start, end = end, end + math.prod(tensor.shape) * np.dtype(DTYPES[dtype]).itemsize
         header[name] = {
-            "dtype": _SAFETENSORS_NAMES[dtype],
-            "shape": list(shape),
+            "dtype": SAFETENSORS_NAMES[dtype],
+            "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in tensors.shapes:
+        for name in tensors:
             file.write(_converted(tensors, name, dtype))
 
 
@@ -212,11 +206,11 @@ def write_torch(path: Path, tensors: Tensors, dtype: str) -> None:
     )
     kind = getattr(torch, dtype)
     # Memory that nobody touches is never given out.
-    empty = {name: torch.empty(shape, dtype=kind) for name, shape in tensors.shapes.items()}
+    empty = {name: torch.empty(tensor.shape, dtype=kind) for name, tensor in tensors.items()}
     frame_path = path.with_suffix(".frame")
     with torch.serialization.skip_data():
         torch.save(empty, frame_path)
-    names = iter(tensors.shapes)
+    names = iter(tensors)
     with (
         zipfile.ZipFile(frame_path) as frame,
         path.open("wb") as file,

@@ -1,6 +1,7 @@
 """Models in memory and on disk, for the tests of conversion and loading."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights import checkpoint, layout
 from bioclip2_jax.weights.description import Preprocess, write_description
 from bioclip2_jax.weights.open import Source, open_source
-from bioclip2_jax.weights.tensors import Tensors
+from bioclip2_jax.weights.tensors import Tensor, Tensors
 from bioclip2_jax.weights.write import write
 
 
@@ -23,12 +24,16 @@ def tensors_of(params: dict, config: ClipConfig, replay_projection: bool = False
 def state_dict(params: dict, config: ClipConfig, replay_projection: bool = False) -> dict:
     """The same as arrays."""
     tensors = tensors_of(params, config, replay_projection)
-    return {name: tensors.read(name) for name in tensors.shapes}
+    return {name: tensor.read() for name, tensor in tensors.items()}
 
 
 def params_of(tensors: dict, config: ClipConfig) -> dict:
     """The inverse of `state_dict`."""
-    return layout.read_params(Tensors.of(tensors), config)
+    found = {
+        name: Tensor(value.shape, str(value.dtype), partial(np.asarray, value))
+        for name, value in tensors.items()
+    }
+    return layout.read_params(found, config)
 
 
 def source_of(params: dict, config: ClipConfig, preprocess: Preprocess) -> Source:

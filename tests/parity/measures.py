@@ -5,6 +5,7 @@
 import dataclasses
 import json
 import math
+import functools
 import random
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from bioclip2_jax.training.step import StepSettings, init_state, make_train_step
 from bioclip2_jax.weights import layout
 from bioclip2_jax.weights.description import from_open_clip, to_open_clip
 from bioclip2_jax.weights.open import open_source
+from bioclip2_jax.weights.tensors import Tensor
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import (
     PRESETS,
@@ -143,7 +145,10 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     batches = [_batch(step, settings) for step in range(steps)]
 
     theirs = _train_reference(model, projection, replay, settings, batches)
-    found = layout.Tensors.of(tensors)
+    found = {
+        name: Tensor(value.shape, str(value.dtype), functools.partial(np.asarray, value))
+        for name, value in tensors.items()
+    }
     params = jax.tree.map(jax.numpy.asarray, layout.read_params(found, size))
     mesh = sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
     state = init_state(settings, size, params)
