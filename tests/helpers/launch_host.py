@@ -61,7 +61,8 @@ class Host:
         """A command that notes its call, unless of a script of ours, and plays `part`, bash."""
         path = (folder or self.bin) / name
         path.parent.mkdir(exist_ok=True)
-        note = f'{{ printf "%q " {name} "$@"; echo; }} >>\'{self.calls_file}\''
+        # One write, since several may note at once.
+        note = f'printf -v line "%q " {name} "$@"; echo "$line" >>\'{self.calls_file}\''
         note = "" if name in _SILENT else f'case "${{1:-}}" in *.py) ;; *) {note} ;; esac'
         path.write_text(f"#!/bin/bash\n{note}\n{part}\n")
         path.chmod(0o755)
