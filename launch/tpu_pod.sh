@@ -245,7 +245,7 @@ look() {
 start() {
   local node commit folder package
   commit="$(git -C "$root" rev-parse --short=12 HEAD)" || return
-  folder="$codes/$commit" package="bioclip2_jax-$commit.tar.gz"
+  folder="$codes/$commit" package="bioclip2_jax-$name-$commit.tar.gz"
   run git -C "$root" archive --output="${TMPDIR:-/tmp}/$package" HEAD || return
   for node in "${nodes[@]}"; do
     run gcloud ${iap:+alpha} compute tpus tpu-vm scp "${TMPDIR:-/tmp}/$package" "$node:" \

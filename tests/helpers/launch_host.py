@@ -88,6 +88,7 @@ class Host:
             env={
                 "PATH": f"{self.bin}:{os.environ['PATH']}",
                 "HOME": str(self.folder),
+                "TMPDIR": str(self.folder),
                 "VENV": str(self.folder / "venv"),
             }
             | environment,
