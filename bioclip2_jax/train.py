@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from bioclip2_jax import files
 from bioclip2_jax.data import pipeline
+from bioclip2_jax.data.feeding import Feed
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.training import progress, recipe, resume, sharding, start, xla_flags
@@ -117,7 +118,8 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     # ---- Loop
     step = CompiledStep(make_train_step(settings.step, model, mesh, shardings))
     this = Run(settings=settings, model=model, workdir=workdir, mesh=mesh, start=done)
-    loop(this, state, step, batches)
+    with contextlib.closing(batches):
+        loop(this, state, step, batches)
 
 
 class Pending(NamedTuple):
@@ -128,16 +130,14 @@ class Pending(NamedTuple):
     flops: float
 
 
-def loop(
-    run: Run, state: TrainState, step: "CompiledStep", batches: Iterator[dict[str, np.ndarray]]
-) -> None:
+def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> None:
     """Takes the steps that are left, logs, and saves checkpoints.
 
     Metrics are read one step late, so that the host never makes the device wait.
 
     Raises:
       UserError: the loss or a gradient is not finite, or too many records cannot be read; the last
-        good checkpoint is kept.
+        good checkpoint is kept. Or a worker of `batches` is gone; the last step is saved.
     """
     settings, workdir = run.settings, run.workdir
     saver = checkpoint.Writer(workdir, settings.keep_checkpoints)
@@ -158,14 +158,19 @@ def loop(
             if pending:
                 finish_step(run, pending, clock=clock, unreadable=unreadable, writer=writer)
             pending = Pending(step=done, metrics=metrics, flops=flops)
-            stopping = asked_to_stop(done - run.start)  # once: a signal may come at any moment
+            # Once: a signal may come at any moment.
+            stopping = asked_to_stop(done - run.start, wanted=bool(batches.failure))
             if stopping or done == settings.steps or done % settings.checkpoint_every == 0:
                 finish_step(run, pending, clock=clock, unreadable=unreadable, writer=writer)
                 pending = None
                 resume.save(saver, done, state)
             if stopping and done < settings.steps:
                 saver.wait()
+                complete = processes.all_true(not batches.failure)  # all that there is is saved
                 processes.say(f"{workdir}: stopped and saved after step {done}")
+                if not complete:
+                    which = batches.failure or "another process has lost a worker of its loader"
+                    raise UserError(f"{which}; start again with the same command")
                 return
     if processes.is_main():
         files.write_json(workdir / "done.json", {"step": settings.steps}, indent=None)

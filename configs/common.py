@@ -36,8 +36,9 @@ def get_config() -> ConfigDict:
     config.data.decode = "simd"  # or "pillow", the reference; "fast": JPEGs at less than full size
     config.data.order = 2  # shuffled by seed, stream and epoch; 1: as in 0.2, whose runs keep it
     config.data.max_unreadable = 0.01  # of the last 10,000 records; with more the run ends
-    config.data.workers = 0  # Grain worker processes; 0 reads in threads of this process
-    config.data.threads = 4  # batches made at the same time
+    config.data.workers = 0  # processes that read and decode; 0: threads of the training itself
+    config.data.threads = 4  # of each worker, or of the training where there are none
+    config.data.prefetch = 2  # batches made ahead; the next one comes from memory
 
     config.train = ConfigDict()
     config.train.steps = 10_000

@@ -72,6 +72,14 @@ def test_evaluators():
     assert clustered["accuracy"] > 0.5
 
 
+def test_loader():
+    (row,) = run("loader.py", "--workers", "1", "--batch", "128", "--batches", "2")
+    assert row["start_seconds"] > 0 and row["first_in_batches"] > 0.2
+    assert 1.5 < row["held_with_unmapped"] <= 3 and row["held_batches"] <= 3
+    assert row["gone_seconds"] < 5
+    assert row["left_processes"] == row["left_shared_memory"] == 0
+
+
 def test_input_pipeline():
     rows = run("input_pipeline.py", "--count", "64", "--workers", "1")
     assert [row["size"] for row in rows] == [512, 256, 224]
@@ -81,3 +89,14 @@ def test_input_pipeline():
             assert row["ratio"] == pytest.approx(row["open_clip_cpu_ms"] / row["ours_cpu_ms"])
         else:
             assert row["open_clip_cpu_ms"] is None and row["ratio"] is None
+
+
+def test_scale_index():
+    rows = run("scale_index.py", "--records", "6400", "--shards", "64", "--written", "8")
+    assert [(row["hosts"], row["workers"]) for row in rows] == [(64, 8), (4, 16)]
+    for row in rows:
+        assert row["measured_records"] == 800
+        assert row["shards"] == 16 + 8  # one lane of four, and the only one of replay
+        assert row["records"] == 16 * 100 + 8 * 98
+        assert 0 < row["resume_seconds"] < row["seconds"]
+        assert row["index_megabytes"] < row["megabytes"] < 1000

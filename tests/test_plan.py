@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from importlib import util
 from pathlib import Path
 
@@ -131,6 +132,24 @@ def test_when_nothing_fits_more_micro_batches_are_tried(monkeypatch):
     assert "--config.train.micro_batches=4" in found["recommendation"]
     assert json.loads(report.to_json(found))["samples_per_second_at_best"] > 0
     assert "needs 20.0 of 16 GiB" in report.as_text(found)
+
+
+def test_a_plan_says_what_the_loader_of_a_host_takes():
+    chip, model = CHIPS["TPU v5 lite"], PRESETS["tiny"]
+    devices = [types.SimpleNamespace(process_index=n // 4) for n in range(8)]
+    target = search.Target(topology="v5e:2x4", devices=devices, chip=chip)
+    keys = {"mesh.fsdp": 1, "model.remat": "none", "train.micro_batches": 1}
+    plan = search.Plan(
+        fits=True, settings=keys, argument_gib=1.0, temporary_gib=1.0, collective_bytes={"x": 2e8}
+    )
+    found = report.report(settings(), model, target, plan, None)
+    # 40 of the 80 pairs; two batches ahead and one in use; no workers.
+    batch = 40 * (model.vision.image_size**2 * 3 + 77 * 4)
+    assert found["hosts"] == 2 and found["host_memory_gb"] == pytest.approx(3 * batch / 1e9)
+    # 200 MB at 200 GB/s are a millisecond for 80 pairs: 40,000 a second and host, 1.4 ms each.
+    assert found["host_cores"] == 56
+    text = report.as_text(found)
+    assert "of 2: batches" in text and "take 56 cores" in text and "data.prefetch=2" in text
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_tfds_reads_the_folder_without_tensorflow(tmp_path):
         "conflicts.csv",
         "dataset_info.json",
         "features.json",
+        "lanes.json",
         "quarantine.csv",
         "summary.json",
         "taxa.csv",

@@ -1,6 +1,6 @@
 """Random access to a dataset folder made by `bioclip2 prepare`, without TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,56 +9,81 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from bioclip2_jax import files
 from bioclip2_jax.data.records import TEXT_FIELDS, Record
+from bioclip2_jax.data.shards import Shards
 from bioclip2_jax.data.tables import open_table
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 
 TAXA_FILE = "taxa.csv"
 CAPTIONS_FILE = "captions.json"  # how long captions are
+LANES_FILE = "lanes.json"  # split → lanes of its shards, see `order.py`
 _LABELS = "labels/"  # how TFDS names the entries of a nested dict in an example
+_AT_A_TIME = 64  # records in memory
 
 
 class Source:
-    """The records of one split; `len(source)` and `source[index]`. Can be pickled."""
+    """The records of one split; `len(source)` and `source[index]`. Can be pickled.
 
-    def __init__(self, data_source: Sequence[bytes], place: str):
-        """Takes serialised examples and the words that name them in errors.
+    Attributes:
+      shards: where they lie, serialised.
+    """
 
-        TFDS would parse them as well, but its general parser takes four times as long.
-        """
-        self._data_source = data_source
+    def __init__(self, shards: Shards, place: str):
+        """`place` names the split in errors."""
+        self.shards = shards
         self._place = place
 
     def __len__(self) -> int:
         """Number of records."""
-        return len(self._data_source)
+        return len(self.shards)
 
     def __getitem__(self, index: int) -> Record:
         """The record at `index`, see `data/records.py`.
 
         Raises:
           IndexError: there is no such record.
-          UserError: its shard is damaged.
+          UserError: its shard is damaged, or too many files are open.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self._place} has no record {index}, only {len(self)}")
+        (record,) = self.read([index])
+        if isinstance(record, UserError):
+            raise record
+        return record
+
+    def read(self, indices: Sequence[int]) -> Iterator[Record | UserError]:
+        """Records in that order, or in place of one that is damaged the error that names it.
+
+        Some are in memory at a time.
+
+        Raises:
+          UserError: too many files are open.
+        """
+        for start in range(0, len(indices), _AT_A_TIME):
+            chunk = indices[start : start + _AT_A_TIME]
+            for index, content in zip(chunk, self.shards.read(chunk), strict=True):
+                yield self._record(index, content)
+
+    def _record(self, index: int, content: bytes | Exception) -> Record | UserError:
         try:
-            serialised = self._data_source[index]
-            # The module makes its classes when it is imported.
-            example = tf_example_pb2.Example.FromString(serialised)  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(content, Exception):
+                raise content
+            # The module makes its classes when it is imported. TFDS's own general parser takes
+            # four times as long.
+            example = tf_example_pb2.Example.FromString(content)  # pyright: ignore[reportAttributeAccessIssue]
             features = example.features.feature
             values = {name: feature.bytes_list.value[0] for name, feature in features.items()}
             record: Record = {name: values[name].decode("utf-8") for name in TEXT_FIELDS}
+            record["image"] = values["image"]
+            record["labels"] = {
+                name.removeprefix(_LABELS): value.decode("utf-8")
+                for name, value in values.items()
+                if name.startswith(_LABELS)
+            }
         except Exception as error:
-            raise UserError(
+            return UserError(
                 f"{self._place}: record {index} cannot be read ({error}); prepare the dataset again"
-            ) from error
-        record["image"] = values["image"]
-        record["labels"] = {
-            name.removeprefix(_LABELS): value.decode("utf-8")
-            for name, value in values.items()
-            if name.startswith(_LABELS)
-        }
+            )
         return record
 
 
@@ -127,15 +152,9 @@ def open_split(data_dir: str | Path, split: str) -> Source:
         names = ", ".join(builder.info.splits)
         raise UserError(f"{data_dir}: no split {split!r}; there are {names}")
     place = f"{data_dir}, split {split!r}"
-    try:
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        source = Source(builder.as_data_source(split, deserialize_method=raw), place)  # pyright: ignore[reportCallIssue]
-        count = len(source)
-    except Exception as error:
-        raise UserError(
-            f"{place}: damaged or incomplete ({error}); prepare the dataset again"
-        ) from error
-    for index in {0, count - 1}:  # shards are opened lazily: a lost end shows here
+    info: Any = builder.info.splits[split]
+    source = Source(Shards(info.filename_template, info.shard_lengths), place)
+    for index in {0, len(source) - 1} - {-1}:  # shards open lazily: a lost end shows here
         source[index]
     return source
 
@@ -169,11 +188,27 @@ def read_caption_tokens(data_dir: str | Path) -> dict[str, int]:
     Raises:
       UserError: no dataset there, or the list is damaged.
     """
-    path = dataset_folder(data_dir) / CAPTIONS_FILE
+    return _read_numbers(dataset_folder(data_dir) / CAPTIONS_FILE, "longest_tokens")
+
+
+def read_lanes(data_dir: str | Path, split: str, shards: int) -> int:
+    """How many lanes the shards of a split are dealt to, see `order.py`; 1 where nothing is said.
+
+    Raises:
+      UserError: no dataset there, or the list is damaged.
+    """
+    path = dataset_folder(data_dir) / LANES_FILE
+    lanes = _read_numbers(path, "lanes").get(split, 1)
+    if not 1 <= lanes <= shards:
+        raise UserError(f"{path}: damaged ({lanes} lanes); prepare the dataset again")
+    return lanes
+
+
+def _read_numbers(path: Path, key: str) -> dict[str, int]:
+    """The numbers below a key of a JSON file; none of a file that is not there."""
     if not path.exists():
         return {}
     try:
-        longest = files.read_json_object(path)["longest_tokens"]
-        return {kind: int(tokens) for kind, tokens in longest.items()}
+        return {name: int(value) for name, value in files.read_json_object(path)[key].items()}
     except (UserError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); prepare the dataset again") from error

@@ -1,23 +1,24 @@
-"""Training batches with Grain: what a batch holds is a function of (seed, step) alone.
+"""Training batches: what a batch holds is a function of (seed, step) alone.
 
-`data/order.py` says which records that is; a host decodes only its own slice of them. No iterator
-state has to be saved, and any number of hosts, workers and restarts sees the same examples, crops
-and captions.
+`data/order.py` says which records that is; a host decodes only its own slice of them, in parts that
+`data/feeding.py` deals out. No iterator state has to be saved, and any number of hosts, workers and
+restarts sees the same examples, crops and captions.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import grain
+import msgspec
 import numpy as np
-from absl import flags
 
 from bioclip2_jax.data import dataset, images, records
+from bioclip2_jax.data.feeding import Arrays, Feed, Layout, ThreadFeed, WorkerFeed, slice_of
 from bioclip2_jax.data.order import Corpus, examples_at, generator
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.text import captions
-from bioclip2_jax.text.taxonomy import Taxon, taxon_ids
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 
 STREAMS = ("", "replay_")  # what the keys of a batch begin with
@@ -57,8 +58,13 @@ class DataSettings:
     max_unreadable: float
     workers: int
     threads: int
+    prefetch: int
 
     def __post_init__(self) -> None:
+        for key, least in (("workers", 0), ("threads", 1), ("prefetch", 1)):
+            if getattr(self, key) < least:
+                value = getattr(self, key)
+                raise UsageError(f"config.data.{key}={value} must be at least {least}")
         if not 0 <= self.max_unreadable <= 1:
             raise UsageError(f"config.data.max_unreadable={self.max_unreadable} must be in [0, 1]")
 
@@ -69,6 +75,8 @@ class DataSettings:
           UsageError: names the key.
         """
         images.check_decoding(self.decode)
+        if self.workers and not hasattr(os, "memfd_create"):
+            raise UsageError("config.data.workers needs Linux; set it to 0 on this machine")
         if not self.dir:
             raise UsageError("config.data.dir is empty: name a folder made by `bioclip2 prepare`")
         if self.replay_batch_size and not self.replay_dir:
@@ -116,6 +124,8 @@ def open_corpus(
     if not len(source):
         raise UserError(f"{data_dir}: split {split!r} is empty; prepare more images")
     longest = dataset.read_caption_tokens(data_dir)
+    shards = len(source.shards.lengths)
+    lanes = dataset.read_lanes(data_dir, split, shards) if order == 2 else 1
     lengths = {kind: bucket(longest.get(kind, TOKEN_LENGTHS[-1])) for kind in captions.TEXT_KINDS}
     return Corpus(
         source=source,
@@ -125,7 +135,20 @@ def open_corpus(
         given=given,
         stream=stream,
         order=order,
+        lanes=lanes,
     )
+
+
+def layout_of(corpus: Corpus, size: int, step: int, rows: int, *, taxa: bool = False) -> Layout:
+    """The arrays of one stream's part of a batch, see `make_batch`."""
+    kind = captions.text_kind(corpus.seed + corpus.stream, step)
+    layout: Layout = {
+        "images": ((rows, size, size, 3), np.uint8),
+        "tokens": ((rows, corpus.token_lengths[kind]), np.int32),
+        "weights": ((rows,), np.float32),
+        "unreadable": ((rows,), np.int64),
+    }
+    return layout | ({"taxon_ids": ((rows, len(RANKS)), np.int32)} if taxa else {})
 
 
 def make_batch(
@@ -136,7 +159,7 @@ def make_batch(
     slices: Sequence[int] = (0,),
     num_slices: int = 1,
     taxa: bool = False,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Reads, augments and tokenises some of the equal slices of one step's batch.
 
     A record that cannot be read, or whose image cannot be decoded, is a grey image of weight 0.
@@ -146,19 +169,42 @@ def make_batch(
       float32; `unreadable` [local] int64, the index of such a record and -1 for others; with `taxa`
       also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
     """
-    size = augmentation.size
+    examples = list(_examples_of(corpus, step, slices, num_slices))
+    layout = layout_of(corpus, augmentation.size, step, len(examples), taxa=taxa)
+    batch = {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
+    fill_rows(corpus, augmentation, step, examples, batch)
+    return batch
+
+
+def _examples_of(
+    corpus: Corpus, step: int, slices: Sequence[int], num_slices: int
+) -> Iterable[tuple[int, int]]:
     share = corpus.batch_size // num_slices
-    rows = [range(n * share, (n + 1) * share) for n in slices]
-    examples = [example for part in rows for example in examples_at(corpus, step, part)]
-    pixels = np.full((len(examples), size, size, 3), 127, np.uint8)
-    unreadable = np.full(len(examples), -1)
+    for n in slices:
+        yield from examples_at(corpus, step, range(n * share, (n + 1) * share))
+
+
+def fill_rows(
+    corpus: Corpus,
+    augmentation: Augmentation,
+    step: int,
+    examples: Sequence[Sequence[int]],
+    batch: Arrays,
+) -> None:
+    """Reads these examples into the rows of `batch`, see `make_batch`; it has as many."""
+    if not len(examples):
+        return
     kind = captions.text_kind(corpus.seed + corpus.stream, step)
+    pixels, unreadable = batch["images"], batch["unreadable"]
+    pixels[:], unreadable[:] = 127, -1
     texts, ids = [], []
-    for row, (epoch, index) in enumerate(examples):
+    contents = corpus.source.read([index for _, index in examples])
+    for row, ((epoch, index), record) in enumerate(zip(examples, contents, strict=True)):
         text, taxon, name = "", Taxon(), ""
         rng = generator(corpus, epoch, index)
         try:
-            record = corpus.source[index]
+            if isinstance(record, UserError):
+                raise record
             text = records.caption_of(record, kind, corpus.given)
             taxon, name = records.taxon_of(record), record["scientificName"]
             pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
@@ -166,10 +212,10 @@ def make_batch(
             unreadable[row] = index
         texts.append(text)
         ids.append(taxon_ids(taxon, name))
-    tokens = tokenize(texts)[:, : corpus.token_lengths[kind]]
-    weights = (unreadable < 0).astype(np.float32)
-    batch = {"images": pixels, "tokens": tokens, "weights": weights, "unreadable": unreadable}
-    return batch | ({"taxon_ids": np.array(ids, np.int32)} if taxa else {})
+    batch["tokens"][:] = tokenize(texts)[:, : corpus.token_lengths[kind]]
+    batch["weights"][:] = unreadable < 0
+    if "taxon_ids" in batch:
+        batch["taxon_ids"][:] = ids
 
 
 def why_unreadable(settings: DataSettings, stream: str, index: int) -> str:
@@ -188,6 +234,89 @@ def why_unreadable(settings: DataSettings, stream: str, index: int) -> str:
     return f"{where} could not be read a moment ago"
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one host reads: these of the equal slices of every batch."""
+
+    settings: DataSettings
+    image_size: int
+    slices: tuple[int, ...]
+    num_slices: int
+
+
+class Reader:
+    """Makes the parts of a share's batches, see `feeding.Filler`.
+
+    Their rows lie one slice after the other; both streams are cut into the same number of parts.
+    """
+
+    def __init__(self, share: Share):
+        """Opens the datasets.
+
+        Raises:
+          UserError: one cannot be opened.
+        """
+        settings = share.settings
+        self._share = share
+        self._augmentation = Augmentation(
+            size=share.image_size,
+            crop_scale=settings.crop_scale,
+            flip=settings.flip,
+            color_jitter=settings.color_jitter,
+            decode=settings.decode,
+        )
+        split, seed, order = settings.split, settings.seed, settings.order
+        given, size = settings.captions == "given", settings.batch_size
+        first = open_corpus(settings.dir, split, seed, size, given=given, order=order)
+        self._streams = {"": first}
+        if size := settings.replay_batch_size:
+            replay = open_corpus(settings.replay_dir, split, seed, size, stream=1, order=order)
+            self._streams["replay_"] = replay
+        self.rows = max(self._rows(corpus) for corpus in self._streams.values())
+
+    def warm_up(self) -> None:
+        """Makes one pair, so that all that is loaded at first use is there."""
+        corpus, size = self._streams[""], self._share.image_size
+        batch = {n: np.empty(*form) for n, form in layout_of(corpus, size, 0, 1).items()}
+        fill_rows(corpus, self._augmentation, 0, [(0, 0)], batch)
+
+    def _rows(self, corpus: Corpus) -> int:
+        return corpus.batch_size // self._share.num_slices * len(self._share.slices)
+
+    def job(self) -> str:
+        """The share, as JSON."""
+        return msgspec.json.encode(self._share).decode()
+
+    def _layout(self, prefix: str, step: int) -> Layout:
+        corpus, size = self._streams[prefix], self._share.image_size
+        taxa = bool(self._share.settings.rank_weights) and not prefix
+        return layout_of(corpus, size, step, self._rows(corpus), taxa=taxa)
+
+    def layout(self, step: int) -> Layout:
+        """The arrays of a step: those of `make_batch`, and the examples that they are of."""
+        layout: Layout = {}
+        for prefix, corpus in self._streams.items():
+            arrays = self._layout(prefix, step)
+            layout |= {prefix + name: form for name, form in arrays.items()}
+            layout["_" + prefix + "examples"] = ((self._rows(corpus), 2), np.int64)
+        return layout
+
+    def begin(self, step: int, batch: Arrays) -> None:
+        """Writes down which examples the step takes."""
+        for prefix, corpus in self._streams.items():
+            examples = _examples_of(corpus, step, self._share.slices, self._share.num_slices)
+            batch["_" + prefix + "examples"][:] = list(examples)
+
+    def fill(self, step: int, part: int, parts: int, batch: Arrays) -> None:
+        """Reads some of them."""
+        for prefix, corpus in self._streams.items():
+            workers = max(self._share.settings.workers, 1)
+            where = slice_of(self._rows(corpus), part, parts, workers)
+            own = {name: batch[prefix + name][where] for name in self._layout(prefix, step)}
+            examples = batch["_" + prefix + "examples"][where].tolist()
+            fill_rows(corpus, self._augmentation, step, examples, own)
+
+
 def batches(
     settings: DataSettings,
     image_size: int,
@@ -195,46 +324,24 @@ def batches(
     *,
     slices: Sequence[int] = (0,),
     num_slices: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Feed:
     """This host's slices of the batches of steps `start` ... `settings.steps`.
 
     A batch is cut into `num_slices` equal slices: as many as there are hosts, or more where the
     devices of a host are not neighbours on the mesh.
 
     With replay on, the keys of the second stream carry the prefix `replay_`.
+
+    Returns:
+      An iterator; to be closed if it is not used up.
+
+    Raises:
+      UserError: a dataset cannot be opened.
     """
-    augmentation = Augmentation(
-        size=image_size,
-        crop_scale=settings.crop_scale,
-        flip=settings.flip,
-        color_jitter=settings.color_jitter,
-        decode=settings.decode,
-    )
-    split, seed, order = settings.split, settings.seed, settings.order
-    given, sizes = settings.captions == "given", (settings.batch_size, settings.replay_batch_size)
-    streams = {"": open_corpus(settings.dir, split, seed, sizes[0], given=given, order=order)}
-    if settings.replay_batch_size:
-        streams["replay_"] = open_corpus(
-            settings.replay_dir, split, seed, sizes[1], stream=1, order=order
-        )
-
-    def load(step: int) -> dict[str, np.ndarray]:
-        batch = {}
-        for prefix, corpus in streams.items():
-            taxa = bool(settings.rank_weights) and not prefix
-            part = make_batch(
-                corpus, augmentation, step, slices=slices, num_slices=num_slices, taxa=taxa
-            )
-            batch |= {prefix + key: value for key, value in part.items()}
-        return batch
-
-    threads = settings.threads
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    steps = grain.MapDataset.range(start, settings.steps).map(load).to_iter_dataset(options)
+    reader = Reader(Share(settings, image_size, tuple(slices), num_slices))
+    steps, threads, prefetch = range(start, settings.steps), settings.threads, settings.prefetch
     if settings.workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
-        steps = steps.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=settings.workers, per_worker_buffer_size=2)
+        return WorkerFeed(
+            reader, steps, workers=settings.workers, threads=threads, prefetch=prefetch
         )
-    return iter(steps)
+    return ThreadFeed(reader, steps, threads=threads, prefetch=prefetch)

@@ -25,7 +25,7 @@ from bioclip2_jax.prepare.workshop import Workshop
 QUARANTINE_FILE, SUMMARY_FILE, CONFLICTS_FILE = "quarantine.csv", "summary.json", "conflicts.csv"
 _QUARANTINE_COLUMNS = ("key", "file", "split", "reason")
 _OURS = re.compile(
-    r"LICENSE|(features|dataset_info|captions|summary)\.json|(taxa|quarantine|conflicts)\.csv"
+    r"LICENSE|(features|dataset_info|captions|lanes|summary)\.json|(taxa|quarantine|conflicts)\.csv"
     r"|.*\.array_record-.*"
 )
 

@@ -27,6 +27,7 @@ from bioclip2_jax.prepare.source import Rejected
 from bioclip2_jax.prepare.spool import ReadTask
 
 SHARD_BYTES, SHARD_RECORDS = 256 << 20, 1 << 16  # at most in a shard
+_SHARDS_A_LANE, _MOST_LANES = 16, 512  # at least, so that a lane is a sample; and at most
 AT_A_TIME = 1 << 16  # entries in memory
 _USUAL_SPLITS = ("train", "val", "test")
 _HELD_OUT = ("test", "val")  # which keep a picture that others have too
@@ -246,7 +247,7 @@ def _decide(
 
 
 def _cut(tasks: Sequence[ReadTask], splits: Sequence[str], folder: Path) -> list[Shard]:
-    """Shards of equally many records; in a split as many as its bytes and records need."""
+    """Shards of equally many records; in a split as many as its bytes, records and lanes need."""
     counts, sizes = np.zeros(len(splits), int), np.zeros(len(splits), int)
     for task in tasks:
         index, is_kept = spool.read_index(task), verdicts(folder, task) > 0
@@ -257,7 +258,8 @@ def _cut(tasks: Sequence[ReadTask], splits: Sequence[str], folder: Path) -> list
     ends: list[list[int]] = []  # of the shards of a split: its first record, …, its number of them
     for count, size in zip(counts.tolist(), sizes.tolist(), strict=True):
         wanted = max(-(-size // SHARD_BYTES), -(-count // SHARD_RECORDS))
-        length, longer = divmod(count, number := min(count, wanted) or 1)
+        lanes = lanes_of(wanted)  # as large as each other, so that none is seen more often
+        length, longer = divmod(count, number := min(count, -(-wanted // lanes) * lanes) or 1)
         ends.append([n * length + min(n, longer) for n in range(number + 1)])
     starts: list[list[Hash]] = [[] for _ in splits]
     seen = np.zeros(len(splits), int)
@@ -280,6 +282,11 @@ def _cut(tasks: Sequence[ReadTask], splits: Sequence[str], folder: Path) -> list
         if counts[split]
         for number in range(len(ends[split]) - 1)
     ]
+
+
+def lanes_of(shards: int) -> int:
+    """How many lanes so many shards are dealt to, a power of two; see `data/order.py`."""
+    return min(1 << max(shards // _SHARDS_A_LANE, 1).bit_length() - 1, _MOST_LANES)
 
 
 def _kept(tasks: Sequence[ReadTask], folder: Path, entries: Entries) -> np.ndarray:

@@ -17,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from bioclip2_jax import files
+from bioclip2_jax.data.dataset import LANES_FILE
 from bioclip2_jax.data.records import TEXT_FIELDS, Record
 from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.prepare import settle, spool
@@ -25,7 +26,7 @@ from bioclip2_jax.prepare.settle import Shard
 from bioclip2_jax.prepare.spool import ReadTask
 
 # A record a chunk, for random access; packed pictures are no smaller when packed again.
-_OPTIONS = "group_size:1,uncompressed"
+OPTIONS = "group_size:1,uncompressed"
 _BYTES_AT_A_TIME, _RECORDS_AT_A_TIME = 64 << 20, 1024  # in memory
 
 
@@ -66,12 +67,12 @@ def write_shard(task: ShardTask) -> int:
     entries, numbers = entries.select(numbers > 0), numbers[numbers > 0]
     catalogue = Catalogue()
     with files.replacing(task.path) as partial, _refusals(task.path):
-        writer = ArrayRecordWriter(partial, _OPTIONS)
+        writer = ArrayRecordWriter(partial, OPTIONS)
         for record, number in zip(_records(task.reads, entries), numbers.tolist(), strict=True):
             if number > 1:
                 record["key"] += f"#{number}"
             catalogue.add(record)
-            writer.write(_serialised(record, task.labels))
+            writer.write(serialised(record, task.labels))
         writer.close()
     catalogue.totals().write(task.totals)
     return len(numbers)
@@ -102,7 +103,7 @@ def _refusals(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason(error)})") from error
 
 
-def _serialised(record: Record, labels: Sequence[str]) -> bytes:
+def serialised(record: Record, labels: Sequence[str]) -> bytes:
     """A record as TFDS stores it: each label as "labels/NAME"."""
     # The module makes its classes when it is imported.
     example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
@@ -132,20 +133,22 @@ def safe_name(name: str) -> str:
 def write_metadata(
     folder: Path, shards: Sequence[Shard], labels: Sequence[str], *, description: str, licence: str
 ) -> None:
-    """Writes TFDS's description of the shards beside them."""
+    """Writes TFDS's description of the shards beside them, and their lanes."""
     # Bytes rather than tfds.features.Image: pictures stay as they came, in any format, and
     # `images.decode` is the only decoder.
     features: dict[str, Any] = {name: tfds.features.Text() for name in TEXT_FIELDS}
     features["image"] = tfds.features.Tensor(shape=(), dtype=np.object_)
     if labels:
         features["labels"] = {name: tfds.features.Text() for name in labels}
-    splits = []
+    splits, lanes = [], {}
     for split in dict.fromkeys(shard.split for shard in shards):
         paths = folder.glob(f"*-{split}.array_record-*")
+        lengths = [shard.records for shard in shards if shard.split == split]
+        lanes[split] = settle.lanes_of(len(lengths))
         splits.append(
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[shard.records for shard in shards if shard.split == split],
+                shard_lengths=lengths,
                 num_bytes=sum(path.stat().st_size for path in paths),
             )
         )
@@ -158,6 +161,7 @@ def write_metadata(
         description=description,
         license=licence,
     )
+    files.write_json(folder / LANES_FILE, {"lanes": lanes}, indent=None)
 
 
 def totals_of(tasks: Sequence[ShardTask]) -> Iterator[tuple[str, Totals]]:

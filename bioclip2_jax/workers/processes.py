@@ -14,10 +14,10 @@ import sys
 import time
 import traceback
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -232,12 +232,19 @@ def all_true(value: bool) -> bool:
 # ---- Stopping
 
 
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[int], bool]]:
-    """A function of the steps taken since the start: whether to save and stop after this one.
+class Stop(Protocol):
+    """Says whether to save and stop after this step."""
 
-    SIGTERM or Ctrl-C of one process stops all of them, at the same step: every process asks after
-    every step. A second signal ends a process at once.
+    def __call__(self, taken: int, *, wanted: bool) -> bool:
+        """`taken`: steps since the start. `wanted`: whether this process has to stop soon."""
+        ...
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """SIGTERM, Ctrl-C or the wish of one process stops all of them, at the same step.
+
+    Every process asks after every step. A second signal ends a process at once.
     """
     caught: list[int] = []
 
@@ -249,16 +256,23 @@ def stop_on_signal() -> Iterator[Callable[[int], bool]]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
 
-    def was_caught(_taken: int) -> bool:
-        return bool(caught)
+    def ask(taken: int, *, wanted: bool) -> bool:
+        return wanted or bool(caught)
 
-    if jax.process_count() == 1:
-        handlers, ask = {signal.SIGTERM: handler, signal.SIGINT: handler}, was_caught
+    def ask_all(taken: int, *, wanted: bool) -> bool:
+        if wanted and not caught:
+            caught.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        return multihost_utils.reached_preemption_sync_point(taken)
+
+    alone = jax.process_count() == 1
+    if alone:
+        handlers = {signal.SIGTERM: handler, signal.SIGINT: handler}
     else:  # SIGTERM is JAX's, since `start`
-        handlers, ask = {signal.SIGINT: forward}, multihost_utils.reached_preemption_sync_point
+        handlers = {signal.SIGINT: forward}
     before = {number: signal.signal(number, new) for number, new in handlers.items()}
     try:
-        yield ask
+        yield ask if alone else ask_all
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)

@@ -1,5 +1,6 @@
 """Training programs as a scheduler starts them: one or several processes, watched and killed."""
 
+import contextlib
 import functools
 import io
 import json
@@ -114,6 +115,17 @@ def run_together(count: int, args: list[str], devices: int = 1) -> list[str]:
     codes, messages = finish(start_together(count, args, devices))
     assert codes == [0] * count, "\n".join(messages)
     return messages
+
+
+def children(process: int) -> list[int]:
+    """Processes that it has started and that still run, by Linux's /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(parent) == process and state != "Z":
+                found.append(int(entry.name))
+    return sorted(found)
 
 
 def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen]) -> None:

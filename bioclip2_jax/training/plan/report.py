@@ -1,6 +1,7 @@
 """What a plan comes to, for a person and for a program."""
 
 import json
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,12 @@ from bioclip2_jax.training.hardware import GIB
 from bioclip2_jax.training.plan.search import Plan, Target
 from bioclip2_jax.training.recipe import Settings
 from bioclip2_jax.training.step import init_state, train_flops_per_step
+
+# Of a core, to read, decode, crop and tokenise a pair whose picture has 256 pixels a side:
+# benchmarks/input_pipeline.py on a Xeon, config.data.decode="simd". 512 pixels take twice that.
+_CORE_SECONDS = 1.4e-3
+# Of a worker's own memory: benchmarks/loader.py.
+_WORKER_BYTES = 80e6
 
 
 def report(
@@ -30,6 +37,7 @@ def report(
     pairs = step.batch_size + step.replay_batch_size
     state = jax.eval_shape(lambda: init_state(step, model))
     fsdp = best.settings["mesh.fsdp"]
+    hosts = len({device.process_index for device in target.devices})
     facts = {
         "topology": target.topology,
         "chips": chips,
@@ -49,6 +57,10 @@ def report(
         "flops_per_step": flops,
         "collective_bytes": best.collective_bytes,
         "recommendation": _advice(plan, recommended),
+        "hosts": hosts,
+        "prefetch": settings.data.prefetch,
+        "workers": settings.data.workers,
+        "host_memory_gb": _host_bytes(settings, model, pairs / hosts, text_length) / 1e9,
     }
     if best.fits:
         moved = sum(best.collective_bytes.values())
@@ -59,6 +71,7 @@ def report(
             "samples_per_second_at_best": pairs / seconds,
             "mfu_bound": flops / (seconds * chips * chip.flops),
             "days_at_best": seconds * settings.steps / 86400,
+            "host_cores": math.ceil(pairs / seconds / hosts * _CORE_SECONDS),
         }
     return facts
 
@@ -85,6 +98,11 @@ def as_text(facts: dict[str, Any]) -> str:
             f"  at best        {facts['step_seconds_at_best']:.2f} s a step,"
             f" {facts['samples_per_second_at_best']:,.0f} samples/s,"
             f" MFU {facts['mfu_bound']:.0%}, {facts['days_at_best']:.1f} days for the recipe",
+            f"  each host      of {facts['hosts']}: batches and workers of the loader hold"
+            f" {facts['host_memory_gb']:.1f} GB (data.prefetch={facts['prefetch']},"
+            f" data.workers={facts['workers']})",
+            f"                 and take {facts['host_cores']} cores to keep up at best, where"
+            " pictures have 256 pixels a side",
         ]
     return "\n".join(lines)
 
@@ -108,6 +126,12 @@ def _recomputed(plan: Plan) -> float:
     """Work over that of the model: a forward pass is one of three parts, and may be repeated."""
     again = plan.settings["model.remat"] in ("attention", "full", "offload")
     return 1 + (again + (plan.settings["train.micro_batches"] > 1)) / 3
+
+
+def _host_bytes(settings: Settings, model: ClipConfig, pairs: float, text_length: int) -> float:
+    """What the loader of a host holds: batches made ahead, the one in use, and its workers."""
+    pair = 3 * model.vision.image_size**2 + 4 * text_length
+    return (settings.data.prefetch + 1) * pairs * pair + settings.data.workers * _WORKER_BYTES
 
 
 def _held(tree: dict, fsdp: int) -> float:
