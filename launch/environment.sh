@@ -7,6 +7,11 @@ fail() {
   exit 1
 }
 
+usage_error() {
+  echo "error: $*; bash $0 --help explains" >&2
+  exit 2
+}
+
 # absolute PATH: the same place, seen from any folder.
 absolute() {
   case "$1" in
@@ -49,6 +54,7 @@ make_environment() {
     rm -f "$2/bin/python" # half of one must not be reused
     fail "'$1' cannot make the environment $2; its venv module (python3-venv) or the right to write may be missing"
   fi
+  touch "$2/bioclip2_jax.stamp" # these scripts may make it anew
 }
 
 # cuda_extra [GUESS]: the extra of this package that suits the GPUs and their driver. Where there are
@@ -84,7 +90,7 @@ show() {
   echo "${line:1}"
 }
 
-# show_environment EXTRA: what use_environment runs where the packages are not yet installed.
+# show_environment [EXTRA]: what use_environment runs where the packages are not yet installed.
 show_environment() {
   local root venv python
   root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -94,16 +100,16 @@ show_environment() {
     show "$python" -m venv "$venv"
   fi
   show cd "$root"
-  show "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$1]"
+  show "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
   show source "$venv/bin/activate"
 }
 
-# use_environment [EXTRA]: an environment that holds this package, current with its requirements.
+# use_environment [EXTRA[,EXTRA...]]: an environment that holds this package with all that it and the
+# extras need. One that is complete is used as it is, whoever made it, and needs no network.
 use_environment() {
-  local extra="${1:-}" root venv python stamp wanted
+  local extra="${1:-}" root venv python lacking
   root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
   venv="$(absolute "${VENV:-$root/.venv}")"
-  stamp="$venv/bioclip2_jax.stamp${extra:+.$extra}"
   if [ ! -x "$venv/bin/python" ]; then
     pick_python
     make_environment "$python" "$venv"
@@ -117,13 +123,13 @@ use_environment() {
     fi
   fi
   cd "$root" || fail "cannot enter $root"
-  wanted="$extra $(cat requirements.txt pyproject.toml | cksum) $PWD"
-  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  if ! lacking="$("$venv/bin/python" launch/missing.py "$extra" 2>/dev/null)" || [ -n "$lacking" ]; then
     echo "== installing the Python packages (a few minutes the first time)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       --editable ".${extra:+[$extra]}" ||
-      fail "the Python packages could not be installed; is there a network? pip's message is above"
-    echo "$wanted" >"$stamp"
+      fail "the Python packages could not be installed (missing: $(paste -sd, <<<"${lacking:-all}"))." \
+        "Is there a network? pip's message is above. For machines without one, run where there is" \
+        "one, on the same file system: bash launch/install.sh${extra:+ $extra}"
   fi
   # shellcheck disable=SC1091
   source "$venv/bin/activate"

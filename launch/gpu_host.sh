@@ -11,8 +11,9 @@ bash launch/gpu_host.sh [--dry-run] OPTIONS OF bioclip2 train
 
 Trains on all GPUs of this machine. Makes the environment with the CUDA packages that suit the
 driver, then runs \`bioclip2 train\` with the options given. A training that crashes is started
-again and goes on from its newest checkpoint, unless it had made none since its start. SIGTERM or
-Ctrl-C: it saves and stops. The exit code is the training's.
+again and goes on from its newest checkpoint, unless it had made none since its start; one that was
+stuck (exit code 4) is started up to three times without. SIGTERM or Ctrl-C: it saves and stops. The
+exit code is the training's.
 
   --dry-run   print what would be run, and run nothing
   PYTHON=...  the interpreter, VENV=... the environment (default .venv in the checkout)
@@ -25,6 +26,7 @@ END
 
 take_options "$@"
 extra="$(cuda_extra "$dry_run")"
+extra+="$(bucket_extra)"
 if [ -n "$dry_run" ]; then
   show_environment "$extra"
   show bioclip2 train "${arguments[@]}"
@@ -33,5 +35,5 @@ fi
 from="$PWD"
 use_environment "$extra"
 cd "$from" # names in the options count from where the caller stands
-keep_training
+keep_training setsid bioclip2 train "${arguments[@]}" # setsid: Ctrl-C of a terminal is to come once
 exit "$code"

@@ -1,12 +1,9 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # What the scripts that start a training share; sourced by them.
+#
+# The exit codes of `bioclip2 train`: 0 done, or told to stop and saved; 1 failed; 2 a wrong call;
+# 4 stuck.
 
-usage_error() {
-  echo "error: $*; bash $0 --help explains" >&2
-  exit 2
-}
-
-# shellcheck disable=SC2034
 # take_options OPTIONS: sets `dry_run`, `arguments` (those of `bioclip2 train`) and `workdir`.
 take_options() {
   local argument
@@ -33,9 +30,21 @@ find_workdir() {
   [ -n "$workdir" ] || usage_error "--workdir=DIR is missing, the folder of the run"
 }
 
+# bucket_extra: what the paths in `arguments` need beside another extra.
+bucket_extra() {
+  case "${arguments[*]}" in *gs://*) echo ",gcs" ;; esac
+}
+
+# ---- How far the run is
+
+bucket() {
+  python "$(dirname "${BASH_SOURCE[0]}")/bucket.py" "$1" "$workdir"
+}
+
 # newest_checkpoint: the step of the newest in `workdir`, 0 where there is none.
 newest_checkpoint() {
   local path newest=0
+  case "$workdir" in gs://*) bucket newest && return ;; esac
   for path in "$workdir"/checkpoints/*; do
     path="${path##*/}"
     case "$path" in *[!0-9]*) continue ;; esac
@@ -44,10 +53,25 @@ newest_checkpoint() {
   echo "$newest"
 }
 
-# is_worth_another_start CODE BEFORE: whether a run that ended with CODE, and whose newest checkpoint
-# was BEFORE when it started, failed but got on. A wrong call (2) fails every time.
+# is_done: whether the last step is saved.
+is_done() {
+  case "$workdir" in gs://*) bucket "done" ;; *) [ -f "$workdir/done.json" ] ;; esac
+}
+
+# ---- Running it
+
+# is_worth_another_start: after an end with `code`. A wrong call fails every time; a crash must have
+# got on since the start. What was stuck may have been unlucky, but not three times.
+idle_starts=0
 is_worth_another_start() {
-  [ "$1" -ne 0 ] && [ "$1" -ne 2 ] && [ "$(newest_checkpoint)" -gt "$2" ]
+  local before="$newest"
+  newest="$(newest_checkpoint)"
+  idle_starts=$((newest > before ? 0 : idle_starts + 1))
+  case "$code" in
+    0 | 2) return 1 ;;
+    4) [ "$idle_starts" -lt 3 ] ;;
+    *) [ "$idle_starts" -eq 0 ] ;;
+  esac
 }
 
 # await PID: sets `code`, its exit code. The caller's traps count what they catch in `signals`.
@@ -60,25 +84,32 @@ await() {
   done
 }
 
-# keep_training: `bioclip2 train` until it ends well, is told to stop, or fails without a new
-# checkpoint; sets `code`. SIGTERM and Ctrl-C reach the training, which saves and stops.
-keep_training() {
-  local before
-  signals=0 told=0 child=""
+# start_training COMMAND ...: runs it once; sets `code`. SIGTERM and Ctrl-C reach the training, which
+# saves and stops; `signals` counts them.
+signals=0
+start_training() {
   trap 'signals=$((signals + 1)); forward_signal' TERM INT
-  while :; do
-    before="$(newest_checkpoint)"
-    setsid bioclip2 train "${arguments[@]}" & # setsid: the terminal's Ctrl-C is not to reach it too
-    child=$!
-    forward_signal
-    await "$child"
-    child=""
-    [ "$signals" -eq 0 ] && is_worth_another_start "$code" "$before" || return 0
-    echo "== the training ended with code $code, after checkpoint $(newest_checkpoint);" \
-      "starting it again" >&2
+  "$@" &
+  child=$!
+  forward_signal
+  await "$child"
+  child=""
+}
+
+# keep_training COMMAND ...: until it ends well, is told to stop, or is not worth another start; sets
+# `code`, and the checkpoints `begun` and `newest`.
+keep_training() {
+  begun="$(newest_checkpoint)"
+  newest="$begun"
+  start_training "$@"
+  while is_worth_another_start && [ "$signals" -eq 0 ]; do
+    echo "== the training ended with code $code, after checkpoint $newest; starting it again" >&2
+    start_training "$@"
   done
 }
 
+# forward_signal: tells the training once for each signal that came.
+told=0 child=""
 forward_signal() {
   if [ -n "$child" ] && [ "$told" -lt "$signals" ]; then
     told=$signals

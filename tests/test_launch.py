@@ -1,8 +1,11 @@
 """The launch scripts: environments made, reused and renewed; one clear sentence otherwise."""
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,14 @@ case "$1 $2" in
     mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" || exit 1
     echo "PATH='$folder/bin':\\$PATH" >"$folder/bin/activate"
     exit VENV_STATUS ;;
-  *) echo "VERSION $*" >>"CALLS" ; [ "$2" != pip ] || exit PIP_STATUS ;;
+  "launch/missing.py $2") cmp -s requirements.txt "$0.has.${2:-base}" || echo a-package ;;
+  "-m pip")
+    echo "VERSION $*" >>"CALLS"
+    for extra; do :; done
+    extra="${extra#.}" && extra="${extra#[}" && extra="${extra%]}"
+    [ PIP_STATUS -ne 0 ] || cp requirements.txt "$0.has.${extra:-base}"
+    exit PIP_STATUS ;;
+  *) echo "VERSION $*" >>"CALLS" ;;
 esac
 """
 
@@ -102,6 +112,88 @@ def test_a_failed_installation_is_named_and_tried_again(checkout, interpreter, t
         done = run(checkout / "launch/test.sh", cwd=tmp_path, PYTHON=python)
         assert done.returncode == 1 and "could not be installed" in done.stderr
     assert calls(tmp_path) == ["3.12 pip"] * 2
+
+
+def test_a_complete_environment_needs_no_network_whoever_made_it(checkout, interpreter, tmp_path):
+    done = run(
+        checkout / "launch/install.sh", "dev", cwd=tmp_path, PYTHON=interpreter("new", "3.12")
+    )
+    assert done.returncode == 0 and "is complete" in done.stdout, done.stderr
+    (checkout / ".venv" / "bioclip2_jax.stamp").unlink()
+    (checkout / ".venv/bin/python").write_text(
+        (checkout / ".venv/bin/python").read_text().replace("exit 0", "exit 1")
+    )
+    assert run(checkout / "launch/test.sh", cwd=tmp_path).returncode == 0
+    assert calls(tmp_path) == ["3.12 pip", "3.12 pytest"]
+    with (checkout / "requirements.txt").open("a") as file:
+        file.write("another\n")
+    done = run(checkout / "launch/test.sh", cwd=tmp_path)
+    assert done.returncode == 1 and "(missing: a-package)" in done.stderr
+    assert done.stderr.rstrip().endswith("bash launch/install.sh dev")
+
+
+def test_an_installation_does_what_its_dry_run_shows(checkout, interpreter, tmp_path):
+    python = interpreter("python", "3.12")
+    for extra, expected in [
+        ("cuda13,gcs", ".[cuda13,gcs]"),
+        ("cpu", "."),
+        ("tpu gcs", ".[tpu,gcs]"),
+    ]:
+        words = ["--dry-run", *extra.split()]
+        shown = run(checkout / "launch/install.sh", *words, cwd=tmp_path, PYTHON=python)
+        assert shown.returncode == 0 and not (tmp_path / "calls").exists(), shown.stderr
+        done = run(checkout / "launch/install.sh", *words[1:], cwd=tmp_path, PYTHON=python)
+        assert done.returncode == 0, done.stderr
+        pip = [words for words in map(shlex.split, shown.stdout.splitlines()) if "pip" in words][0]
+        assert pip[-1] == expected
+        assert (tmp_path / "calls").read_text().split() == ["3.12", *pip[1:]]
+        (tmp_path / "calls").unlink()
+        shutil.rmtree(checkout / ".venv")
+
+
+def test_an_installation_wants_an_extra_that_there_is(checkout, tmp_path):
+    for words, said in [
+        ([], "EXTRA is missing"),
+        (["cuda13,tpus"], "tpus: not one of: cpu cuda12 "),
+    ]:
+        done = run(checkout / "launch/install.sh", *words, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr and not (checkout / ".venv").exists()
+
+
+def test_what_an_environment_lacks_is_told_from_what_it_holds(tmp_path):
+    """Of one environment made by hand: names, versions, extras and markers."""
+    site = tmp_path / "site"
+
+    def install(name: str, version: str, *lines: str) -> Path:
+        folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        text = "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines])
+        (folder / "METADATA").write_text(text)
+        return folder
+
+    install("plain", "2.0")
+    install("inner", "1.0")
+    install("with-extra", "1.0", 'Requires-Dist: inner>=2; extra == "more"')
+    checkout = tmp_path / "checkout"
+    (checkout / "launch").mkdir(parents=True)
+    shutil.copy(ROOT / "launch/missing.py", checkout / "launch")
+    (checkout / "pyproject.toml").write_text(
+        '[project.optional-dependencies]\nsome = ["plain>=1", "with-extra[more]"]\n'
+    )
+    (checkout / "requirements.txt").write_text(
+        'plain>=3  # newer\nabsent\nabsent; python_version < "3"\n\nwith-extra\n'
+    )
+
+    def lacking(*extras: str) -> list[str]:
+        command = [sys.executable, str(checkout / "launch/missing.py"), *extras]
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        return subprocess.check_output(command, env=environment, text=True).splitlines()
+
+    base = ["this checkout itself", "plain>=3 (here is 2.0)", "absent"]
+    assert lacking() == base and lacking("some") == [*base, "inner>=2 (here is 1.0)"]
+    origin = {"url": checkout.as_uri(), "dir_info": {"editable": True}}
+    (install("bioclip2-jax", "1") / "direct_url.json").write_text(json.dumps(origin))
+    assert lacking() == base[1:]
 
 
 def test_another_interpreter_makes_the_environment_anew(checkout, interpreter, tmp_path):

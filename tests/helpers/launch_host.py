@@ -4,10 +4,12 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HELPERS = Path(__file__).parent
 TRAIN = ["--config=configs/a.py", "--workdir=my run"]
 
 # A part of `bioclip2`: a training that goes on until SIGTERM comes.
@@ -18,8 +20,20 @@ for _ in {1..3000}; do /bin/sleep 0.02; done
 """
 
 
+_SILENT = ("sleep", "nvidia-smi", "uname")
+
+# The Python of an environment: complete after pip, and able to look into the buckets of BUCKETS.
+_PYTHON = f"""
+case "$1" in
+  */missing.py) [ -f "$0.complete" ] || echo a-package ;;
+  */bucket.py) exec {sys.executable} "$1" "$2" "BUCKETS/${{3#gs://}}" ;;
+  -m) touch "$0.complete" ;;
+esac
+"""
+
+
 class Host:
-    """A checkout, an environment that needs no installation, and stand-ins on the PATH.
+    """A checkout, an environment without the packages, and stand-ins on the PATH.
 
     A stand-in notes its call in `calls` and then plays the part that the test gives it.
     """
@@ -32,23 +46,30 @@ class Host:
             shutil.copy(ROOT / name, self.checkout)
         self.environment(folder / "venv")
         self.stand_in("nvidia-smi", "echo '580.95.05, 9.0'")
-        self.stand_in("sleep", 'exec /bin/sleep "0.0$1"')
+        self.stand_in("sleep", "exec /bin/sleep 0.02")
         self.calls_file.write_text("")
 
     def environment(self, folder: Path) -> None:
-        """Whose Python only notes what is asked of it."""
+        """Whose Python notes what is asked of it; gs:// is the folder `buckets`."""
         (folder / "bin").mkdir(parents=True)
-        (folder / "bin" / "activate").write_text("")
-        self.stand_in("python", "", folder / "bin")
+        here = '$(dirname "${BASH_SOURCE[0]}")'  # a copy of it is another environment
+        (folder / "bin" / "activate").write_text(f'PATH="{here}:$PATH"\n')
+        python = _PYTHON.replace("BUCKETS", str(self.folder / "buckets"))
+        self.stand_in("python", python, folder / "bin")
 
     def stand_in(self, name: str, part: str, folder: Path | None = None) -> None:
-        """A command that notes its call and then plays `part`, lines of bash."""
+        """A command that notes its call, unless of a script of ours, and plays `part`, bash."""
         path = (folder or self.bin) / name
         path.parent.mkdir(exist_ok=True)
-        noting = "" if name in ("sleep", "nvidia-smi") else f'{{ printf "%q " {name} "$@"; echo; }}'
-        note = f"{noting} >>'{self.calls_file}'" if noting else ""
+        # One write, since several may note at once.
+        note = f'printf -v line "%q " {name} "$@"; echo "$line" >>\'{self.calls_file}\''
+        note = "" if name in _SILENT else f'case "${{1:-}}" in *.py) ;; *) {note} ;; esac'
         path.write_text(f"#!/bin/bash\n{note}\n{part}\n")
         path.chmod(0o755)
+
+    def stand_in_program(self, name: str) -> None:
+        """A command that notes its call and is then tests/helpers/stand_in_NAME.py."""
+        self.stand_in(name, f'exec "{sys.executable}" -IS "{HELPERS}/stand_in_{name}.py" "$@"')
 
     def start(self, script: str, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -67,6 +88,7 @@ class Host:
             env={
                 "PATH": f"{self.bin}:{os.environ['PATH']}",
                 "HOME": str(self.folder),
+                "TMPDIR": str(self.folder),
                 "VENV": str(self.folder / "venv"),
             }
             | environment,
@@ -83,7 +105,7 @@ class Host:
         return [words for words in found if not names or words[0] in names]
 
     def wait_for(self, file: str) -> None:
-        for _ in range(500):
+        for _ in range(1500):
             if (self.folder / file).exists():
                 return
             time.sleep(0.02)
