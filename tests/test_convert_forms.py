@@ -273,7 +273,7 @@ def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tmp_path
 
     def run(workdir, steps):
         init = f"--config.init={tmp_path / 'ours'}", "--config.model.name=init"
-        changes = {"steps": steps, "learning_rate": 0.0, "checkpoint_every": 1}
+        changes = {"steps": steps, "warmup_steps": 0, "learning_rate": 0.0, "checkpoint_every": 1}
         train.main(arguments_of_run(workdir, data, *init, **changes))
 
     run(tmp_path / "run", steps=1)

@@ -1,5 +1,6 @@
 """Batches are made in parts by many hands, few ahead, and a training does not outlive a worker."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -130,7 +131,7 @@ def test_every_part_has_a_hand_of_its_own_and_the_parts_are_the_rows():
 
 
 def test_what_a_worker_cannot_make_is_said_by_the_training(tiny_data, monkeypatch):
-    settings = settings_of(tiny_data, workers=1, crop_scale=(-1.0, -1.0))
+    settings = dataclasses.replace(settings_of(tiny_data, workers=1), crop_scale=(-1.0, -1.0))
     with pytest.raises(ValueError, match="math domain error"):
         next(pipeline.batches(settings, SIZE))
 
