@@ -6,7 +6,6 @@ processes share one --workdir; `workers.processes` says how they find each other
 """
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from bioclip2_jax.training import (
     watchdog,
     xla_flags,
 )
+from bioclip2_jax.training.nonfinite import Nonfinite
 from bioclip2_jax.training.step import (
     TrainState,
     check_split,
@@ -181,7 +181,13 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
     settings, workdir = run.settings, run.workdir
     saver = checkpoint.Writer(workdir, settings.keep_checkpoints)
     clock = progress.Clock(settings.step.batch_size + settings.step.replay_batch_size)
-    unreadable = Unreadable(settings.data)
+    unreadable, nonfinite = Unreadable(settings.data), Nonfinite(settings, workdir)
+
+    def finish(pending: Pending) -> None:
+        finish_step(
+            run, pending, clock=clock, unreadable=unreadable, nonfinite=nonfinite, writer=writer
+        )
+
     pending = None
     with (
         processes.stop_on_signal() as asked_to_stop,
@@ -195,12 +201,12 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
             flops = train_flops_per_step(settings.step, run.model, batch["tokens"].shape[1])
             state, metrics = step(state, sharding.global_batch(run.mesh, batch))
             if pending:
-                finish_step(run, pending, clock=clock, unreadable=unreadable, writer=writer)
+                finish(pending)
             pending = Pending(step=done, metrics=metrics, flops=flops)
             # Once: a signal may come at any moment.
             stopping = asked_to_stop(done - run.start, wanted=bool(batches.failure))
             if stopping or done == settings.steps or done % settings.checkpoint_every == 0:
-                finish_step(run, pending, clock=clock, unreadable=unreadable, writer=writer)
+                finish(pending)
                 pending = None
                 resume.save(saver, done, state)
             if stopping and done < settings.steps:
@@ -243,6 +249,7 @@ def finish_step(
     *,
     clock: progress.Clock,
     unreadable: Unreadable,
+    nonfinite: Nonfinite,
     writer: progress.MetricsWriter | None,
 ) -> None:
     """Waits for the metrics of one step, refuses what is not finite, logs every so often.
@@ -253,16 +260,11 @@ def finish_step(
     step = pending.step
     row = {name: float(np.asarray(value)) for name, value in pending.metrics.items()}
     unreadable.count(step, int(row["unreadable"]))
-    if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
-        kept = checkpoint.latest_step(run.workdir)
-        raise UserError(
-            f"step {step}: the loss is {row['loss']} and the gradient norm"
-            f" {row['gradient_norm']}; stopped, the last good checkpoint is step {kept}."
-            " Lower config.train.learning_rate or lengthen config.train.warmup_steps"
-        )
+    is_skipped = nonfinite.is_skipped(step, row)
     run.watchdog.step(step)
     clock.tick(pending.flops)
-    if writer and (step % run.settings.log_every == 0 or step == run.settings.steps):
+    is_logged = step % run.settings.log_every == 0 or step == run.settings.steps
+    if writer and is_logged and not is_skipped:
         row["unreadable"] = unreadable.since_row()
         writer.write(step, row | clock.read())
 

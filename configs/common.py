@@ -46,6 +46,10 @@ def get_config() -> ConfigDict:
     config.train.replay_batch_size = 0  # replay images a step, over all devices
     config.train.learning_rate = 1e-4
     config.train.warmup_steps = 1000
+    config.train.schedule = "cosine"  # after the warm-up; or "linear", "constant", "trapezoid"
+    config.train.cooldown_steps = 0  # at the end of a trapezoid
+    config.train.clip_gradients = 0.0  # largest norm of all gradients together; 0: any
+    config.train.skip_nonfinite = 0  # updates that may be left out as their loss is not finite
     config.train.weight_decay = 0.2
     config.train.beta1 = 0.9
     config.train.beta2 = 0.98

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS
@@ -23,6 +24,25 @@ def test_learning_rate_rises_linearly_from_the_first_step_and_ends_at_zero():
     np.testing.assert_allclose(schedule(10), 1e-3, rtol=1e-6)
     np.testing.assert_allclose(schedule(55), 5e-4, rtol=1e-5)
     np.testing.assert_allclose(schedule(100), 0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_the_schedules_are_those_of_optax_behind_open_clips_warm_up(name):
+    steps, warmup, cooldown, peak = 100, 10, 20, 1e-3
+    changes = {"schedule": name, "cooldown_steps": cooldown, "learning_rate": peak}
+    schedule = optim.learning_rate(settings(steps=steps, warmup_steps=warmup, **changes))
+    left = steps - warmup
+    falling = optax.linear_schedule(peak, 0, cooldown, left - cooldown)
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, left),
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0, left),
+        "trapezoid": falling,
+    }[name]
+    rise = [peak * (step + 1) / warmup for step in range(warmup)]
+    expected = rise + [float(after(step)) for step in range(left + 1)]
+    found = [float(schedule(step)) for step in range(steps + 1)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-10)
 
 
 def test_weight_decay_touches_matrices_and_embeddings_only():

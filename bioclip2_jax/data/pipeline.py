@@ -223,6 +223,31 @@ def why_unreadable(settings: DataSettings, stream: str, index: int) -> str:
     return f"{where} could not be read a moment ago"
 
 
+def keys_of_step(settings: DataSettings, step: int) -> dict[str, list[str]]:
+    """Stream ("" or "replay_") → the keys of the records of a whole batch, in its order.
+
+    A record that cannot be read is named by its number.
+    """
+    keys = {}
+    for number, (stream, folder, size) in enumerate(
+        (
+            ("", settings.dir, settings.batch_size),
+            ("replay_", settings.replay_dir, settings.replay_batch_size),
+        )
+    ):
+        if size:
+            corpus = open_corpus(
+                folder, settings.split, settings.seed, size, stream=number, order=settings.order
+            )
+            indices = [index for _, index in examples_at(corpus, step, range(size))]
+            records = zip(indices, corpus.source.read(indices), strict=True)
+            keys[stream] = [
+                f"record {index}" if isinstance(record, UserError) else record["key"]
+                for index, record in records
+            ]
+    return keys
+
+
 @dataclass(frozen=True)
 class Share:
     """What one host reads: these of the equal slices of every batch."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+SCHEDULES = ("cosine", "constant", "linear", "trapezoid")
 _DECAYED = {"kernel", "token_embedding", "position_embedding", "projection", "replay_projection"}
 
 
@@ -16,6 +17,8 @@ class OptimizerSettings:
     steps: int
     learning_rate: float
     warmup_steps: int
+    schedule: str
+    cooldown_steps: int
     weight_decay: float
     beta1: float
     beta2: float
@@ -24,14 +27,23 @@ class OptimizerSettings:
 
 
 def learning_rate(settings: OptimizerSettings) -> optax.Schedule:
-    """Linear warm-up `peak * (step + 1) / warmup`, then a cosine that would reach 0 at `steps`."""
-    warmup = settings.warmup_steps
+    """Linear warm-up `peak * (step + 1) / warmup`, then one of `SCHEDULES`.
+
+    "cosine" and "linear" would reach 0 at `steps`; so does "trapezoid" in its last
+    `cooldown_steps`, before which it is "constant" (open_clip's `const-cooldown`).
+    """
+    warmup, steps = settings.warmup_steps, settings.steps
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
         rise = (step + 1) / max(warmup, 1)
-        passed = (step - warmup) / max(settings.steps - warmup, 1)
-        fall = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(passed, 0, 1)))
+        passed = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
+        fall = {
+            "cosine": lambda: 0.5 * (1 + jnp.cos(jnp.pi * passed)),
+            "constant": lambda: 1.0,
+            "linear": lambda: 1 - passed,
+            "trapezoid": lambda: jnp.clip((steps - step) / max(settings.cooldown_steps, 1), 0, 1),
+        }[settings.schedule]()
         return settings.learning_rate * jnp.where(step < warmup, rise, fall)
 
     return schedule

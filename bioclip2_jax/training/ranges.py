@@ -8,6 +8,7 @@ from bioclip2_jax.data import images
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.execution import ATTENTION, REMAT
 from bioclip2_jax.text.taxonomy import RANKS
+from bioclip2_jax.training.optim import SCHEDULES
 
 # Intervals as in mathematics: an end beside a round bracket is outside.
 _RANGES = {
@@ -26,10 +27,13 @@ _RANGES = {
     "train.replay_batch_size": "[0, inf)",
     "train.learning_rate": "[0, inf)",
     "train.warmup_steps": "[0, inf)",
+    "train.cooldown_steps": "[0, inf)",
     "train.weight_decay": "[0, inf)",
     "train.beta1": "[0, 1)",
     "train.beta2": "[0, 1)",
     "train.epsilon": "(0, inf)",
+    "train.clip_gradients": "[0, inf)",
+    "train.skip_nonfinite": "[0, inf)",
     "train.micro_batches": "[1, inf)",
     "train.loss_tile": "[1, inf)",
     "train.patch_keep": "(0, 1]",
@@ -45,6 +49,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "model.attention": ATTENTION,
     "data.resize_mode": images.RESIZE_MODES,
     "data.interpolation": images.INTERPOLATIONS,
+    "train.schedule": SCHEDULES,
     "train.momentum_dtype": ("float32", "bfloat16"),
 }
 _LENGTHS = {"data.mean": 3, "data.std": 3, "data.crop_scale": 2}
@@ -107,6 +112,11 @@ def _check_pairs(recipe: Mapping[str, Any]) -> None:
     low, high = recipe["data.crop_scale"]
     if low > high:
         raise UsageError(f"config.data.crop_scale={(low, high)}: the smaller share comes first")
+    if recipe["train.schedule"] == "trapezoid" and not recipe["train.cooldown_steps"]:
+        raise UsageError(
+            "config.train.schedule=trapezoid needs config.train.cooldown_steps, for example a fifth"
+            " of config.train.steps"
+        )
     if recipe["model.block_parts"] > 1 and recipe["model.remat"] not in ("full", "offload"):
         raise UsageError("config.model.block_parts above 1 needs config.model.remat=full")
     weights = recipe["train.rank_weights"]

@@ -39,6 +39,8 @@ class StepSettings:
     loss_tile: int
     rank_weights: tuple[float, ...]
     patch_keep: float
+    clip_gradients: float
+    skip_nonfinite: int
     param_dtype: str
     execution: Execution
     optimizer: optim.OptimizerSettings
@@ -191,7 +193,8 @@ def make_train_step(
     """Compiles (state, batch) → (next state, metrics), with the state donated.
 
     Metrics are [] float32: `loss`, its parts, `accuracy`, `logit_scale` (the exponential used in
-    this step), `learning_rate`, `gradient_norm`, `unreadable` (pairs of weight 0).
+    this step), `learning_rate`, `gradient_norm` (before it is clipped), `unreadable` (pairs of
+    weight 0).
     """
     optimizer = optim.optimizer(settings.optimizer)
     schedule = optim.learning_rate(settings.optimizer)
@@ -206,14 +209,25 @@ def make_train_step(
 
         (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
+        norm = optax.global_norm(gradients)
+        if settings.clip_gradients:
+            factor = jnp.minimum(1, settings.clip_gradients / (norm + 1e-6))  # as torch does
+            gradients = jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = cast(dict, optax.apply_updates(state.params, updates))
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)
+        if settings.skip_nonfinite:
+            is_sound = jnp.isfinite(loss) & jnp.isfinite(norm)
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(is_sound, new, old),
+                (params, opt_state),
+                (state.params, state.opt_state),
+            )
         metrics |= {
             "loss": loss,
             "logit_scale": jnp.exp(state.params["logit_scale"]),
             "learning_rate": schedule(state.step),
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": norm,
             "unreadable": sum(
                 (value == 0).sum() for key, value in batch.items() if key.endswith("weights")
             ),

@@ -1,0 +1,115 @@
+"""Gradients that are clipped, and updates that are skipped because their loss is not finite."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from processes import arguments, short_data
+from test_step import MODEL, batch_of, mesh_of, step_settings
+
+from bioclip2_jax import train
+from bioclip2_jax.data import order, pipeline
+from bioclip2_jax.errors import UserError
+from bioclip2_jax.training import nonfinite, recipe, sharding
+from bioclip2_jax.training.step import init_state, make_train_step
+
+
+def updated(settings, batch, params=None):
+    """The state before an update, the state after it, and its metrics."""
+    mesh = mesh_of(1)
+    before = init_state(settings, MODEL, params)
+    shardings = sharding.tree_shardings(jax.eval_shape(lambda: before), mesh)
+    step = make_train_step(settings, MODEL, mesh, shardings)
+    after, metrics = step(jax.tree.map(jnp.copy, before), sharding.global_batch(mesh, batch))
+    return before, after, metrics
+
+
+def test_gradients_are_clipped_as_optax_clips_them():
+    batch = batch_of(0, 16)
+    before, plain, metrics = updated(step_settings(), batch)
+    norm = float(metrics["gradient_norm"])
+    _, clipped, told = updated(step_settings(clip_gradients=norm / 4), batch)
+    np.testing.assert_allclose(told["gradient_norm"], norm, rtol=1e-6)
+    # Adam's first moment after one update is the gradient times 1 - beta1.
+    first, expected = (state.opt_state[0].mu for state in (clipped, plain))
+    expected, _ = optax.clip_by_global_norm(norm / 4 * 0.1).update(expected, optax.EmptyState())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), first, expected
+    )
+    _, wide, _ = updated(step_settings(clip_gradients=norm * 4), batch)
+    jax.tree.map(np.testing.assert_array_equal, wide.params, plain.params)
+
+
+def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
+    batch = batch_of(0, 16)
+    params = init_state(step_settings(), MODEL).params
+    params["text"]["token_embedding"] = params["text"]["token_embedding"].at[:].set(jnp.nan)
+    before, after, metrics = updated(step_settings(skip_nonfinite=1), batch, params)
+    assert not np.isfinite(metrics["loss"]) and after.step == 1
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (before.params, before.opt_state),
+        (after.params, after.opt_state),
+    )
+    _, whole, _ = updated(step_settings(skip_nonfinite=1), batch)
+    _, plain, _ = updated(step_settings(), batch)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, plain.params)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return short_data(tmp_path_factory.mktemp("short") / "short")
+
+
+def test_a_run_skips_as_many_as_it_may_and_names_their_records(data, tmp_path, monkeypatch, capfd):
+    real = train.make_train_step  # its loss is no number at two steps
+
+    def make(*args):
+        step = real(*args)
+
+        def doubtful(state, batch):
+            state, metrics = step(state, batch)
+            bad = (state.step == 4) | (state.step == 8)
+            return state, metrics | {"loss": jnp.where(bad, jnp.nan, metrics["loss"])}
+
+        return jax.jit(doubtful)
+
+    monkeypatch.setattr(train, "make_train_step", make)
+    train.main(arguments(tmp_path / "two", data, skip_nonfinite=2))
+    told = capfd.readouterr().err
+    assert "step 4: the loss is nan" in told and "skipped (2 of 2)" in told
+    lines = (tmp_path / "two" / nonfinite.LOG_FILE).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8]
+    with pytest.raises(UserError, match="step 8: the loss is nan .* The likely cause"):
+        train.main(arguments(tmp_path / "one", data, skip_nonfinite=1))
+    settings = recipe.compose(recipe.parse_arguments(arguments(tmp_path, data))[0]).data
+    seed, size = settings.seed, settings.batch_size
+    corpus = pipeline.open_corpus(settings.dir, "train", seed, size, order=settings.order)
+    indices = [index for _, index in order.examples_at(corpus, 3, range(size))]
+    expected = [corpus.source[index]["key"] for index in indices]
+    assert json.loads(lines[0])["keys"] == {"": expected}
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "words"),
+    [
+        ({"warmup_steps": 3}, {}, "the learning rate, 0.0001 here"),
+        ({"warmup_steps": 12}, {"learning_rate": 0.01}, "the learning rate, 0.01 here"),
+        (
+            {"warmup_steps": 12},
+            {"logit_scale": 100.0},
+            "scale of the logits, 100, at its limit",
+        ),
+        ({"warmup_steps": 12}, {"unreadable": 5.0}, "Of its records 5 could not be read"),
+        ({"warmup_steps": 12}, {}, "look at its records"),
+    ],
+)
+def test_the_likely_cause_is_named(data, tmp_path, changes, row, words):
+    settings = recipe.compose(recipe.parse_arguments(arguments(tmp_path, data, **changes))[0])
+    usual = {"loss": np.nan, "gradient_norm": 1.0, "learning_rate": 1e-4, "logit_scale": 14.0}
+    with pytest.raises(UserError, match=words) as caught:
+        nonfinite.Nonfinite(settings, tmp_path).is_skipped(2, usual | {"unreadable": 0.0} | row)
+    assert "\n" not in str(caught.value)
