@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.train.cooldown_steps = 0  # at the end of a trapezoid
     config.train.clip_gradients = 0.0  # largest norm of all gradients together; 0: any
     config.train.skip_nonfinite = 0  # updates that may be left out as their loss is not finite
+    config.train.ema = 0.0  # decay of a running mean of the weights, which is then the model
     config.train.weight_decay = 0.2
     config.train.beta1 = 0.9
     config.train.beta2 = 0.98

@@ -34,6 +34,7 @@ _RANGES = {
     "train.epsilon": "(0, inf)",
     "train.clip_gradients": "[0, inf)",
     "train.skip_nonfinite": "[0, inf)",
+    "train.ema": "[0, 1)",
     "train.micro_batches": "[1, inf)",
     "train.loss_tile": "[1, inf)",
     "train.patch_keep": "(0, 1]",

@@ -22,7 +22,7 @@ from bioclip2_jax.training import ranges, sharding
 from bioclip2_jax.training.step import StepSettings
 
 # What a run keeps of its first start, and what that was before there was the key.
-_KEPT = {"data.decode": "pillow", "data.order": 1}
+_KEPT = {"data.decode": "pillow", "data.order": 1, "train.ema": 0.0}
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:

@@ -20,7 +20,7 @@ def save(writer: checkpoint.Writer, step: int, state: TrainState) -> None:
     Raises:
       UserError: this or the earlier save cannot be written, such as on a full disk.
     """
-    writer.save(step, state.params, _beside_params(state))
+    writer.save(step, *_parts(state))
 
 
 def newest_sound_step(workdir: Path, before: int | None = None) -> int | None:
@@ -84,13 +84,18 @@ def restore_newest(
 
 def _restore(workdir: Path, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
     target = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), abstract, shardings)
-    params, rest = checkpoint.restore(workdir, step, target.params, _beside_params(target))
-    return TrainState(params=params, **rest)
+    model, rest = checkpoint.restore(workdir, step, *_parts(target))
+    if target.averaged is None:
+        return TrainState(params=model, **rest)
+    return TrainState(averaged=model, **rest)
 
 
-def _beside_params(state: TrainState) -> dict:
-    """What a checkpoint keeps under `training`: all that only a resumed run needs."""
-    return {"step": state.step, "opt_state": state.opt_state}
+def _parts(state: TrainState) -> tuple[dict, dict]:
+    """The model, for every reader, and what a checkpoint keeps for a resumed run alone."""
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    if state.averaged is None:
+        return state.params, rest
+    return state.averaged, rest | {"params": state.params}
 
 
 def _leave_out(workdir: Path, damaged: dict[int, str], used: int) -> None:

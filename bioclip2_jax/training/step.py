@@ -41,17 +41,25 @@ class StepSettings:
     patch_keep: float
     clip_gradients: float
     skip_nonfinite: int
+    ema: float
     param_dtype: str
     execution: Execution
     optimizer: optim.OptimizerSettings
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint holds. `step` counts finished updates."""
+    """All that a checkpoint holds.
+
+    Attributes:
+      step: finished updates.
+      params, opt_state: what the next update starts from.
+      averaged: with `StepSettings.ema` the running mean of the parameters, in float32.
+    """
 
     step: jax.Array
     params: dict
     opt_state: Any
+    averaged: dict | None = None
 
 
 def init_state(settings: StepSettings, model: ClipConfig, params: dict | None = None) -> TrainState:
@@ -61,7 +69,9 @@ def init_state(settings: StepSettings, model: ClipConfig, params: dict | None = 
         params = clip.init_params(model, settings.seed, replay_projection=replay)
     first: dict = jax.tree.map(lambda leaf: leaf.astype(settings.param_dtype), params)
     opt_state = optim.optimizer(settings.optimizer).init(first)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=first, opt_state=opt_state)
+    averaged = jax.tree.map(lambda x: x.astype(jnp.float32), params) if settings.ema else None
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step=step, params=first, opt_state=opt_state, averaged=averaged)
 
 
 def check_split(settings: StepSettings, mesh: Mesh) -> None:
@@ -223,6 +233,11 @@ def make_train_step(
                 (params, opt_state),
                 (state.params, state.opt_state),
             )
+        averaged = state.averaged
+        if averaged is not None:
+            averaged = jax.tree.map(
+                lambda old, new: settings.ema * old + (1 - settings.ema) * new, averaged, params
+            )
         metrics |= {
             "loss": loss,
             "logit_scale": jnp.exp(state.params["logit_scale"]),
@@ -232,7 +247,10 @@ def make_train_step(
                 (value == 0).sum() for key, value in batch.items() if key.endswith("weights")
             ),
         }
-        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        after = TrainState(
+            step=state.step + 1, params=params, opt_state=opt_state, averaged=averaged
+        )
+        return after, metrics
 
     return jax.jit(
         train_step,

@@ -1,13 +1,14 @@
-"""Gradients that are clipped, and updates that are skipped because their loss is not finite."""
+"""What may be added to an update: clipped gradients, averaged weights, skipped steps."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from processes import arguments, short_data
+from processes import arguments, losses, parameters, short_data
 from test_step import MODEL, batch_of, mesh_of, step_settings
 
 from bioclip2_jax import train
@@ -15,6 +16,7 @@ from bioclip2_jax.data import order, pipeline
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.training import nonfinite, recipe, sharding
 from bioclip2_jax.training.step import init_state, make_train_step
+from bioclip2_jax.weights import checkpoint
 
 
 def updated(settings, batch, params=None):
@@ -41,6 +43,20 @@ def test_gradients_are_clipped_as_optax_clips_them():
     )
     _, wide, _ = updated(step_settings(clip_gradients=norm * 4), batch)
     jax.tree.map(np.testing.assert_array_equal, wide.params, plain.params)
+
+
+def test_weights_are_averaged_as_optax_averages_them():
+    batch = batch_of(0, 16)
+    before, after, _ = updated(step_settings(ema=0.9), batch)
+    _, plain, _ = updated(step_settings(), batch)
+    jax.tree.map(np.testing.assert_array_equal, after.params, plain.params)
+    average = optax.ema(0.9, debias=False)
+    _, kept = average.update(after.params, optax.EmaState(jnp.int32(0), before.params))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
+        after.averaged,
+        kept.ema,
+    )
 
 
 def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
@@ -91,6 +107,20 @@ def test_a_run_skips_as_many_as_it_may_and_names_their_records(data, tmp_path, m
     indices = [index for _, index in order.examples_at(corpus, 3, range(size))]
     expected = [corpus.source[index]["key"] for index in indices]
     assert json.loads(lines[0])["keys"] == {"": expected}
+
+
+def test_averaged_weights_are_the_model_and_a_resumed_run_keeps_both(data, tmp_path):
+    args = {"ema": 0.5, "checkpoint_every": 4}
+    train.main(arguments(tmp_path / "whole", data, **args))
+    train.main(arguments(tmp_path / "plain", data, checkpoint_every=4))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "plain")  # it learns as ever
+    whole, plain = (parameters(tmp_path / name, 12) for name in ("whole", "plain"))
+    assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.subtract, whole, plain))))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in (8, 12):
+        shutil.rmtree(checkpoint.step_dir(tmp_path / "cut", step))
+    train.main(arguments(tmp_path / "cut", data, **args | {"ema": 0.0}))  # stays as it began
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path / "cut", 12), whole)
 
 
 @pytest.mark.parametrize(
