@@ -215,8 +215,8 @@ def resize_by_simd(image: Image.Image, box: Box, size: int) -> np.ndarray:
     left, top, right, bottom = _whole(box)
     part = image.crop((left, top, right, bottom))  # so that nothing around it is seen
     width, height = part.size
-    kind = simd.PixelType.U8x3
-    source = simd.ImageData(width, height, kind, part.tobytes())
+    kind = simd.PixelType.U8x4  # a fourth that is not looked at: a fifth faster than three
+    source = simd.ImageData(width, height, kind, part.tobytes("raw", "RGBX"))
     across, down = (box[0] - left, box[2] - box[0]), (box[1] - top, box[3] - box[1])
     if height > size and height - size > 2 * (width - size):
         between = simd.ImageData(width, size, kind)
@@ -230,9 +230,11 @@ def resize_by_simd(image: Image.Image, box: Box, size: int) -> np.ndarray:
         options = simd.ResizeOptions(
             simd.ResizeAlg.convolution(simd.FilterType.catmull_rom),
             crop_box=simd.CropBox(*crop),
+            use_alpha=False,
         )
         resizer.resize(old, new, options)
-    return np.frombuffer(view.get_buffer(), np.uint8).reshape(size, size, 3)
+    pixels = np.frombuffer(view.get_buffer(), np.uint8).reshape(size, size, 4)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 def check_decoding(decoding: Decoding) -> None:
