@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 import json
-import os
+import signal
 import sys
 import types
 from pathlib import Path
@@ -48,7 +48,7 @@ def main(job: dict) -> None:
             pixels, _ = next(batches)
             assert pixels.shape == (job["batch"], 3, job["view"], job["view"])
         print("now", flush=True)
-    os._exit(0)  # without waiting for the workers
+    signal.pause()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ squashed. Without DIR they are smooth noise.
 import argparse
 import importlib.util
 import io
+import itertools
 import json
 import os
 import signal
@@ -96,7 +97,10 @@ def processor_seconds(root: int) -> float:
 
 
 def measure(command: Sequence[str], count: int) -> float:
-    """Milliseconds an image of a loader that says when it runs, and when `count` more are there."""
+    """Milliseconds an image of a loader that says when it runs, and when `count` more are there.
+
+    It has to wait then: what has ended no longer tells how long it ran.
+    """
     paths = [str(HERE.parent), str(HERE.parent / "tests" / "parity"), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
         command,
@@ -106,7 +110,8 @@ def measure(command: Sequence[str], count: int) -> float:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
     try:
-        seconds = [processor_seconds(process.pid) for line in process.stdout if line == "now\n"]
+        told = (line for line in process.stdout if line == "now\n")
+        seconds = [processor_seconds(process.pid) for _ in itertools.islice(told, 2)]
         if len(seconds) != 2:
             raise SystemExit(f"{command[1]} failed; see above")
         return 1000 * (seconds[1] - seconds[0]) / count
@@ -127,6 +132,7 @@ def ours(home: Path, job: dict) -> None:
         for _ in range(part // BATCH):
             assert next(batches)["images"].shape == (BATCH, VIEW, VIEW, 3)
         print("now", flush=True)
+    signal.pause()
 
 
 def main() -> None:
