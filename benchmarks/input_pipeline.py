@@ -34,11 +34,11 @@ from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.captions import caption
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.training import recipe
-from configs import common
 
 HERE = Path(__file__).resolve().parent
+RECIPE = f"--config={HERE.parent / 'configs' / 'common.py'}"
 SIZES = (512, 256, 224)
-VIEW, BATCH, PICTURES = 224, 32, 200
+VIEW, BATCH, PICTURES = 224, 32, 1000
 
 
 def pictures(folder: Path | None, size: int) -> list[bytes]:
@@ -122,9 +122,10 @@ def measure(command: Sequence[str], count: int) -> float:
 
 def ours(home: Path, job: dict) -> None:
     """Runs our loader, and says so."""
-    config = common.get_config()
+    config = recipe.parse_recipe([RECIPE])
     config.data.dir = str(home / "ours")
     config.data.decode, config.data.workers = job["decode"], job["workers"]
+    config.data.threads = 1  # of each worker, as open_clip's have
     config.train.batch_size = BATCH
     config.train.steps = 1_000_000
     batches = pipeline.batches(recipe.compose(config).data, VIEW)

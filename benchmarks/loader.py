@@ -28,7 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from input_pipeline import HERE, VIEW, pictures, processor_seconds
+from input_pipeline import HERE, RECIPE, VIEW, pictures, processor_seconds
 
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.data.feeding import WorkerFeed
@@ -36,7 +36,6 @@ from bioclip2_jax.data.records import make_record
 from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.training import recipe
-from configs import common
 
 SMALL = 8  # images a batch, for what is held in any case
 SECONDS = 5  # after a kill
@@ -98,7 +97,7 @@ def now() -> tuple[float, float]:
 
 def feed(job: dict) -> None:
     """Takes batches, says what came when, and stops."""
-    config = common.get_config()
+    config = recipe.parse_recipe([RECIPE])
     config.data.dir, config.data.workers = job["data"], job["workers"]
     config.train.batch_size, config.train.steps = job["batch"], 1_000_000
     settings = recipe.compose(config).data

@@ -33,11 +33,12 @@ from bioclip2_jax.data.records import make_record
 from bioclip2_jax.prepare import settle
 from bioclip2_jax.prepare.shards import OPTIONS, file_name, serialised, write_metadata
 from bioclip2_jax.text.taxonomy import Taxon
-from configs import common
+from bioclip2_jax.training import recipe
 
 BATCHES = {"main": 32 * 2816, "replay": 32 * 320}
 STEP = 70_000
-THREADS = common.get_config().data.threads
+RECIPE = f"--config={Path(__file__).resolve().parents[1] / 'configs' / 'common.py'}"
+THREADS = recipe.parse_recipe([RECIPE]).data.threads
 
 
 def lay_out(folder: Path, records: int, shards: int, written: int) -> None:

@@ -30,6 +30,7 @@ Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], npt.DTypeLike]]  # name → shape, type
 
 PARTS = 8  # a thread makes of a batch: what others have begun of the next one delays it less
+ROWS = 16  # of a part, at least, where two parts a worker allow it: smaller ones cost more a row
 DEALT = struct.Struct("=qii")  # to a worker, with the memory: a step, its parts from ... to
 MADE = struct.Struct("=qi?")  # from a worker: a step, a part, and whether that could be made
 _ALIGNMENT = 64  # bytes; XLA takes arrays so aligned without copying them
@@ -62,9 +63,10 @@ class Filler(Protocol):
 
 
 def count_parts(rows: int, workers: int, threads: int) -> int:
-    """Parts of a batch: as many for each worker."""
+    """Parts of a batch: as many for each worker, two or more if it has so many rows."""
     hands = max(workers, 1)
-    return min(PARTS * hands * threads, -(-rows // hands) * hands)
+    each = max(min(PARTS * threads, rows // (ROWS * hands)), 2)
+    return min(each * hands, -(-rows // hands) * hands)
 
 
 def slice_of(rows: int, part: int, parts: int, workers: int) -> slice:

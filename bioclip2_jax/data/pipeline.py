@@ -5,6 +5,7 @@
 restarts sees the same examples, crops and captions.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bioclip2_jax.text.taxonomy import RANKS, Taxon, taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 
 STREAMS = ("", "replay_")  # what the keys of a batch begin with
+_RECORDS_AT_A_TIME = 64  # in memory, of each thread
 
 
 @dataclass(frozen=True)
@@ -188,19 +190,25 @@ def fill_rows(
     pixels[:], unreadable[:] = 127, -1
     texts, ids = [], []
     contents = corpus.source.read([index for _, index in examples])
-    for row, ((epoch, index), record) in enumerate(zip(examples, contents, strict=True)):
-        text, taxon, name = "", Taxon(), ""
-        rng = generator(corpus, epoch, index)
-        try:
-            if isinstance(record, UserError):
-                raise record
-            text = records.caption_of(record, kind, corpus.given)
-            taxon, name = records.taxon_of(record), record["scientificName"]
-            pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
-        except (UserError, images.BadImage):
-            unreadable[row] = index
-        texts.append(text)
-        ids.append(taxon_ids(taxon, name))
+    numbered = enumerate(zip(examples, contents, strict=True))
+    while some := list(itertools.islice(numbered, _RECORDS_AT_A_TIME)):
+        for _, (_, record) in some:
+            text, taxon, name = "", Taxon(), ""
+            if not isinstance(record, UserError):
+                text = records.caption_of(record, kind, corpus.given)
+                taxon, name = records.taxon_of(record), record["scientificName"]
+            texts.append(text)
+            ids.append(taxon_ids(taxon, name))
+        # By themselves: where texts and pictures take turns, each drives the other's code out of
+        # the processor's caches, which costs a quarter of the time.
+        for row, ((epoch, index), record) in some:
+            try:
+                if isinstance(record, UserError):
+                    raise record
+                rng = generator(corpus, epoch, index)
+                pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
+            except (UserError, images.BadImage):
+                unreadable[row] = index
     batch["tokens"][:] = tokenize(texts)[:, : corpus.token_lengths[kind]]
     batch["weights"][:] = unreadable < 0
     if "taxon_ids" in batch:

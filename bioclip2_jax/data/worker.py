@@ -5,6 +5,7 @@ memory.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -50,6 +51,7 @@ def main(number: int, job: str) -> None:
 
     with contextlib.suppress(Exception):  # what is wrong comes up again with the first part
         filler.warm_up()
+    gc.freeze()  # or the collector looks at all that was imported again and again
     size, whole = feeding.DEALT.size, socket.MSG_WAITALL
     with contextlib.suppress(ConnectionError):
         say(-1, 0, made=True)
