@@ -215,27 +215,22 @@ def resize_by_simd(image: Image.Image, box: Box, size: int) -> np.ndarray:
     left, top, right, bottom = _whole(box)
     part = image.crop((left, top, right, bottom))  # so that nothing around it is seen
     width, height = part.size
-    kind = simd.PixelType.U8x4  # a fourth that is not looked at: a fifth faster than three
-    source = simd.ImageData(width, height, kind, part.tobytes("raw", "RGBX"))
     across, down = (box[0] - left, box[2] - box[0]), (box[1] - top, box[3] - box[1])
     if height > size and height - size > 2 * (width - size):
-        between = simd.ImageData(width, size, kind)
+        between = Image.new("RGB", (width, size))
         crops = (0, down[0], width, down[1]), (across[0], 0, across[1], size)
     else:
-        between = simd.ImageData(size, height, kind)
+        between = Image.new("RGB", (size, height))
         crops = (across[0], 0, across[1], height), (0, down[0], size, down[1])
-    view = simd.ImageData(size, size, kind)
+    view = Image.new("RGB", (size, size))
     resizer = _resizer()
-    for old, new, crop in ((source, between, crops[0]), (between, view, crops[1])):
+    for old, new, crop in ((part, between, crops[0]), (between, view, crops[1])):
         options = simd.ResizeOptions(
             simd.ResizeAlg.convolution(simd.FilterType.catmull_rom),
             crop_box=simd.CropBox(*crop),
-            use_alpha=False,
         )
-        resizer.resize(old, new, options)
-    # Pillow takes three of four channels eight times as fast as NumPy.
-    shown = Image.frombuffer("RGBX", (size, size), view.get_buffer(), "raw", "RGBX", 0, 1)
-    return np.frombuffer(shown.tobytes("raw", "RGB"), np.uint8).reshape(size, size, 3)
+        resizer.resize_pil(old, new, options)
+    return np.asarray(view)
 
 
 def check_decoding(decoding: Decoding) -> None:
