@@ -165,7 +165,7 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     last = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     last |= {"visual.proj": projection.detach().numpy(), layout.REPLAY: replay.detach().numpy()}
     relative = [
-        np.linalg.norm(ours.read(name) - value) / np.linalg.norm(value)
+        np.linalg.norm(ours[name].read() - value) / np.linalg.norm(value)
         for name, value in last.items()
     ]
     return float(np.abs(np.subtract(losses, theirs)).max()), float(max(relative))
