@@ -52,7 +52,7 @@ def test_what_is_slow_is_left_alone(script):
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_the_others_leave_a_process_that_stands_still(tmp_path, stopped):
     data, workdir = short_data(tmp_path / "short"), tmp_path / "run"
-    args = arguments(workdir, data, recipe="slowly", steps=24, stuck_minutes=0.1)
+    args = arguments(workdir, data, recipe="slowly", steps=12, stuck_minutes=0.1)
     processes = start_together(2, args)
     try:
         wait_until(lambda: (checkpoint.latest_step(workdir) or 0) >= 4, processes)
@@ -64,7 +64,7 @@ def test_the_others_leave_a_process_that_stands_still(tmp_path, stopped):
     assert "in finish_step" in messages or "in loop" in messages  # where it waits
     if stopped:
         return
-    run_together(2, arguments(workdir, data, steps=24))
-    run_together(2, arguments(tmp_path / "undisturbed", data, steps=24))
-    assert len(rows(workdir)) == 24
+    run_together(2, arguments(workdir, data))
+    run_together(2, arguments(tmp_path / "undisturbed", data))
+    assert len(rows(workdir)) == 12
     np.testing.assert_array_equal(losses(workdir), losses(tmp_path / "undisturbed"))
