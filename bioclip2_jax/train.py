@@ -110,7 +110,6 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
 
     # ---- State: of the newest sound checkpoint, or new
     abstract = jax.eval_shape(lambda: init_state(settings.step, model))
-    preflight.check_space(abstract, workdir)
     shardings = sharding.tree_shardings(abstract, mesh)
     newest = resume.newest_sound_step(workdir)
     if newest is not None and newest >= settings.steps:
@@ -119,6 +118,7 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
             save_facts(settings, model, workdir, finished=newest)
         processes.say(f"{workdir}: all {newest} steps are done")
         return
+    preflight.check_space(abstract, workdir)
     state, done = resume.restore_newest(workdir, newest, abstract, shardings)
     if state is None:
         state = start.initial_state(settings, model, shardings)
