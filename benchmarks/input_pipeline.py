@@ -78,22 +78,26 @@ def write_both(encoded: Sequence[bytes], home: Path) -> None:
     write_dataset({"train": records}, home / "ours", name="ours", description="A benchmark.")
 
 
-def processor_seconds(root: int) -> float:
-    """Of a process and all below it that live, by Linux's /proc."""
-    parents, used = {}, {}
+def tree(root: int) -> dict[int, list[str]]:
+    """A process and all below it → what Linux's /proc/PID/stat says behind its name."""
+    stats = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                stats[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue  # it has ended
-            parents[int(entry.name)] = int(fields[1])
-            used[int(entry.name)] = int(fields[11]) + int(fields[12])
-    tree, added = set(), {root}
+    found, added = set(), {root}
     while added:
-        tree |= added
-        added = {process for process, parent in parents.items() if parent in added}
-    return sum(used.get(process, 0) for process in tree) / os.sysconf("SC_CLK_TCK")
+        found |= added
+        added = {process for process, fields in stats.items() if int(fields[1]) in added}
+    return {process: stats[process] for process in found if process in stats}
+
+
+def processor_seconds(root: int) -> float:
+    """Of a process and all below it that live."""
+    ticks = sum(int(fields[11]) + int(fields[12]) for fields in tree(root).values())
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measure(command: Sequence[str], count: int) -> float:

@@ -28,7 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from input_pipeline import HERE, RECIPE, VIEW, pictures, processor_seconds
+from input_pipeline import HERE, RECIPE, VIEW, pictures, processor_seconds, tree
 
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.data.feeding import WorkerFeed
@@ -41,22 +41,9 @@ SMALL = 8  # images a batch, for what is held in any case
 SECONDS = 5  # after a kill
 
 
-def tree(root: int) -> set[int]:
-    """A process and all below it."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            if fields[0] != "Z":
-                parents[int(entry.name)] = int(fields[1])
-    found, added = set(), {root}
-    while added:
-        found |= added
-        added = {process for process, parent in parents.items() if parent in added} - found
-    return found
+def living(root: int) -> set[int]:
+    """A process and all below it that have not ended."""
+    return {process for process, fields in tree(root).items() if fields[0] != "Z"}
 
 
 def shared_files(processes: set[int]) -> dict[tuple[int, int], int]:
@@ -132,7 +119,7 @@ def watch(job: dict) -> dict:
         assert process.stdout
         row = json.loads(process.stdout.readline())
         seen, members, files = None, set(), set()
-        while seen != (seen := held(members := tree(process.pid))):
+        while seen != (seen := held(members := living(process.pid))):
             time.sleep(1)
         files = set(shared_files(members))
         row["pss"], row["with_unmapped"] = seen

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from etils import epath
 
-from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.errors import UsageError, UserError, reason
 
 
 @contextlib.contextmanager
@@ -81,6 +81,19 @@ def write_csv(
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def check_local(name: str, place: str) -> None:
+    """Refuses an address such as "gs://…", which would become a local folder of that name.
+
+    Raises:
+      UsageError: says which option has it.
+    """
+    if "://" in place:
+        raise UsageError(
+            f"{name}={place}: training reads and writes folders only; mount the bucket, or name a"
+            " folder on a disk that all machines share"
+        )
 
 
 def sha256(path: os.PathLike[str]) -> str:

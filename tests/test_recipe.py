@@ -131,6 +131,14 @@ def test_kernels_that_the_devices_lack_are_refused(platform, dtype):
     ranges.check_devices("packed", dtype, platform)
 
 
+@pytest.mark.parametrize("key", ["dir", "replay_dir"])
+def test_data_in_a_bucket_is_refused_in_a_sentence(key):
+    config = recipe.parse_recipe([QUICKSTART])
+    config.data[key] = "gs://bucket/data"
+    with pytest.raises(UsageError, match=f"config.data.{key}=gs://bucket/data: training reads"):
+        recipe.compose(config).data.check()
+
+
 def test_a_recipe_without_a_key_or_of_another_type_is_named():
     config = quickstart.get_config()
     del config.train.epsilon
@@ -153,6 +161,7 @@ def test_a_recipe_without_a_key_or_of_another_type_is_named():
         ([QUICKSTART, "--workdirr=w"], "workdir"),
         ([QUICKSTART], "--workdir is missing"),
         (["--workdir=w"], "--config is missing"),
+        ([QUICKSTART, "--workdir=gs://b/run"], "--workdir=gs://b/run: training reads and writes"),
         (["--config=no/such.py", "--workdir=w"], "no such recipe file"),
         ([QUICKSTART, "--workdir=w", "stray"], "unexpected argument 'stray'"),
         ([QUICKSTART, QUICKSTART, "--workdir=w"], "Overriding config is not allowed"),

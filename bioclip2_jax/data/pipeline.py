@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset, images, records
 from bioclip2_jax.data.feeding import Arrays, Feed, Layout, ThreadFeed, WorkerFeed, slice_of
 from bioclip2_jax.data.order import Corpus, examples_at, generator
@@ -66,6 +67,8 @@ class DataSettings:
           UsageError: names the key.
         """
         images.check_decoding(self.decode)
+        for key, place in (("dir", self.dir), ("replay_dir", self.replay_dir)):
+            files.check_local(f"config.data.{key}", place)
         if self.workers and not hasattr(os, "memfd_create"):
             raise UsageError("config.data.workers needs Linux; set it to 0 on this machine")
         if not self.dir:
@@ -231,28 +234,36 @@ def why_unreadable(settings: DataSettings, stream: str, index: int) -> str:
     return f"{where} could not be read a moment ago"
 
 
+def open_streams(settings: DataSettings) -> dict[str, Corpus]:
+    """Prefix of a batch's keys, see `STREAMS` → the stream; the second one with replay alone.
+
+    Raises:
+      UserError: a dataset cannot be opened.
+    """
+    split, seed, order = settings.split, settings.seed, settings.order
+    given, size = settings.captions == "given", settings.batch_size
+    streams = {"": open_corpus(settings.dir, split, seed, size, given=given, order=order)}
+    if size := settings.replay_batch_size:
+        replay = open_corpus(settings.replay_dir, split, seed, size, stream=1, order=order)
+        streams["replay_"] = replay
+    return streams
+
+
 def keys_of_step(settings: DataSettings, step: int) -> dict[str, list[str]]:
     """Stream ("" or "replay_") → the keys of the records of a whole batch, in its order.
 
     A record that cannot be read is named by its number.
+
+    Raises:
+      UserError: a dataset cannot be opened.
     """
     keys = {}
-    for number, (stream, folder, size) in enumerate(
-        (
-            ("", settings.dir, settings.batch_size),
-            ("replay_", settings.replay_dir, settings.replay_batch_size),
-        )
-    ):
-        if size:
-            corpus = open_corpus(
-                folder, settings.split, settings.seed, size, stream=number, order=settings.order
-            )
-            indices = [index for _, index in examples_at(corpus, step, range(size))]
-            records = zip(indices, corpus.source.read(indices), strict=True)
-            keys[stream] = [
-                f"record {index}" if isinstance(record, UserError) else record["key"]
-                for index, record in records
-            ]
+    for stream, corpus in open_streams(settings).items():
+        indices = [index for _, index in examples_at(corpus, step, range(corpus.batch_size))]
+        keys[stream] = [
+            f"record {index}" if isinstance(record, UserError) else record["key"]
+            for index, record in zip(indices, corpus.source.read(indices), strict=True)
+        ]
     return keys
 
 
@@ -287,13 +298,7 @@ class Reader:
             color_jitter=settings.color_jitter,
             decode=settings.decode,
         )
-        split, seed, order = settings.split, settings.seed, settings.order
-        given, size = settings.captions == "given", settings.batch_size
-        first = open_corpus(settings.dir, split, seed, size, given=given, order=order)
-        self._streams = {"": first}
-        if size := settings.replay_batch_size:
-            replay = open_corpus(settings.replay_dir, split, seed, size, stream=1, order=order)
-            self._streams["replay_"] = replay
+        self._streams = open_streams(settings)
         self.rows = max(self._rows(corpus) for corpus in self._streams.values())
 
     def warm_up(self) -> None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bioclip2_jax.data.pipeline import DataSettings
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.files import read_json_object, write_json
+from bioclip2_jax.files import check_local, read_json_object, write_json
 from bioclip2_jax.training import ranges, sharding
 from bioclip2_jax.training.step import StepSettings
 
@@ -34,6 +34,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     config, workdir = _parse(argv)
     if not workdir:
         raise UsageError("--workdir is missing: name the folder of this run, --workdir=runs/NAME")
+    check_local("--workdir", workdir)
     return config, Path(workdir)
 
 
