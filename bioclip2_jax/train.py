@@ -63,8 +63,8 @@ def main(argv: Sequence[str]) -> None:
     settings = recipe.compose(config)
     settings.data.check()
     xla_flags.set_flags(settings.step.execution.attention)
-    # Not before the watchdogs of all, which leave the stacks of their threads behind.
-    processes.start(group, silent_seconds=round(180 * settings.stuck_minutes))
+    # Long after the watchdogs of all, which leave the stacks of their threads behind.
+    processes.start(group, silent_seconds=max(600, round(180 * settings.stuck_minutes)))
     with processes.together(), naming_full_disk(workdir), alone_in(workdir):
         for note in notes:
             processes.say(f"note: {note}")

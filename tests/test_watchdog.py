@@ -60,7 +60,7 @@ def test_the_others_leave_a_process_that_stands_still(tmp_path, stopped):
         (code,), (messages,) = finish([processes.pop(1 - stopped)], timeout=120)
     finally:
         kill(processes)
-    assert code == watchdog.STUCK and "has not come for" in messages
+    assert code == watchdog.STUCK and "has not come for" in messages, messages
     assert "in finish_step" in messages or "in loop" in messages  # where it waits
     if stopped:
         return
