@@ -7,16 +7,42 @@ by `data.tables`; files that grow, such as metrics.jsonl, are written by their o
 import contextlib
 import csv
 import hashlib
+import importlib.util
 import io
 import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, cast
 
 from etils import epath
 
 from bioclip2_jax.errors import UsageError, UserError, reason
+
+
+def place(name: epath.PathLike) -> Path:
+    """The path that a user says: of this machine, or in a bucket (`gs://bucket/…`).
+
+    Unlike `pathlib.Path(name)`, which would take a bucket for a folder called "gs:". What it
+    returns for a bucket has the same methods.
+
+    Raises:
+      UsageError: another kind of address, or the client of buckets is not installed.
+    """
+    scheme, separator, _ = os.fspath(name).partition("://")
+    if not separator:
+        return Path(name)
+    if scheme != "gs":
+        raise UsageError(f"{name}: {scheme}:// is not read or written; name a folder or gs://…")
+    if not importlib.util.find_spec("gcsfs"):
+        raise UsageError(f'{name}: buckets need `pip install "bioclip2-jax[gcs]"`')
+    return cast(Path, epath.Path(name))
+
+
+def is_remote(name: epath.PathLike) -> bool:
+    """Whether a path is in a bucket, where nothing can be renamed, appended to or mapped."""
+    return "://" in os.fspath(name)
 
 
 @contextlib.contextmanager
@@ -47,7 +73,7 @@ def writing(path: epath.PathLike) -> Iterator[IO[bytes]]:
     Raises:
       OSError: it cannot be written.
     """
-    if "://" in os.fspath(path):  # an object appears whole anyway, and there is no rename
+    if is_remote(path):  # an object appears whole anyway, and there is no rename
         buffer = io.BytesIO()
         yield buffer
         epath.Path(path).write_bytes(buffer.getvalue())
@@ -89,7 +115,7 @@ def check_local(name: str, place: str) -> None:
     Raises:
       UsageError: says which option has it.
     """
-    if "://" in place:
+    if is_remote(place):
         raise UsageError(
             f"{name}={place}: training reads and writes folders only; mount the bucket, or name a"
             " folder on a disk that all machines share"

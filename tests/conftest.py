@@ -23,10 +23,13 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import io
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import buckets
 from PIL import Image
 
 from bioclip2_jax.data.records import make_record
@@ -68,6 +71,21 @@ def shared_photos() -> Path:
     if not folder.is_dir():
         pytest.skip("the photographs (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def emulated_bucket() -> Iterator[str]:
+    """A bucket on this machine, also for the processes that tests start."""
+    with buckets.emulator() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield f"gs://{buckets.BUCKET}"
+
+
+@pytest.fixture
+def bucket(emulated_bucket, request) -> str:
+    """An empty folder in it."""
+    return f"{emulated_bucket}/{request.node.name}-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="session")
