@@ -64,6 +64,9 @@ from bioclip2_jax.cli import options
     type=click.Choice(["faithful", "corrected"]),
     help="Beyond species: as the paper's figures were made, or without the slips in that code.",
 )
+@options.DECODE
+@options.PRIOR
+@options.PRIOR_STRENGTH
 @click.option("--step", help="Of a run: a number, 'latest' or 'all'.  [default: latest]")
 @click.option(
     "--follow",
@@ -86,6 +89,7 @@ def evaluate(
     follow: bool,
     timeout: float | None,
     batch_size: int,
+    prior_strength: float | None,
     **settings: Any,
 ) -> None:
     """Measure a training run (--workdir), any model (--model) or kept features (--features).
@@ -114,6 +118,10 @@ def evaluate(
         raise UsageError(
             "give one of --workdir, --model and --features; --model may go with --features"
         )
+    if prior_strength is not None:
+        if not settings["prior"]:
+            raise UsageError("--prior-strength goes with --prior")
+        settings["prior_strength"] = prior_strength
     asked = Settings(**settings)
     chosen = parse_tasks(tasks)
     if asked.support and len([task for task in chosen if task.startswith("few_shot")]) != 1:
