@@ -82,7 +82,8 @@ def top_down(
 def _log_sums(logits: np.ndarray, own: np.ndarray) -> np.ndarray:
     """[n, members] logits → [n, children], the log of what each child's members add up to."""
     top = logits.max(axis=1, keepdims=True)
-    return top + np.log(sum_groups(np.exp(logits - top), own))
+    with np.errstate(divide="ignore"):  # under a strong prior a child may come to nothing
+        return top + np.log(sum_groups(np.exp(logits - top), own))
 
 
 def _joined(shares: np.ndarray, prompts: np.ndarray, named: np.ndarray) -> np.ndarray:

@@ -128,11 +128,6 @@ def _check_pairs(recipe: Mapping[str, Any]) -> None:
             f"config.train.level_draw={draw}: say how often each of {', '.join(LEVELS)} is drawn,"
             " or () for all of them at every step"
         )
-    if recipe.get("train.rank_weights"):
-        raise UsageError(
-            "config.train.rank_weights is no more: leave it out, and set config.train.level_weight"
-            " for a loss over higher ranks"
-        )
 
 
 def _lies_in(number: float, interval: str) -> bool:
