@@ -275,6 +275,6 @@ def test_a_models_ratio_is_cut_as_open_clip_cuts_it():
 def test_our_own_model_json_is_held_to_the_same(tmp_path):
     save_run(tmp_path, {3: random_params(CONFIG)}, CONFIG, PREPROCESS)
     path = tmp_path / "model.json"
-    path.write_text(json.dumps(edited(json.loads(path.read_text()), {"model_cfg.rope": True})))
-    with pytest.raises(UserError, match=r"model\.json: model_cfg holds rope"):
+    path.write_text(json.dumps(edited(json.loads(path.read_text()), {"rope": True})))
+    with pytest.raises(UserError, match=r"model\.json: holds rope"):
         read(tmp_path)

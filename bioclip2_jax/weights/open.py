@@ -239,9 +239,9 @@ def _open_file(
         preprocess = Preprocess(config.vision.image_size)
         notes.append(
             f"sizes inferred from the weights, with {config.vision.heads} and {config.text.heads}"
-            f" heads, {'QuickGELU' if config.quick_gelu else 'GELU'} and CLIP's mean and std; if"
-            f" the model has others, put its {CONFIG_FILE} beside the file or name it with"
-            " --model-config"
+            f" heads, {'QuickGELU' if config.quick_gelu else 'GELU'} and CLIP's mean, std and"
+            f" tokens; if the model has others, put its {CONFIG_FILE} beside the file or name it"
+            " with --model-config"
         )
     return Source(
         config=config,
