@@ -15,6 +15,7 @@ from bioclip2_jax.weights import transformers as ours
 from bioclip2_jax.weights.description import Preprocess, from_open_clip, to_open_clip
 from bioclip2_jax.weights.infer import IMAGE_HEADS, TEXT_HEADS, infer_config
 from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE, open_source
+from bioclip2_jax.weights.verify import verify
 from bioclip2_jax.weights.write import write
 
 torch = pytest.importorskip("torch")
@@ -105,6 +106,8 @@ def test_biocaps_projections_are_those_of_its_own_forward_pass(projection, tmp_p
     torch.save({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()}, tmp_path / "cap.pt")
     source = open_source(tmp_path / "cap.pt", projection=projection)
     write(source, tmp_path / "out", "open_clip")
+    table = verify(source, tmp_path / "out", "open_clip", "float32")
+    assert sum("in open_clip" in line for line in table) == 2  # what was read, and what was written
     model, *_ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     pixels = torch.from_numpy(rng.standard_normal((2, 3, 64, 64), np.float32))
     with torch.no_grad():
