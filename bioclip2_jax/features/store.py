@@ -5,6 +5,7 @@ that in its own metadata, so that a file can be told apart on its own. A file is
 not at all, and the store is complete when `embedding.json` says so.
 """
 
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ class Store:
 
 def part_path(folder: str | Path, number: int) -> Path:
     """Where part `number` lies."""
-    return Path(folder) / f"features-{number:05d}.parquet"
+    return files.place(folder) / f"features-{number:05d}.parquet"
 
 
 def write_part(path: Path, rows: Sequence[Row], features: np.ndarray, about: About) -> None:
@@ -173,7 +174,9 @@ def read_part_about(path: Path) -> About | None:
 
 
 def _read_part(path: Path) -> pa.Table:
-    return pq.read_table(path, page_checksum_verification=True)
+    # Of a bucket whole, and not through the client that Arrow would bring.
+    source = io.BytesIO(files.read_bytes(path)) if files.is_remote(path) else path
+    return pq.read_table(source, page_checksum_verification=True)
 
 
 def read_about(folder: str | Path) -> About:
@@ -182,7 +185,7 @@ def read_about(folder: str | Path) -> About:
     Raises:
       UserError: no feature store there, or a damaged one.
     """
-    path = Path(folder) / ABOUT
+    path = files.place(folder) / ABOUT
     if not path.is_file():
         raise UserError(
             f"{folder}: no feature store here (no {ABOUT}); make one with `bioclip2 embed`"
