@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bioclip2_jax import files
-from bioclip2_jax.data import images
+from bioclip2_jax.data import buckets, images
 from bioclip2_jax.errors import UserError
 
 
@@ -26,7 +26,7 @@ def files_below(folder: str | Path) -> Files:
     """
     if files.is_remote(folder):
         found = Files(pictures=[], others=[])
-        for name in files.below(folder):
+        for name in buckets.sizes_below(folder):
             is_picture = is_picture_name(name.rpartition("/")[2])
             (found.pictures if is_picture else found.others).append(name)
         return found

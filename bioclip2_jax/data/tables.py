@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.text.taxonomy import normal
 
@@ -117,7 +117,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 def _open_text(path: Path, encoding: str, newline: str | None = None) -> TextIO:
     # Paths in buckets know no encodings themselves.
-    file = files.open_bytes(path)
+    file = buckets.open_bytes(path)
     return io.TextIOWrapper(file, encoding=encoding, errors="replace", newline=newline)
 
 
@@ -125,7 +125,7 @@ def _encoding(path: Path) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")()
     encoding = "utf-8-sig"
     try:
-        with files.open_bytes(path) as file:
+        with buckets.open_bytes(path) as file:
             start = file.read(2)
             if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 return "utf-16"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import files
-from bioclip2_jax.data import dataset, folders
+from bioclip2_jax.data import buckets, dataset, folders
 from bioclip2_jax.data.records import TEXT_FIELDS
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.features import store
@@ -68,7 +68,7 @@ def _in_bucket(argument: str) -> tuple[list[str], list[str]]:
         names, rest = folders.files_below(place)
         return [str(place / name) for name in names], rest
     if glob.has_magic(argument) and not place.exists():
-        return files.matching(argument), []
+        return buckets.matching(argument), []
     return [argument], []
 
 
@@ -95,7 +95,7 @@ def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
 
 def _holds_dataset(folder: Path) -> bool:
     if files.is_remote(folder):
-        return any(f"/{name}".endswith("/features.json") for name in files.below(folder))
+        return any(f"/{name}".endswith("/features.json") for name in buckets.sizes_below(folder))
     return next(folder.glob("**/features.json"), None) is not None
 
 
@@ -121,7 +121,7 @@ def _of_dataset(path: Path, split: str | None) -> Pictures:
 
     return Pictures(
         name={
-            "dataset": str(files.absolute(path)),
+            "dataset": str(buckets.absolute(path)),
             "splits": {name: counts[name] for name in names},
         },
         labels=dataset.label_names(path),
@@ -147,14 +147,18 @@ def pictures_below(path: str | Path) -> Pictures:
 
     def read(number: int) -> tuple[bytes, store.Row]:
         row = store.Row(key=keys[number], index=number, texts={}, labels={})
-        return files.read_bytes(path / keys[number]), row
+        return buckets.read_bytes(path / keys[number]), row
 
     # Sizes tell pictures that were replaced under the same names.
-    sizes = files.below(path) if files.is_remote(path) else {key: _size(path / key) for key in keys}
+    sizes = (
+        buckets.sizes_below(path)
+        if files.is_remote(path)
+        else {key: _size(path / key) for key in keys}
+    )
     listing = "\n".join(f"{key} {sizes[key]}" for key in keys)
     digest = hashlib.sha256(listing.encode()).hexdigest()
     return Pictures(
-        name={"folder": str(files.absolute(path)), "listing_sha256": digest},
+        name={"folder": str(buckets.absolute(path)), "listing_sha256": digest},
         labels=[],
         count=len(keys),
         key=keys.__getitem__,

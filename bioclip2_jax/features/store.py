@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.weights.description import Preprocess
@@ -175,7 +176,7 @@ def read_part_about(path: Path) -> About | None:
 
 def _read_part(path: Path) -> pa.Table:
     # Of a bucket whole, and not through the client that Arrow would bring.
-    source = io.BytesIO(files.read_bytes(path)) if files.is_remote(path) else path
+    source = io.BytesIO(buckets.read_bytes(path)) if files.is_remote(path) else path
     return pq.read_table(source, page_checksum_verification=True)
 
 

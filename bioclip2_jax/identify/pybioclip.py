@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features.encode import embed_classes
 from bioclip2_jax.text.taxonomy import Taxon
@@ -83,4 +84,4 @@ def _written(path: Path) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="bioclip2-") as folder:
         yield str(Path(folder, path.name))
-        files.upload(Path(folder, path.name), path)
+        buckets.upload(Path(folder, path.name), path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError, naming
 from bioclip2_jax.files import read_json_object, sha256
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
@@ -169,7 +170,7 @@ def _here(path: Path) -> Path:
     if not files.is_remote(path):
         return path
     _fetched.append(tempfile.TemporaryDirectory(prefix="bioclip2-"))
-    return files.fetch(path, Path(_fetched[-1].name))
+    return buckets.fetch(path, Path(_fetched[-1].name))
 
 
 def _first_of(folder: Path, names: Sequence[str]) -> Path:
@@ -222,7 +223,7 @@ def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Sourc
 
 def _open_checkpoint(path: Path) -> Source:
     workdir, step = path, checkpoint.latest_step(path)
-    whole = files.absolute(path)
+    whole = buckets.absolute(path)
     named = checkpoint.step_named(whole.name)
     if named is not None and whole.parent.name == checkpoint.FOLDER:
         workdir, step = whole.parent.parent, named

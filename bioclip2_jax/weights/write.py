@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.weights import card, checkpoint, layout, transformers
 from bioclip2_jax.weights.description import write_description
@@ -92,7 +93,7 @@ def write(
             if check:
                 check(unfinished)
             if parent is None:
-                files.upload(unfinished, out, last=(seal,))
+                buckets.upload(unfinished, out, last=(seal,))
             elif to == "pt":
                 os.replace(unfinished, out)
             else:
@@ -137,7 +138,7 @@ def _is_unfinished(out: Path) -> bool:
     """Whether a folder in a bucket holds nothing but what an upload put there before its end."""
     return files.is_remote(out) and all(
         name in _BEFORE_SEAL or name.startswith(f"{checkpoint.FOLDER}/")
-        for name in files.below(out)
+        for name in buckets.sizes_below(out)
     )
 
 
