@@ -223,7 +223,7 @@ def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Sourc
 
 def _open_checkpoint(path: Path) -> Source:
     workdir, step = path, checkpoint.latest_step(path)
-    whole = buckets.absolute(path)
+    whole = files.absolute(path)
     named = checkpoint.step_named(whole.name)
     if named is not None and whole.parent.name == checkpoint.FOLDER:
         workdir, step = whole.parent.parent, named
