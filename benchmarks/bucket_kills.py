@@ -1,6 +1,6 @@
 """A training in a bucket that is killed again and again ends as one on a disk, bit for bit.
 
-    python benchmarks/bucket_kills.py [--kills N] [--seed N]
+    PYTHONPATH=.:tests/helpers python benchmarks/bucket_kills.py [--kills N] [--seed N]
 
 Data, run, compiled steps and results lie in a bucket of a stand-in for Google's on this machine.
 Two processes train and are killed with SIGKILL at N random points, one of them first or both at
@@ -21,13 +21,6 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(HERE), str(HERE / "tests" / "helpers")]
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "compile_cache")  # in the workdir
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-
 import buckets
 import jax
 import numpy as np
@@ -37,6 +30,7 @@ from processes import arguments, short_data
 from bioclip2_jax import files
 from bioclip2_jax.weights import checkpoint, seal
 
+HERE = Path(__file__).resolve().parents[1]
 EVERY = 2  # steps between checkpoints
 STEPS_A_KILL = 4  # and at most so many between two kills
 START_SECONDS = 8.0  # about as long as a start takes
@@ -49,7 +43,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, buckets.emulator() as environment:
-        os.environ.update(environment)
+        os.environ |= environment | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         os.chdir(folder)  # where a folder called "gs:" would be
         campaign(Path(folder), f"gs://{buckets.BUCKET}", options.kills, random.Random(options.seed))
 
@@ -66,11 +65,12 @@ def campaign(folder: Path, bucket: str, kills: int, dice: random.Random) -> None
 
     log = folder / "follow.log"
     follower = evaluate(log, workdir, there, "--follow")
-    slowly = arguments(workdir, there, recipe="slowly", **settings)
+    cache = "--config.compile_cache=compile_cache"  # in the workdir
+    slowly = arguments(workdir, there, cache, recipe="slowly", **settings)
     for number in range(kills):
         kill(number, workdir, slowly, dice)
         assert follower.poll() is None, log.read_text()
-    messages = processes.run_together(2, arguments(workdir, there, **settings))
+    messages = processes.run_together(2, arguments(workdir, there, cache, **settings))
     assert "damaged" not in messages[0], messages[0]
     assert follower.wait(timeout=600) == 0, log.read_text()
     say(f"ended and followed: {time.monotonic() - began:.0f} s")
@@ -128,7 +128,7 @@ def evaluate(log: Path, workdir: str, data: str, *options: str) -> subprocess.Po
     with log.open("w") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "bioclip2_jax", *words, "--tasks=zero_shot", "--batch-size=16"],
-            env=os.environ | {"PYTHONPATH": str(HERE), "JAX_COMPILATION_CACHE_DIR": f"{log}.cache"},
+            env=os.environ | {"PYTHONPATH": str(HERE)},
             stdout=file,
             stderr=file,
         )
