@@ -40,7 +40,7 @@ def compare(first: str | Path, second: str | Path) -> schema.Comparison:
       UsageError: a folder holds no such results, or they have no task in common.
       UserError: the results are of other pictures, names or supports, or are damaged.
     """
-    ours, theirs = _held(Path(first)), _held(Path(second))
+    ours, theirs = _held(files.place(first)), _held(files.place(second))
     common = [task for task in ours if task in theirs]
     if not common:
         raise UsageError(
