@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from bioclip2_jax.data.records import make_record
+from bioclip2_jax.files import absolute, place
 from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.weights import checkpoint
@@ -26,7 +29,7 @@ _KINGDOMS = ("Animalia", "Plantae", "Fungi")
 
 
 def arguments(
-    workdir: Path, data: Path, *flags: str, recipe: str = "smallest", **changes: object
+    workdir: Path | str, data: Path | str, *flags: str, recipe: str = "smallest", **changes: object
 ) -> list[str]:
     """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
 
@@ -142,21 +145,30 @@ def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen
         time.sleep(0.02)
 
 
-def rows(workdir: Path) -> list[dict]:
+def rows(workdir: Path | str) -> list[dict]:
     """The logged metrics, one row for every step; a last line that is being written is left out."""
-    path = Path(workdir) / "metrics.jsonl"
+    path = place(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
     assert [row["step"] for row in found] == list(range(1, len(found) + 1))
     return found
 
 
-def losses(workdir: Path) -> list[float]:
+def losses(workdir: Path | str) -> list[float]:
     """The logged losses, from step 1 on."""
     return [row["loss"] for row in rows(workdir)]
 
 
+def state_at(workdir: Path | str, step: int) -> dict:
+    """All arrays of a checkpoint: parameters, Adam's moments, counters."""
+    folder = str(absolute(checkpoint.step_dir(workdir, step)))
+    stored = ocp.checkpointables_metadata(folder).metadata
+    wanted = {name: stored[name] for name in ("params", "training")}
+    wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), wanted)
+    return ocp.load_checkpointables(folder, wanted)
+
+
 @functools.cache
-def parameters(workdir: Path, step: int) -> dict:
+def parameters(workdir: Path | str, step: int) -> dict:
     """The model at a checkpoint."""
     return checkpoint.restore_params(checkpoint.step_dir(workdir, step))
