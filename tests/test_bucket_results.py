@@ -11,6 +11,7 @@ from commands import bioclip2
 from bioclip2_jax import files
 from bioclip2_jax.evaluation import follow
 from bioclip2_jax.evaluation import run as evaluate
+from bioclip2_jax.report import gather
 
 
 @pytest.fixture
@@ -61,8 +62,10 @@ def test_complete_checkpoints_in_a_bucket_are_followed_and_reported(
     page = f"{bucket}/pages/report.html"
     assert bioclip2("report", "--workdir", workdir, "--data", data, "--out", page).returncode == 0
     assert "data:image/jpeg;base64," in files.read_text(page)
-    result = bioclip2("report", "--results", workdir, "--out", f"{bucket}/results.html")
-    assert result.returncode == 0 and "run, step 20" in files.read_text(f"{bucket}/results.html")
+    assert [each.subject for each in gather.gather([str(workdir)])] == [
+        "run, step 10",
+        "run, step 20",
+    ]
     assert "train" in bioclip2("inspect", "--data", data).stdout
     assert [path.name for path in tmp_path.iterdir()] == ["squares"]
 
