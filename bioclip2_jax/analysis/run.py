@@ -227,7 +227,7 @@ def theory(
 
     result = experiments.run(seed, say=say)
     out = files.place(out)
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     files.write_text(out / "theory.svg", theory_curves(result))
     schema.write(out / "theory.json", result)
     return result
@@ -315,7 +315,7 @@ def _write(
     columns: dict[str, list],
     figures: dict[str, str],
 ) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     files.write_csv(out / f"{result.analysis}.csv", rows, list(columns))
     for name, svg in figures.items():

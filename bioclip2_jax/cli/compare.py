@@ -27,7 +27,7 @@ def compare(first: str, second: str, out: str | None) -> None:
 
     comparison = compare_folders(first, second)
     if out:
-        files.place(out).parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(files.place(out).parent)
         schema.write(out, comparison)
     for task, result in comparison.tasks.items():
         click.echo(one_line(task, result))

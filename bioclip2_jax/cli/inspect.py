@@ -93,7 +93,7 @@ def _extract(data_dir: str, split: str, count: int, out: Path) -> None:
     source = dataset.open_split(data_dir, split)
     if not len(source):
         raise UserError(f"{data_dir}: split {split!r} is empty")
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
         record = source[int(index)]
         name = re.sub(r"\W+", "_", f"{record['scientificName']} {index}").strip("_")

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 
 from etils import epath
 
@@ -26,13 +26,8 @@ _PIECE = 1 << 18
 _AT_ONCE = 16  # what is asked of a bucket: each answer takes it a twentieth of a second
 
 
-def absolute(path: Path) -> Path:
-    """The whole path; the method of a path in a bucket puts it below the current folder."""
-    return path if is_remote(path) else path.absolute()
-
-
 @contextlib.contextmanager
-def reaching(path: epath.PathLike) -> Iterator[None]:
+def _asking(path: epath.PathLike) -> Iterator[None]:
     """Tells a bucket that does not answer from a file that is not there.
 
     Raises:
@@ -56,9 +51,9 @@ def read_bytes(path: epath.PathLike) -> bytes:
 
     Raises:
       OSError: it is not there or, on this machine, cannot be read.
-      UserError: as `reaching`.
+      UserError: a bucket does not answer.
     """
-    with reaching(path) if is_remote(path) else contextlib.nullcontext():
+    with _asking(path) if is_remote(path) else contextlib.nullcontext():
         return epath.Path(path).read_bytes()
 
 
@@ -70,9 +65,37 @@ def open_bytes(path: epath.PathLike) -> IO[bytes]:
     """
     if not is_remote(path):
         return open(path, "rb")
-    with reaching(path):
-        # The client's own file lacks what many readers ask of one.
-        return io.BufferedReader(cast(io.RawIOBase, epath.Path(path).open("rb")), _PIECE)
+    return io.BufferedReader(_Object(path), _PIECE)
+
+
+class _Object(io.RawIOBase):
+    """The client's own file, which lacks what many readers ask of one, with our errors."""
+
+    def __init__(self, path: epath.PathLike):
+        self._path = path
+        with _asking(path):
+            self._file: Any = epath.Path(path).open("rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _asking(self._path):
+            return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def sizes_below(folder: epath.PathLike) -> dict[str, int]:
@@ -80,18 +103,9 @@ def sizes_below(folder: epath.PathLike) -> dict[str, int]:
     return {name: int(info["size"]) for name, info in _objects(folder).items()}
 
 
-def names_below(folder: epath.PathLike) -> Iterator[str]:
-    """The same names as they come, folder by folder: for who wants only the first of millions."""
-    with reaching(folder):
-        client, root = _client(folder)
-        for place, _, names in client.walk(root):
-            inner = place.removeprefix(root).lstrip("/")
-            yield from (f"{inner}/{name}".lstrip("/") for name in sorted(names) if name)
-
-
 def matching(pattern: str) -> list[str]:
     """The objects that a pattern with a bucket in front means, sorted."""
-    with reaching(pattern):
+    with _asking(pattern):
         client, name = _client(pattern)
         return sorted(f"gs://{found}" for found in client.glob(name))
 
@@ -104,7 +118,7 @@ def size(path: Path) -> int:
     """
     if not is_remote(path):
         return path.stat().st_size
-    with reaching(path):
+    with _asking(path):
         client, name = _client(path)
         return int(client.info(name)["size"])
 
@@ -112,7 +126,7 @@ def size(path: Path) -> int:
 def version(path: epath.PathLike) -> list[int]:
     """What shows that an object is another, [0] where there is none."""
     try:
-        with reaching(path):
+        with _asking(path):
             client, name = _client(path)
             return [int(client.info(name)["generation"])]
     except FileNotFoundError:
@@ -132,7 +146,7 @@ def fetched(path: epath.PathLike) -> Iterator[Path]:
 
     Raises:
       OSError: it is not there, or there is no room.
-      UserError: as `reaching`.
+      UserError: a bucket does not answer.
     """
     if not is_remote(path):
         yield Path(path)
@@ -144,7 +158,7 @@ def fetched(path: epath.PathLike) -> Iterator[Path]:
 def fetch(path: epath.PathLike, folder: Path) -> Path:
     """Copies a file of a bucket into a local folder; see `fetched`."""
     local = folder / os.path.basename(os.fspath(path))
-    with reaching(path):
+    with _asking(path):
         client, name = _client(path)
         size = client.info(name)["size"]
         client.get_file(name, str(local))
@@ -165,11 +179,11 @@ def upload(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
         are removed before anything is put, new ones put when all else is there, in this order.
 
     Raises:
-      UserError: as `reaching`.
+      UserError: a bucket does not answer.
     """
     client, root = _client(target)
     if source.is_file():
-        with reaching(target):
+        with _asking(target):
             client.put_file(str(source), root)
         return
     there = {name: info.get("md5Hash") for name, info in _objects(target).items()}
@@ -183,7 +197,7 @@ def upload(source: Path, target: Path, *, last: Sequence[str] = ()) -> None:
     names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     todo = [n for n, done in zip(names, each(is_there, names), strict=True) if not done]
     marks = [name for name in last if name in names]
-    with reaching(target):
+    with _asking(target):
         if todo:
             for name in there.keys() & {*marks}:
                 client.rm_file(f"{root}/{name}")
@@ -200,9 +214,8 @@ def _md5(path: Path) -> str:
 
 
 def _objects(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
-    with reaching(folder):
+    with _asking(folder):
         client, root = _client(folder)
-        client.invalidate_cache()  # others write, too
         found = client.find(root, detail=True)
     start = f"{root}/"
     return {

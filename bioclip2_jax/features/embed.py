@@ -78,7 +78,7 @@ def embed(
     )
     about = msgspec.json.decode(msgspec.json.encode(about), type=store.About)  # as it comes back
     _check_same(out, about)
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     store.write_about(out, about)
     if pictures.others:
         say(folders.remark(pictures.others))

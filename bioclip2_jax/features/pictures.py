@@ -86,17 +86,11 @@ def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
     path = files.place(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; name a dataset or a folder of pictures")
-    if _holds_dataset(path):
+    if any(f"/{name}".endswith("/features.json") for name in files.below(path)):
         return _of_dataset(path, split)
     if split:
         raise UsageError(f"--split {split}: {path} is a plain folder, which has no splits")
     return pictures_below(path)
-
-
-def _holds_dataset(folder: Path) -> bool:
-    if files.is_remote(folder):
-        return any(f"/{name}".endswith("/features.json") for name in buckets.sizes_below(folder))
-    return next(folder.glob("**/features.json"), None) is not None
 
 
 def _of_dataset(path: Path, split: str | None) -> Pictures:
@@ -121,7 +115,7 @@ def _of_dataset(path: Path, split: str | None) -> Pictures:
 
     return Pictures(
         name={
-            "dataset": str(buckets.absolute(path)),
+            "dataset": str(files.absolute(path)),
             "splits": {name: counts[name] for name in names},
         },
         labels=dataset.label_names(path),
@@ -158,7 +152,7 @@ def pictures_below(path: str | Path) -> Pictures:
     listing = "\n".join(f"{key} {sizes[key]}" for key in keys)
     digest = hashlib.sha256(listing.encode()).hexdigest()
     return Pictures(
-        name={"folder": str(buckets.absolute(path)), "listing_sha256": digest},
+        name={"folder": str(files.absolute(path)), "listing_sha256": digest},
         labels=[],
         count=len(keys),
         key=keys.__getitem__,

@@ -57,7 +57,7 @@ def write_labels(
     names = [[list(taxon.ranks), common] for taxon, common in taxa]
     shape = (model.config.embed_dim, len(taxa))
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        files.make_folder(out)
         with _written(out / FEATURES_FILE) as path:
             columns = np.lib.format.open_memmap(path, "w+", np.float32, shape)
             for start in range(0, len(taxa), _TAXA_AT_A_TIME):

@@ -120,7 +120,7 @@ class _Table:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for each picture, in the order of the table."""
-        home = buckets.absolute(self.table.path).parent.name
+        home = files.absolute(self.table.path).parent.name
         for line, row in self.table.rows():
             dataset = (row[self.dataset] if self.dataset else "") or home
             start = f"{dataset}/" if self.prefix else ""
@@ -192,7 +192,7 @@ def _open_table(images: Path | None, path: Path, captions: str, *, prefix: bool)
 
 def _find(images: Path, file: str) -> Path:
     """The picture's path: below `images`, or below the folder above it, in either spelling."""
-    path, whole = images / file, buckets.absolute(images)
+    path, whole = images / file, files.absolute(images)
     for name in dict.fromkeys((file, file.replace("\\", "/"))):
         if (images / name).exists():
             return images / name

@@ -18,7 +18,7 @@ from bioclip2_jax.data import buckets
 from bioclip2_jax.data.images import MAX_PIXELS
 from bioclip2_jax.data.tables import SPLIT_COLUMNS, normal, split_name
 from bioclip2_jax.errors import UsageError, reason
-from bioclip2_jax.files import is_remote, place
+from bioclip2_jax.files import absolute, is_remote, place
 from bioclip2_jax.prepare import joins, recognise
 from bioclip2_jax.prepare.columns import (
     describe,
@@ -118,7 +118,7 @@ class ParquetSource:
             if file == source:
                 return file.name
             if file.is_relative_to(source):
-                return f"{buckets.absolute(source).name}/{file.relative_to(source).as_posix()}"
+                return f"{absolute(source).name}/{file.relative_to(source).as_posix()}"
         return str(file)
 
     def _check_names(self, file: Path, layout: "Layout") -> None:

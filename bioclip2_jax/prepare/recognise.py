@@ -201,7 +201,7 @@ def _kind_of_text(path: Path, start: bytes) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     if files.is_remote(folder):
-        yield from (folder / name for name in buckets.names_below(folder))
+        yield from (folder / name for name in files.below(folder))
         return
     for place, below, names in os.walk(folder):
         below.sort()

@@ -109,7 +109,7 @@ def _walk_bucket(root: str, others: Counter[str]) -> Iterator[str]:
 
 
 def _name(root: str) -> str:
-    return buckets.absolute(files.place(root)).name
+    return files.absolute(files.place(root)).name
 
 
 def _picture(root: str, prefix: str, name: str) -> Picture | Rejected:

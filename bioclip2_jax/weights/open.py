@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,7 +223,7 @@ def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Sourc
 
 def _open_checkpoint(path: Path) -> Source:
     workdir, step = path, checkpoint.latest_step(path)
-    whole = buckets.absolute(path)
+    whole = files.absolute(path)
     named = checkpoint.step_named(whole.name)
     if named is not None and whole.parent.name == checkpoint.FOLDER:
         workdir, step = whole.parent.parent, named
@@ -246,7 +246,7 @@ def _open_checkpoint(path: Path) -> Source:
             f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
             " one of the two comes from another run"
         )
-    read = checkpoint.leaf_reader(folder)
+    read = _read_at_once(folder) if files.is_remote(folder) else checkpoint.leaf_reader(folder)
     return Source(
         config=config,
         preprocess=preprocess,
@@ -255,6 +255,16 @@ def _open_checkpoint(path: Path) -> Source:
         path=workdir,
         step=step,
     )
+
+
+def _read_at_once(folder: Path) -> Callable[[str], np.ndarray]:
+    """Of a checkpoint in a bucket, where each parameter by itself would take Orbax a second."""
+
+    @functools.cache
+    def leaves() -> dict[str, np.ndarray]:
+        return layout.flatten(checkpoint.restore_params(folder))
+
+    return lambda name: leaves()[name]
 
 
 def infer_config(tensors: Tensors) -> ClipConfig:
