@@ -109,7 +109,7 @@ def kill(number: int, workdir: str, args: list[str], dice: random.Random) -> Non
         goal = before + dice.choice(range(EVERY, STEPS_A_KILL + 1, EVERY))
         processes.wait_until(lambda: (checkpoint.latest_step(workdir) or 0) >= goal, both)
         time.sleep(dice.uniform(0, 0.4))
-    victims = dice.choice(([0], [1], [0, 1]))
+    victims = ([0], [1], [0, 1])[number % 3]
     processes.kill([both[victim] for victim in victims])
     time.sleep(dice.choice((0, 0.2)))
     processes.kill(both)

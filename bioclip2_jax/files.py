@@ -39,7 +39,9 @@ def place(name: epath.PathLike) -> Path:
     Raises:
       UsageError: another kind of address, or the client of buckets is not installed.
     """
-    scheme, separator, _ = os.fspath(name).partition("://")
+    scheme, separator, inner = os.fspath(name).partition("://")
+    if scheme.startswith("gs:/") or (scheme == "gs" and inner[:1] in ("", "/")):
+        raise UsageError(f"{name}: names no bucket; write gs://BUCKET/FOLDER")
     if not separator:
         return Path(name)
     if scheme != "gs":
@@ -90,7 +92,9 @@ def reaching(name: epath.PathLike) -> Iterator[None]:
     except Exception as error:
         if not is_remote(name):
             raise
-        raise UserError(f"{name}: the bucket cannot be used ({reason(error)})") from error
+        missing = isinstance(error, FileNotFoundError)  # of which it tells the address alone
+        what = "there is no such bucket" if missing else reason(error)
+        raise UserError(f"{name}: the bucket cannot be used ({what})") from error
 
 
 def below(folder: Path, leave_out: Container[str] = ()) -> Iterator[str]:
@@ -101,12 +105,17 @@ def below(folder: Path, leave_out: Container[str] = ()) -> Iterator[str]:
       leave_out: names of folders that are not looked into.
     """
     home = len(os.fspath(folder).removeprefix("gs://"))  # which epath leaves out below
-    walk: Any = epath.Path(folder).walk() if is_remote(folder) else os.walk(folder)
-    for where, folders, names in walk:
+    remote: Any = is_remote(folder) and epath.Path(folder).walk(on_error=_refuse)
+    for where, folders, names in remote or os.walk(folder):
         visible = (name for name in folders if name[0] != "." and name not in leave_out)
         folders[:] = sorted(visible)
         inner = os.fspath(where).removeprefix("gs://")[home:].strip("/")
         yield from (posixpath.join(inner, n) for n in sorted(names) if n and n[0] != ".")
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 # ---- Writing
@@ -143,7 +152,8 @@ def writing(path: epath.PathLike) -> Iterator[IO[bytes]]:
     if is_remote(path):  # an object appears whole anyway, and there is no rename
         buffer = io.BytesIO()
         yield buffer
-        epath.Path(path).write_bytes(buffer.getvalue())
+        with reaching(path):
+            place(path).write_bytes(buffer.getvalue())
         return
     with replacing(path) as partial, open(partial, "xb") as file:
         yield file
@@ -209,7 +219,8 @@ class Growing:
     def flush(self) -> None:
         """Makes all of it seen by others."""
         if self._changed:
-            self._path.write_bytes(self._held.getvalue())
+            with reaching(self._path):
+                self._path.write_bytes(self._held.getvalue())
             self._changed = False
 
     def close(self) -> None:

@@ -31,6 +31,12 @@ def test_other_addresses_are_one_sentence(name):
         files.place(name)
 
 
+@pytest.mark.parametrize("name", ["gs:/bucket/a", "gs://", "gs:///a"])
+def test_a_bucket_without_a_name_is_one_sentence(name):
+    with pytest.raises(UsageError, match="names no bucket"):
+        files.place(name)
+
+
 def test_the_missing_client_is_named(monkeypatch):
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"bioclip2-jax\[gcs\]"):
