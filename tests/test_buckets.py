@@ -216,20 +216,22 @@ def test_pictures_tables_features_and_results_in_a_bucket(home, bucket, tiny_dat
         )
 
     data = put(tiny_data, f"{bucket}/data")
-    for source, name in ((photos, "photos"), (data, "features")):
+    for source, name in ((photos, "kept"), (data, "features")):
         for _ in range(2):  # the second time it is there
             run("embed", source, "--model", "m", "--out", f"{bucket}/{name}")
     run("embed", tiny_data, "--model", "m", "--out", "features")
     far, near = store.read(f"{bucket}/features"), store.read("features")
     np.testing.assert_array_equal(far.features, near.features)
     assert far.keys == near.keys and far.labels.keys() == near.labels.keys() == {"sex"}
-    assert store.read(f"{bucket}/photos").keys == [
-        f"deep/{colour}.png" for colour in sorted(COLOURS)
-    ]
+    assert store.read(f"{bucket}/kept").keys == [f"deep/{colour}.png" for colour in sorted(COLOURS)]
 
     how = ("--features", f"{bucket}/features", "--out", f"{bucket}/results")
     run("analyze", "within", *how, "--variant", "sex", "--permutations", 9)
     run("evaluate", *how, "--data", data, "--tasks", "few_shot_1")
+    table = files.place(f"{bucket}/table.csv")
+    files.write_text(table, "file,class\n" + "".join(f"deep/{x}.png,{x}\n" for x in COLOURS))
+    how = ("--model", "m", "--tasks", "zero_shot", "--out", f"{bucket}/named")
+    assert "top1 1.000" in run("evaluate", *how, "--data", photos, "--annotations", table)
     run("compare", f"{bucket}/results", f"{bucket}/results", "--out", f"{bucket}/new/both.json")
     run("inspect", "--data", data, "--extract", 2, "--out", f"{bucket}/some")
     names = buckets.sizes_below(bucket)
