@@ -33,7 +33,8 @@ def arguments(
 ) -> list[str]:
     """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
 
-    Compiled steps are kept in the cache of all tests, or without one in the workdir. The recipe "slowly" is for processes only.
+    Compiled steps are kept in the cache of all tests, or without one in the workdir. The recipe
+    "slowly" is for processes only.
     """
     settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
     settings |= {"warmup_steps": 3} | changes
