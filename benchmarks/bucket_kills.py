@@ -46,7 +46,6 @@ def main() -> None:
         os.environ |= environment | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
-            "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         os.chdir(folder)  # where a folder called "gs:" would be
@@ -65,12 +64,11 @@ def campaign(folder: Path, bucket: str, kills: int, dice: random.Random) -> None
 
     log = folder / "follow.log"
     follower = evaluate(log, workdir, there, "--follow")
-    cache = "--config.compile_cache=compile_cache"  # in the workdir
-    slowly = arguments(workdir, there, cache, recipe="slowly", **settings)
+    slowly = arguments(workdir, there, recipe="slowly", **settings)
     for number in range(kills):
         kill(number, workdir, slowly, dice)
         assert follower.poll() is None, log.read_text()
-    messages = processes.run_together(2, arguments(workdir, there, cache, **settings))
+    messages = processes.run_together(2, arguments(workdir, there, **settings))
     assert "damaged" not in messages[0], messages[0]
     assert follower.wait(timeout=600) == 0, log.read_text()
     say(f"ended and followed: {time.monotonic() - began:.0f} s")
@@ -91,6 +89,7 @@ def campaign(folder: Path, bucket: str, kills: int, dice: random.Random) -> None
         )
         assert followed == whole, f"step {step}"
     cached = list(files.below(files.place(workdir) / "compile_cache"))
+    assert cached
     assert not any(path.name == "gs:" for path in (*folder.rglob("*"), *HERE.iterdir()))
     say(
         f"{kills} kills: {len(saved)} checkpoints, all followed, {len(cached)} compiled programs in"
@@ -125,10 +124,11 @@ def kill(number: int, workdir: str, args: list[str], dice: random.Random) -> Non
 def evaluate(log: Path, workdir: str, data: str, *options: str) -> subprocess.Popen:
     """A `bioclip2 evaluate` of the pictures that are trained on."""
     words = ["evaluate", f"--workdir={workdir}", f"--data={data}", "--split=train", *options]
+    cache = log.with_name("cache")
     with log.open("w") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "bioclip2_jax", *words, "--tasks=zero_shot", "--batch-size=16"],
-            env=os.environ | {"PYTHONPATH": str(HERE)},
+            env=os.environ | {"PYTHONPATH": str(HERE), "JAX_COMPILATION_CACHE_DIR": str(cache)},
             stdout=file,
             stderr=file,
         )

@@ -33,7 +33,8 @@ def arguments(
 ) -> list[str]:
     """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
 
-    Compiled steps are kept in the cache of all tests. The recipe "slowly" is for processes only.
+    Compiled steps are kept in the cache of all tests, or without one in the workdir. The recipe
+    "slowly" is for processes only.
     """
     settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
     settings |= {"warmup_steps": 3} | changes
@@ -41,7 +42,7 @@ def arguments(
         f"--config={Path(__file__).with_name(recipe)}.py",
         f"--workdir={workdir}",
         f"--config.data.dir={data}",
-        f"--config.compile_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
+        f"--config.compile_cache={os.environ.get('JAX_COMPILATION_CACHE_DIR', 'compile_cache')}",
         *(f"--config.train.{key}={value}" for key, value in settings.items()),
         *flags,
     ]
