@@ -127,6 +127,8 @@ def prepare() -> None:
     a Darwin Core Archive       dwca
     nothing yet                 simulate
 
+    SRC and OUT may be in a bucket (gs://…).
+
     A conversion that was interrupted goes on when it is called again. OUT/summary.json counts what
     was found, OUT/quarantine.csv lists what was set aside, OUT/conflicts.csv what looks odd about
     names.
