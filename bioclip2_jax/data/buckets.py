@@ -6,6 +6,7 @@ A bucket that does not answer is never taken for a file that is not there or is 
 import base64
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import io
 import os
@@ -108,6 +109,15 @@ def matching(pattern: str) -> list[str]:
     with _asking(pattern):
         client, name = _client(pattern)
         return sorted(f"gs://{found}" for found in client.glob(name))
+
+
+def named(folder: Path, pattern: str) -> list[Path]:
+    """What lies in a folder, here or in a bucket, under names of a pattern; sorted.
+
+    The method `glob` of a path in a bucket takes "[" in the folder's own name for a pattern, too.
+    """
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in inside if fnmatch.fnmatchcase(path.name, pattern))
 
 
 def size(path: Path) -> int:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.measures.paired import paired
@@ -69,7 +70,7 @@ def one_line(task: str, result: schema.TaskComparison) -> str:
 def _held(folder: Path) -> dict[str, Held]:
     """Every task in which at least one picture was asked for."""
     held = {}
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in buckets.named(folder, f"*{SUFFIX}"):
         task, answers = path.name.removesuffix(SUFFIX), _answers(path)
         if answers:
             result = schema.read(folder / f"{task}.json", schema.SpeciesResult)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.subject import Job
@@ -127,7 +128,7 @@ def curves(home: Path, board: Path) -> Iterator[Callable[[Path], None]]:
         writer.flush()
 
     with contextlib.closing(Board(board, 0)) as writer:
-        named = [checkpoint.step_named(path.name) for path in home.glob("*")]
+        named = [checkpoint.step_named(path.name) for path in buckets.named(home, "*")]
         for step in sorted(step for step in named if step is not None):
             folder = home / str(step)
             for name in below(folder, leave_out=("features",)):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.data import tables
+from bioclip2_jax.data import buckets, tables
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.published.folders import no_column, read_lines
@@ -122,7 +122,7 @@ def _find(folder: Path, depth: int) -> Iterator[SpeciesSet]:
         yield SpeciesSet(name=name, root=folder, table=folder / _NABIRDS[0], text_kind="asis")
     elif (folder / "labels.csv").is_file() and (folder / "info.json").is_file():
         yield _meta_album(folder)
-    elif tables_here := sorted(folder.glob(f"*{_BALANCED}.csv")):
+    elif tables_here := buckets.named(folder, f"*{_BALANCED}.csv"):
         for path in tables_here:
             name = path.stem.removesuffix(_BALANCED)
             yield SpeciesSet(name=name, root=folder, table=path, text_kind="taxon_com")
