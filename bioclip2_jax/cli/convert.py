@@ -8,8 +8,8 @@ from bioclip2_jax.cli import options
 
 
 @click.command()
-@click.argument("source", metavar="SRC")
-@click.argument("out", metavar="DST", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC", type=options.Place())
+@click.argument("out", metavar="DST", type=options.PATH)
 @click.option(
     "--to",
     type=click.Choice(["orbax", "open_clip", "pt", "transformers"]),
@@ -31,7 +31,7 @@ from bioclip2_jax.cli import options
 )
 @click.option(
     "--model-config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=options.Place(exists=True, dir_okay=False, path_type=Path),
     help="An open_clip_config.json for a bare weight file.",
 )
 @click.option(
@@ -67,7 +67,7 @@ def convert(
     """Convert the model SRC to DST, which must not exist yet.
 
     SRC is a training workdir or step folder, a folder of open_clip or of transformers, a
-    .safetensors, .pt, .pth or .bin file, or hf-hub:ORGANISATION/MODEL[@REVISION].
+    .safetensors, .pt, .pth or .bin file, here or in gs://, or hf-hub:ORGANISATION/MODEL[@REVISION].
 
     \b
     Examples:
@@ -80,7 +80,7 @@ def convert(
     from bioclip2_jax.evaluation.card_rows import results_of
     from bioclip2_jax.weights.open import open_source
     from bioclip2_jax.weights.verify import verify as compare
-    from bioclip2_jax.weights.write import HOW_TO_OPEN, usual_layout, write
+    from bioclip2_jax.weights.write import how_to_open, usual_layout, write
 
     model = open_source(
         source,
@@ -110,4 +110,4 @@ def convert(
     )
     for line in lines:
         click.echo(line)
-    click.echo(f"{out}: {source} as {layout} in {dtype}; {HOW_TO_OPEN[layout].format(out)}")
+    click.echo(f"{out}: {source} as {layout} in {dtype}; {how_to_open(layout, out)}")

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError, naming
 from bioclip2_jax.files import read_json_object, sha256
 from bioclip2_jax.models.presets import ClipConfig
@@ -76,7 +79,8 @@ def open_source(
 
     Args:
       where: workdir or step folder of a training run, folder of open_clip or of transformers, a
-        `.safetensors`, `.pt`, `.pth` or `.bin` file, or `hf-hub:organisation/model[@revision]`.
+        `.safetensors`, `.pt`, `.pth` or `.bin` file, all of them here or in a bucket (gs://…), or
+        `hf-hub:organisation/model[@revision]`.
       revision: of a model on the Hub.
       model_config: an `open_clip_config.json` for a bare file, whose sizes are otherwise inferred.
       image_size: pixels; position embeddings are resized to it. None: as stored.
@@ -91,7 +95,7 @@ def open_source(
         when a tensor is read, that a value of it is not finite.
     """
     notes: list[str] = []
-    path = Path(where)
+    path = files.place(where)
     from_hub = str(where).startswith(hub.PREFIX)
     if revision and not from_hub:
         raise UsageError(f"--revision is for models on the Hub ({hub.PREFIX}...), not for {where}")
@@ -157,7 +161,7 @@ def _finite(tensors: Tensors, path: Path) -> Tensors:
 def open_files(path: Path) -> Tensors:
     """The tensors of a weight file, under its own names."""
     if path.suffix in _TORCH_SUFFIXES:
-        return open_torch(path)
+        return open_torch(_here(path))
     if path.name.endswith(".json"):
         parts = read_json_object(path).get("weight_map")
         if not isinstance(parts, dict) or not parts:
@@ -165,8 +169,19 @@ def open_files(path: Path) -> Tensors:
         names = sorted(set(map(str, parts.values())))
         if any(Path(name).name != name for name in names):
             raise UserError(f"{path}: names a file outside its folder")
-        return open_safetensors(*(path.parent / name for name in names))
-    return open_safetensors(path)
+        return open_safetensors(*(_here(path.parent / name) for name in names))
+    return open_safetensors(_here(path))
+
+
+_fetched: list[tempfile.TemporaryDirectory] = []  # removed when the program ends
+
+
+def _here(path: Path) -> Path:
+    """A weight file on this machine, whose tensors are read one by one."""
+    if not files.is_remote(path):
+        return path
+    _fetched.append(tempfile.TemporaryDirectory(prefix="bioclip2-"))
+    return buckets.fetch(path, Path(_fetched[-1].name))
 
 
 def _first_of(folder: Path, names: Sequence[str]) -> Path:
@@ -255,7 +270,7 @@ def _open_file(
 
 def _open_checkpoint(path: Path) -> Source:
     workdir, step = path, checkpoint.latest_step(path)
-    whole = path.absolute()
+    whole = files.absolute(path)
     named = checkpoint.step_named(whole.name)
     if named is not None and whole.parent.name == checkpoint.FOLDER:
         workdir, step = whole.parent.parent, named
@@ -278,7 +293,7 @@ def _open_checkpoint(path: Path) -> Source:
             f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
             " one of the two comes from another run"
         )
-    read = checkpoint.leaf_reader(folder)
+    read = _read_at_once(folder) if files.is_remote(folder) else checkpoint.leaf_reader(folder)
     return Source(
         config=config,
         preprocess=preprocess,
@@ -287,3 +302,13 @@ def _open_checkpoint(path: Path) -> Source:
         path=workdir,
         step=step,
     )
+
+
+def _read_at_once(folder: Path) -> Callable[[str], np.ndarray]:
+    """Of a checkpoint in a bucket, where each parameter by itself would take Orbax a second."""
+
+    @functools.cache
+    def leaves() -> dict[str, np.ndarray]:
+        return layout.flatten(checkpoint.restore_params(folder))
+
+    return lambda name: leaves()[name]
