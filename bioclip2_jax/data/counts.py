@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
+from bioclip2_jax import files
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.dataset import TAXA_FILE
 from bioclip2_jax.errors import UserError
@@ -14,7 +15,7 @@ from bioclip2_jax.text.taxonomy import Taxon
 COUNT_COLUMNS = ("count", "numimages", "train")
 
 
-def counts_of(path: str | Path, taxa: Iterable[Taxon]) -> np.ndarray:
+def counts_of(path: epath.PathLike, taxa: Iterable[Taxon]) -> np.ndarray:
     """[taxa] float64: the count of each; 0 where the table has none.
 
     A taxon is found by its lineage, or else by its scientific name; rows of the same one add up.
@@ -27,7 +28,7 @@ def counts_of(path: str | Path, taxa: Iterable[Taxon]) -> np.ndarray:
     Raises:
       UserError: unreadable, without counts, or of no taxon asked for.
     """
-    path = Path(path)
+    path = files.place(path)
     table = tables.open_table(path / TAXA_FILE if path.is_dir() else path)
     column = table.column(COUNT_COLUMNS)
     if column is None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.measures.paired import paired
@@ -40,7 +41,7 @@ def compare(first: str | Path, second: str | Path) -> schema.Comparison:
       UsageError: a folder holds no such results, or they have no task in common.
       UserError: the results are of other pictures, names or supports, or are damaged.
     """
-    ours, theirs = _held(Path(first)), _held(Path(second))
+    ours, theirs = _held(files.place(first)), _held(files.place(second))
     common = [task for task in ours if task in theirs]
     if not common:
         raise UsageError(
@@ -69,7 +70,7 @@ def one_line(task: str, result: schema.TaskComparison) -> str:
 def _held(folder: Path) -> dict[str, Held]:
     """Every task in which at least one picture was asked for."""
     held = {}
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in buckets.named(folder, f"*{SUFFIX}"):
         task, answers = path.name.removesuffix(SUFFIX), _answers(path)
         if answers:
             result = schema.read(folder / f"{task}.json", schema.SpeciesResult)

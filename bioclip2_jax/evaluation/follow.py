@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.subject import Job
 from bioclip2_jax.evaluation.tasks import TASKS, bearing
+from bioclip2_jax.files import below, place
 from bioclip2_jax.weights import checkpoint
 
 POLL_SECONDS = 2.0
@@ -51,8 +53,8 @@ def new_checkpoints(
     last_new = time.monotonic()
     while True:
         # In this order: a checkpoint written just before the end is still found.
-        finished = (Path(workdir) / "done.json").exists()
-        fresh = [step for step in checkpoint.steps(workdir) if step not in seen]
+        finished = (place(workdir) / "done.json").exists()
+        fresh = checkpoint.steps(workdir, known=seen)
         for step in fresh:
             seen.add(step)
             yield step
@@ -121,12 +123,19 @@ def curves(home: Path, board: Path) -> Iterator[Callable[[Path], None]]:
             return  # a result of another model, put here by hand
         writer.write(result.step, figures(result), "/".join(("eval", *set_name, path.stem)))
 
+    def draw_now(path: Path) -> None:
+        draw(path)
+        writer.flush()
+
     with contextlib.closing(Board(board, 0)) as writer:
-        named = (checkpoint.step_named(path.name) for path in home.glob("*"))
+        named = [checkpoint.step_named(path.name) for path in buckets.named(home, "*")]
         for step in sorted(step for step in named if step is not None):
-            for path in sorted((home / str(step)).glob("**/*.json")):
-                draw(path)
-        yield draw
+            folder = home / str(step)
+            for name in below(folder, leave_out=("features",)):
+                if name.endswith(".json"):
+                    draw(folder / name)
+        writer.flush()
+        yield draw_now
 
 
 def figures(result: schema.Result) -> dict[str, float]:

@@ -20,6 +20,7 @@ from bioclip2_jax.evaluation.subject import Job, Subject
 from bioclip2_jax.evaluation.tasks import SPECIES_TASKS, TASKS, plan
 from bioclip2_jax.features import embed, store
 from bioclip2_jax.features.encode import spread
+from bioclip2_jax.files import place
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.weights.load import load
 
@@ -68,7 +69,7 @@ def run_once(
             " embed the pictures with that one"
         )
     subject = Subject(
-        model=model, features=kept, folder=Path(out), name=name, batch_size=batch_size, say=say
+        model=model, features=kept, folder=place(out), name=name, batch_size=batch_size, say=say
     )
     evaluate_subject(subject, jobs)
 
@@ -107,9 +108,9 @@ def run(
       UserError: the data or a checkpoint cannot be used.
     """
     jobs = plan(settings, tasks, None)
-    home = Path(out) if out else Path(workdir) / tables.FOLDER
+    home = place(out) if out else place(workdir) / tables.FOLDER
     steps = new_checkpoints(workdir, timeout, say) if follow else chosen_steps(workdir, step)
-    board = (home if out else Path(workdir)) / "tensorboard" / "eval"
+    board = (home if out else place(workdir)) / "tensorboard" / "eval"
     with curves(home, board) as draw:
         for number in steps:
             folder = home / str(number)

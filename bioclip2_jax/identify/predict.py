@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features.encode import embed_classes, embed_images
 from bioclip2_jax.identify.name_lists import LabelSet
@@ -78,7 +78,7 @@ def predict(
         return with_prior(features, names, sums, strength / model.logit_scale)
 
     def read(index: int) -> bytes:
-        return Path(paths[index]).read_bytes()
+        return buckets.read_bytes(files.place(paths[index]))
 
     for batch in embed_images(model, len(paths), read, batch_size):
         answers = {

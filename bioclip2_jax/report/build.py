@@ -1,5 +1,6 @@
 """Fills the report's page with what evaluations and analyses wrote."""
 
+import io
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,14 +38,14 @@ def build(workdir: str | Path, data_dir: str | Path, out: str | Path) -> Path:
     Raises:
       UserError: not evaluated yet, or evaluated on another dataset.
     """
-    folder = Path(workdir) / FOLDER
+    folder = files.place(workdir) / FOLDER
     results = gather.gather([folder]) if folder.is_dir() else []
     if not any(isinstance(result.values, schema.ZeroShotResult) for result in results):
         raise UserError(
             f"{workdir}: no results to report; run `bioclip2 evaluate --workdir {workdir}"
             f" --data {data_dir}` first"
         )
-    return _write(results, out, data_dir, Path(workdir))
+    return _write(results, out, data_dir, files.place(workdir))
 
 
 def build_results(folders: Sequence[str | Path], out: str | Path) -> Path:
@@ -101,8 +102,8 @@ def _write(
         "version": bioclip2_jax.__version__,
     }
     page = _environment().get_template("report.html.j2").render(context)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = files.place(out)
+    files.make_folder(out.parent)
     files.write_text(out, page)
     return out
 
@@ -243,7 +244,7 @@ def class_maps(folder: Path, classes: list[dict[str, str]]) -> list[tuple[str, s
     if not path.exists() or len(classes) < 2:
         return []
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             vectors = {name: stored[name] for name in ("image", "text")}
         if {len(array) for array in vectors.values()} != {len(classes)}:
             raise ValueError(f"not one vector for each of {len(classes)} classes")
@@ -261,7 +262,7 @@ def class_maps(folder: Path, classes: list[dict[str, str]]) -> list[tuple[str, s
 
 def _run_folder(result: ResultFile) -> Path | None:
     """The training run of a result, if it is still there."""
-    model = Path(result.source or "-")
+    model = files.place(result.source or "-")
     places = [model.parent.parent, model, result.path.parent.parent.parent]
     return next((place for place in places if (place / "model.json").is_file()), None)
 
@@ -283,7 +284,7 @@ def training_parts(latest: Sequence[ResultFile], workdir: Path | None) -> list[d
     for result in latest:
         folder = workdir or _run_folder(result)
         if folder is not None:
-            runs.setdefault(folder.resolve(), result.model)
+            runs.setdefault(gather.whole(folder), result.model)
     parts = []
     for folder, name in runs.items():
         rows = gather.read_jsonl(folder / "metrics.jsonl")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset, images
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, reason
 
 PICTURES = 6  # right ones, and as many wrong ones
 WORST_CLASSES = 10
@@ -87,7 +88,7 @@ def open_pictures(data: str | None, split: str, is_folder: bool) -> Opener:
     if data is None:
         raise UserError("the evaluation took kept features and tells no place of the pictures")
     if is_folder:
-        root = Path(data)
+        root = files.place(data)
         if not root.is_dir():
             raise UserError(f"{data}: no such folder any more")
         return lambda row: (_read_below(root, row["key"]), "")
@@ -109,13 +110,18 @@ def open_pictures(data: str | None, split: str, is_folder: bool) -> Opener:
 
 def _read_below(root: Path, key: str) -> bytes:
     """A file of the folder, and of no other place."""
-    path = (root / key).resolve()
-    if not path.is_relative_to(root.resolve()):
+    path = root / key
+    if files.is_remote(root):
+        is_inside = ".." not in path.parts and str(path).startswith(f"{root}/")
+    else:
+        path = path.resolve()
+        is_inside = path.is_relative_to(root.resolve())
+    if not is_inside:
         raise UserError(f"picture {key} of the results lies outside {root}")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from error
 
 
 def picture(opener: Opener, row: dict[str, str], pixels: int) -> dict:
