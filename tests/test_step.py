@@ -139,20 +139,12 @@ def test_the_level_loss_is_that_of_the_same_pictures_against_the_distinct_texts(
     [(1, 1, "float32"), (8, 2, "float32"), (1, 1, "bfloat16")],
 )
 def test_each_distinct_level_text_need_be_encoded_only_once(devices, micro_batches, dtype):
-    batch, mesh = leveled_batch(6), sharding.make_mesh(-1, 1, devices=jax.devices()[:1])
-    train = {
-        "replay_batch_size": 8,
-        "level_weight": 0.5,
-        "level_draw": (),
-        "distinct_captions": True,
-    }
+    batch, train = leveled_batch(6), {"level_weight": 0.5, "level_draw": ()}
+    train |= {"replay_batch_size": 16, "distinct_captions": True}
+    batch = {k: np.concatenate([x] * 2) if "replay" in k else x for k, x in batch.items()}
     model = {"dtype": dtype}
-    loss, expected = gradients(step_settings(model, **train), batch, mesh)
-    if devices == 8:
-        batch = {k: np.concatenate([x] * 2) if "replay" in k else x for k, x in batch.items()}
-        train["replay_batch_size"] = 16
-        loss, expected = gradients(step_settings(model, **train), batch, mesh)
-        mesh = sharding.make_mesh(2, 2, 2, jax.devices())
+    loss, expected = gradients(step_settings(model, **train), batch)
+    mesh = mesh_of(1) if devices == 1 else sharding.make_mesh(2, 2, 2, jax.devices())
     settings = step_settings(model, micro_batches=micro_batches, **train)
     few = dataclasses.replace(settings, level_texts=4)
     assert few.level_rows(16) == 8 < settings.level_rows(16) == 96
