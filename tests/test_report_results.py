@@ -127,7 +127,7 @@ def test_two_protocols_are_two_rows(tmp_path):
     rows = tables.paper_rows(published.BEYOND_SPECIES, results_of(tmp_path, told))
     assert [(row.note, row.cells[2].value) for row in rows] == [
         ("corrected", 0.6),
-        ("faithful", 0.4),
+        ("v2", 0.4),
     ]
     assert all(row.cells[2].std is None for row in rows)  # of one run
 

@@ -29,7 +29,7 @@ KEYS = {
     "fishnet": BEYOND | {"mean_over_labels", "per_label"},
     "awa2": BEYOND | {"micro_f1"},
     "herbarium19": BEYOND | {"macro", "old", "new"},
-    "plantdoc": BEYOND | {"macro"},
+    "plantdoc": BEYOND | {"macro", "loader_runs"},
 }
 
 
@@ -80,7 +80,7 @@ def test_numpy_values_are_plain_and_what_is_no_number_is_null(tmp_path):
     schema.write(tmp_path / "result.json", comparison)
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["value"] == 0.1 and content["std"] is None and content["runs"] == [0.5]
-    assert content["protocol"] == "faithful" and content["num_images"] == 3
+    assert content["protocol"] == "v2" and content["num_images"] == 3
     with pytest.raises(TypeError, match="object has no form in JSON"):
         schema.write(tmp_path / "other.json", {"what": object()})
 
