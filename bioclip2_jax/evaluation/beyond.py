@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.protocols import multi_label
 from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
@@ -25,7 +26,7 @@ Scores = TypeVar("Scores")
 
 
 def run_newt(job: Job[layouts.BinaryTasks], subject: Subject) -> schema.NewtResult:
-    """One support vector machine a task.
+    """One support vector machine a task; `newt_images.csv` says which pictures it gets right.
 
     Raises:
       UserError: no picture has features, or a task too few.
@@ -40,6 +41,20 @@ def run_newt(job: Job[layouts.BinaryTasks], subject: Subject) -> schema.NewtResu
         newt(features, labels, tasks, is_train, seed=seed, clusters=clusters)
         for seed in _seeds(job.settings)
     ]
+    tested = np.flatnonzero(~is_train)
+    rows = [
+        {
+            "key": pictures.files[present[row]],
+            "scientificName": tasks[row],
+            "label": labels[row],
+            "trials": len(scores),
+            "correct": sum(int(each.right[row]) for each in scores),
+        }
+        for row in tested
+    ]
+    path = subject.place(job) / "newt_images.csv"
+    path.with_name("newt.json").unlink(missing_ok=True)
+    files.write_csv(path, rows, list(rows[0]))
     return schema.NewtResult(
         **_common(job, subject, pictures.files, [each.micro for each in scores]),
         metric="accuracy over all test images",
