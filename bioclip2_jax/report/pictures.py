@@ -54,7 +54,8 @@ def worst_classes(classes: list[dict[str, str]]) -> list[tuple[dict[str, str], f
         count = int(row["num_images"])
         return wilson(round(float(row["top1"]) * count), count)[1]
 
-    order = sorted(((row, most(row)) for row in classes), key=lambda pair: pair[1])
+    missed = [(row, most(row)) for row in classes if float(row["top1"]) < 1]
+    order = sorted(missed, key=lambda pair: pair[1])
     return order[:WORST_CLASSES]
 
 
