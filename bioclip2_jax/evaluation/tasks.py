@@ -64,6 +64,8 @@ def bearing(task: str, settings: Settings) -> dict[str, Any]:
         names = ["data", "split", "text_kind", "annotations", "class_column", "where"]
         names += ["labels", "templates"] if task == "zero_shot" else ["support"]
     values = {name: getattr(settings, name) for name in names}
+    if task.startswith("few_shot"):
+        values["run_on"] = settings.protocol == "v1"
     given = {name: value for name, value in values.items() if name in _PATHS and value}
     return values | {name: str(absolute(path)) for name, path in given.items()}
 
