@@ -20,6 +20,7 @@ from bioclip2_jax import cli, files
 from bioclip2_jax.cli.options import Place
 from bioclip2_jax.data import buckets, dataset
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation import run as evaluation
 from bioclip2_jax.features import store
 from bioclip2_jax.models import clip
 from bioclip2_jax.prepare import publish
@@ -191,7 +192,8 @@ def test_a_model_goes_into_a_bucket_and_out_of_it(home, bucket):
 
 
 def test_pictures_tables_features_and_results_in_a_bucket(home, bucket, tiny_data, monkeypatch):
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel())
+    for module in (loading, evaluation):
+        monkeypatch.setattr(module, "load", lambda path: ColourModel())
     for colour in COLOURS:
         Path("photos/deep").mkdir(parents=True, exist_ok=True)
         Path("photos/deep", f"{colour}.png").write_bytes(square(colour))

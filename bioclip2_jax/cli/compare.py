@@ -12,7 +12,7 @@ from bioclip2_jax.cli import options
 def compare(first: str, second: str, out: str | None) -> None:
     """Compare two models picture by picture, on the results that `evaluate` wrote.
 
-    For each of zero-shot and few-shot that FIRST and SECOND both hold: the difference of the
+    For each of zero-shot, few-shot and NeWT that FIRST and SECOND both hold: the difference of the
     accuracies (SECOND less FIRST) with its 95 % bootstrap interval, and McNemar's exact test on
     the pictures that only one of them got right.
 

@@ -62,9 +62,10 @@ from bioclip2_jax.cli import options
 )
 @click.option(
     "--protocol",
-    default="faithful",
-    type=click.Choice(["faithful", "corrected"]),
-    help="Beyond species: as the paper's figures were made, or without the slips in that code.",
+    default="v2",
+    type=click.Choice(["v1", "v2", "faithful", "corrected"]),
+    help="Few-shot and beyond species: as the code that the paper was released with, as that of"
+    " 2026 (faithful is another name of it), or as the latter without its slips.",
 )
 @options.DECODE
 @options.PRIOR

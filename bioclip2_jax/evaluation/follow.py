@@ -5,8 +5,10 @@ and whole, so a restart after any kind of end repeats at most the task that was 
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bioclip2_jax.data import buckets
@@ -14,7 +16,7 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.subject import Job
 from bioclip2_jax.evaluation.tasks import TASKS, bearing
-from bioclip2_jax.files import below, place
+from bioclip2_jax.files import absolute, below, place
 from bioclip2_jax.weights import checkpoint
 
 POLL_SECONDS = 2.0
@@ -89,6 +91,24 @@ def is_done(folder: Path, job: Job) -> bool:
     except UserError:
         return False
     return bearing(job.task, made) == bearing(job.task, job.settings)
+
+
+def apart(folder: Path, job: Job) -> Job:
+    """The job, in a folder of its set's name where the result of another set has its place."""
+    name = job.folder or (absolute(job.root).name if job.root else job.name)
+    names = (f"{name}-{number}" for number in itertools.count(2))
+    places = itertools.chain([job.folder], [] if job.folder else [name], names)
+    return replace(job, folder=next(each for each in places if not _is_taken(folder / each, job)))
+
+
+def _is_taken(folder: Path, job: Job) -> bool:
+    """Whether a folder holds the result of the job's task on another set."""
+    try:
+        made = schema.read(folder / f"{job.task}.json", TASKS[job.task].result).settings
+    except UserError:
+        return False
+    ours, theirs = (bearing(job.task, settings) for settings in (job.settings, made))
+    return any(ours[name] != theirs[name] for name in ("data", "annotations") if name in ours)
 
 
 # ---- Curves

@@ -4,7 +4,8 @@ Every task writes `TASK.json`, and tables beside it: `TASK_classes.csv`, `TASK_d
 zero-shot also `zero_shot_images.csv` (the answers for every image) and `zero_shot_embeddings.npz`
 (one vector a class from its pictures and one from its name), for few-shot `TASK_support.json`.
 They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that is named; where the
-data are several species sets, in a folder of its own for each of them.
+data are several species sets, or the result of another set lies there, in a folder of the set's
+name.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,14 @@ from pathlib import Path
 import bioclip2_jax
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema, tables
-from bioclip2_jax.evaluation.follow import chosen_steps, curves, is_done, is_going, new_checkpoints
+from bioclip2_jax.evaluation.follow import (
+    apart,
+    chosen_steps,
+    curves,
+    is_done,
+    is_going,
+    new_checkpoints,
+)
 from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.evaluation.subject import Job, Subject
 from bioclip2_jax.evaluation.tasks import SPECIES_TASKS, TASKS, plan
@@ -71,7 +79,7 @@ def run_once(
     subject = Subject(
         model=model, features=kept, folder=place(out), name=name, batch_size=batch_size, say=say
     )
-    evaluate_subject(subject, jobs)
+    evaluate_subject(subject, [apart(subject.folder, job) for job in jobs])
 
 
 # ---- Checkpoints of a run
@@ -114,7 +122,8 @@ def run(
     with curves(home, board) as draw:
         for number in steps:
             folder = home / str(number)
-            todo = [job for job in jobs if not (follow and is_done(folder, job))]
+            here = [apart(folder, job) for job in jobs]
+            todo = [job for job in here if not (follow and is_done(folder, job))]
             if not todo:
                 continue
             path = checkpoint.step_dir(workdir, number)

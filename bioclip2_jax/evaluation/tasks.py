@@ -65,6 +65,8 @@ def bearing(task: str, settings: Settings) -> dict[str, Any]:
         of_names = ["labels", "templates", "decode", "prior", "prior_strength"]
         names += of_names if task == "zero_shot" else ["support"]
     values = {name: getattr(settings, name) for name in names}
+    if task.startswith("few_shot"):
+        values["run_on"] = settings.protocol == "v1"
     given = {name: value for name, value in values.items() if name in _PATHS and value}
     return values | {name: str(absolute(path)) for name, path in given.items()}
 

@@ -90,8 +90,9 @@ def _write(
         "parts": parts,
         "named": len(parts) != 1,
         "papers": [
-            (table, tables.paper_rows(table, answered + beyond))
+            (table, rows)
             for table in (published.ZERO_SHOT, published.BEYOND_SPECIES)
+            if (rows := tables.paper_rows(table, answered + beyond))
         ],
         "few_shot": tables.few_shot_rows(latest),
         "beyond": beyond,
@@ -187,8 +188,9 @@ def picture_parts(
     """Right and wrong answers, and the hardest taxa, with pictures as far as they are there.
 
     Returns:
-      `right`, `wrong`: lists of pictures; `hardest`: pairs of a taxon's row and pictures taken for
-      something else; `no_pictures`: why some or all are missing, "" where none is.
+      `right`, `wrong`: lists of pictures; `hardest`: a taxon's row, the share named rightly at
+      most, and pictures taken for something else; `no_pictures`: why some or all are missing, ""
+      where none is.
 
     Raises:
       UserError: `data_dir` is not the dataset that was evaluated.
@@ -222,9 +224,9 @@ def picture_parts(
 
     right, wrong = pictures.choose_pictures(answers)
     hardest = []
-    for row in pictures.worst_classes(classes):
+    for row, most in pictures.worst_classes(classes):
         mistakes = pictures.wrong_of_class(answers, row["scientificName"])
-        hardest.append((row, show(mistakes, pictures.THUMBNAIL_PIXELS)))
+        hardest.append((row, most, show(mistakes, pictures.THUMBNAIL_PIXELS)))
     return {
         "right": show(right, pictures.CARD_PIXELS),
         "wrong": show(wrong, pictures.CARD_PIXELS),

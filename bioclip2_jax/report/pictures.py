@@ -10,6 +10,7 @@ import numpy as np
 from bioclip2_jax import files
 from bioclip2_jax.data import dataset, images
 from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.measures.intervals import wilson
 
 PICTURES = 6  # right ones, and as many wrong ones
 WORST_CLASSES = 10
@@ -42,9 +43,20 @@ def choose_pictures(answers: list[dict[str, str]]) -> tuple[list[dict], list[dic
     return [spread[place] for place in places], list(wrong.values())[:PICTURES]
 
 
-def worst_classes(classes: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The taxa least often named rightly; of equals those with more images first."""
-    order = sorted(classes, key=lambda row: (float(row["top1"]), -int(row["num_images"])))
+def worst_classes(classes: list[dict[str, str]]) -> list[tuple[dict[str, str], float]]:
+    """The taxa least often named rightly for all that chance can do, the hardest first.
+
+    Returns:
+      Rows of `zero_shot_classes.csv`, and the upper end of the Wilson interval of the share that
+      was named rightly, which orders them.
+    """
+
+    def most(row: dict[str, str]) -> float:
+        count = int(row["num_images"])
+        return wilson(round(float(row["top1"]) * count), count)[1]
+
+    missed = [(row, most(row)) for row in classes if float(row["top1"]) < 1]
+    order = sorted(missed, key=lambda pair: pair[1])
     return order[:WORST_CLASSES]
 
 
