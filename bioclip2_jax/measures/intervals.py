@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 RESAMPLES = 1000
+MIN_CASES = 3  # with fewer, nothing is known of how they vary
 
 Interval = tuple[float, float]
 
@@ -37,3 +38,19 @@ def wilson(hits: int, count: int) -> Interval:
 
     interval = binomtest(hits, count).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def student(values: np.ndarray) -> Interval | None:
+    """Interval of the mean of what cases vary around (Student 1908); None for fewer than three."""
+    if len(values) < MIN_CASES:
+        return None
+    mean, error = values.mean(), values.std(ddof=1) / len(values) ** 0.5
+    half = student_quantile(len(values) - 1) * error
+    return float(mean - half), float(mean + half)
+
+
+def student_quantile(freedom: float) -> float:
+    """Upper 2.5 % point of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
