@@ -22,6 +22,8 @@ import numpy as np
 
 from bioclip2_jax.measures import intervals
 
+TILT = 0.05  # by which both rho may differ without a word
+
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
@@ -302,3 +304,31 @@ class Share:
         least = self.inside.scatter + self.inside.variance
         half = max(half, intervals.student_quantile(math.inf) * math.sqrt(least)) / total
         return rho - half, rho + half
+
+
+def cautions(share: Share, everyone: float | None, count: int, *, tilted: bool) -> list[str]:
+    """What a share cannot be trusted for, beside that in the subspace of all `count` species."""
+    said = []
+    spanning, dimensions = share.spanning, share.dimensions
+    if tilted:
+        said.append(
+            f"all {spanning} species span the subspace, also those of which only one variant or"
+            " none is known; where their pictures are mostly of one variant, rho is too large"
+        )
+    if share.rho is not None and everyone is not None and abs(everyone - share.rho) > TILT:
+        said.append(
+            f"rho is {share.rho:.2f} in the subspace of the {spanning} species whose variants are"
+            f" known, {everyone:.2f} in that of all {count}: the others may be tilted by pictures"
+            " that are mostly of one variant"
+        )
+    if share.inside.resolved < dimensions:
+        said.append(
+            f"only {share.inside.resolved} of the {dimensions} dimensions between species can be"
+            " told from the noise of their means, so that rho is the share inside those"
+        )
+    elif not share.inside.apart:
+        said.append(
+            f"dimension {dimensions} between species cannot be told from the next: take more or"
+            " fewer for an interval"
+        )
+    return said

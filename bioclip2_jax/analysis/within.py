@@ -27,14 +27,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bioclip2_jax.analysis.subspace import Pictures, Share
+from bioclip2_jax.analysis.subspace import Pictures, Share, cautions
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.findings import Plane, Variants
 from bioclip2_jax.measures.intervals import Interval, student
 
 MIN_IMAGES = 2  # of each variant
 MIN_FOR_RHO = 4  # of each variant
-TILT = 0.05  # by which both rho may differ without a word
 TRIPLES = 100
 _TIE = 1e-12  # divisions that are the same differ by rounding
 
@@ -212,35 +211,8 @@ def within(
         fisher_removed_raw=float(over("fisher_removed_raw").mean()),
         fisher_floor=float(over("fisher_floor").mean()),
         plane=_plane(pictures, enough, seed),
-        cautions=_cautions(share, everyone, len(names), tilted=tilted),
+        cautions=cautions(share, everyone, len(names), tilted=tilted),
     )
-
-
-def _cautions(share: Share, everyone: float | None, count: int, *, tilted: bool) -> list[str]:
-    said = []
-    spanning, dimensions = share.spanning, share.dimensions
-    if tilted:
-        said.append(
-            f"all {spanning} species span the subspace, also those of which only one variant or"
-            " none is known; where their pictures are mostly of one variant, rho is too large"
-        )
-    if share.rho is not None and everyone is not None and abs(everyone - share.rho) > TILT:
-        said.append(
-            f"rho is {share.rho:.2f} in the subspace of the {spanning} species whose variants are"
-            f" known, {everyone:.2f} in that of all {count}: the others may be tilted by pictures"
-            " that are mostly of one variant"
-        )
-    if share.inside.resolved < dimensions:
-        said.append(
-            f"only {share.inside.resolved} of the {dimensions} dimensions between species can be"
-            " told from the noise of their means, so that rho is the share inside those"
-        )
-    elif not share.inside.apart:
-        said.append(
-            f"dimension {dimensions} between species cannot be told from the next: take more or"
-            " fewer for an interval"
-        )
-    return said
 
 
 def check_dimensions(num_species: int, dim: int, dimensions: int | None) -> int:

@@ -1,7 +1,7 @@
 """The tasks beyond species of BioCLIP 2's second table: from published folders to results.
 
 The released code ran them once with seed 0 in its first version and three times, with seeds 0, 1
-and 2, in its second; PlantDoc draws five times in both. `runs` holds all, the first one first.
+and 2, in its second; PlantDoc draws five times in both. `runs` holds all.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -32,6 +32,15 @@ def bootstrap(
     return list(zip(low, high, strict=True))
 
 
+def widened(interval: Interval, count: int) -> Interval:
+    """The interval of a share; Wilson's of so many cases where none or all are hits.
+
+    What is drawn from cases that are all alike is like them, so that the bootstrap has no width.
+    """
+    low, high = interval
+    return wilson(round(high) * count, count) if low == high and high in (0, 1) else interval
+
+
 def wilson(hits: int, count: int) -> Interval:
     """Score interval of the share of hits among so many cases (Wilson 1927)."""
     from scipy.stats import binomtest
