@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.training.recipe import Settings
@@ -35,9 +36,9 @@ def check_same_folders(settings: Settings, workdir: Path) -> None:
     token = processes.agree(int(uuid.uuid4()) & 0x7FFFFFFF)
     path = workdir / f".seen-{token}"
     if processes.is_main():
-        path.touch()
+        files.write_text(path, "")
     end = time.monotonic() + _SEEN_SECONDS
-    while not (seen := path in workdir.iterdir()) and time.monotonic() < end:  # not from a cache
+    while not (seen := _is_there(path)) and time.monotonic() < end:
         time.sleep(0.2)
     all_see_it = processes.all_true(seen)
     if processes.is_main():
@@ -60,11 +61,13 @@ def check_space(state: TrainState, workdir: Path) -> None:
 
     Args:
       state: its shapes.
-      workdir: of the run, on a local disk or a mounted one.
+      workdir: of the run, on a local disk or a mounted one; buckets have no end.
 
     Raises:
       UserError: says what is needed and what is free.
     """
+    if files.is_remote(workdir):
+        return
     leaves = jax.tree.leaves(state)
     needed = 2 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     free = shutil.disk_usage(workdir).free
@@ -93,6 +96,12 @@ def repeats(settings: Settings) -> list[str]:
                 f" {data.split!r}: they repeat within a batch, as negatives of themselves"
             )
     return notes
+
+
+def _is_there(path: Path) -> bool:
+    if files.is_remote(path):
+        return path.exists()
+    return path in path.parent.iterdir()  # not from a cache, such as that of NFS
 
 
 def _all_equal(value: int) -> bool:
