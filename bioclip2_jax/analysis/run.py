@@ -181,20 +181,29 @@ def within(
         variants=variants,
         num_species=len(entries),
         dimensions=measured.dimensions,
-        settings=replace(settings, subspace_species=len(species.names), dim=places.shape[1]),
+        resolved=measured.resolved,
+        settings=replace(settings, subspace_species=measured.spanning, dim=places.shape[1]),
         rho=findings.Share(
             mean=measured.rho,
             interval=measured.rho_interval,
+            all_species=measured.rho_all,
             null_mean=measured.null_mean,
             p=measured.p,
             raw_mean=measured.rho_raw,
             halves_mean=measured.halves,
             random_direction=measured.random_direction,
         ),
-        fisher=findings.Ratio(mean=measured.fisher, interval=measured.fisher_interval),
-        fisher_removed=findings.Ratio(
-            mean=measured.fisher_removed, interval=measured.fisher_removed_interval
+        fisher=findings.Ratio(
+            mean=measured.fisher, interval=measured.fisher_interval, raw=measured.fisher_raw
         ),
+        fisher_removed=findings.Ratio(
+            mean=measured.fisher_removed,
+            interval=measured.fisher_removed_interval,
+            raw=measured.fisher_removed_raw,
+        ),
+        fisher_floor=measured.fisher_floor,
+        plane=measured.plane,
+        cautions=measured.cautions,
         species=entries,
         panels=_panels(measured, places, numbers, kinds, species.names),
     )

@@ -123,7 +123,8 @@ def within(
     """Does the difference of two variants lie across the differences between species?
 
     rho is the share of it that lies inside the subspace which the species span: 0 is orthogonal.
-    All species of the features span it, those with two pictures of each variant are measured.
+    The species with pictures of both variants span it, those with two of each are measured; where
+    the others would change the result, that is said.
     Writes within.json, within.csv with a row a species, rho_by_species.svg and, for three species
     or more, panel_1.svg to OUT.
 
@@ -229,7 +230,8 @@ def _within_lines(result: findings.Within) -> list[str]:
         counts = " + ".join(map(str, row.counts))
         lines.append(
             f"{row.name} ({counts}): rho {_r(row.rho)}, uncorrected {row.rho_raw:.2f}"
-            f" ({_p(row.rho_p)}), Fisher {row.fisher:.3f} ({_p(row.fisher_p)}), without the"
+            f" ({_p(row.rho_p)}), Fisher {row.fisher:.3f} above a floor of"
+            f" {row.fisher_floor or 0:.3f} ({_p(row.fisher_p)}), without the"
             f" species' subspace {row.fisher_removed:.3f}"
         )
     rho = result.rho
@@ -240,7 +242,13 @@ def _within_lines(result: findings.Within) -> list[str]:
         f" random direction {rho.random_direction:.2f} ({result.dimensions} of"
         f" {result.settings.dim} dimensions)"
     )
-    return lines
+    if result.plane is not None:
+        plane = result.plane
+        lines.append(
+            f"in the plane of three species: rho {_r(plane.rho)}, uncorrected {plane.rho_raw:.2f},"
+            f" a random direction {plane.random_direction:.2f} ({plane.triples} triples)"
+        )
+    return lines + [f"caution: {text}" for text in result.cautions]
 
 
 def _r(value: float | None) -> str:

@@ -209,7 +209,7 @@ def read(folder: str | Path) -> Store:
     """Reads a complete feature store into memory.
 
     Raises:
-      UserError: none there, not complete, or damaged.
+      UserError: none there, not complete, damaged, or with features that are not finite.
     """
     about = read_about(folder)
     if not about.complete:
@@ -221,7 +221,7 @@ def read(folder: str | Path) -> Store:
         table = pa.concat_tables([_read_part(path) for path in paths])
         embedding = table["embedding"].combine_chunks()
         flat = embedding.flatten().to_numpy(zero_copy_only=False)
-        return Store(
+        store = Store(
             features=flat.reshape(len(table), about.dim).astype(np.float32),
             norms=table["norm"].to_numpy(),
             keys=table["key"].to_pylist(),
@@ -235,6 +235,14 @@ def read(folder: str | Path) -> Store:
             f"{folder}: damaged ({reason(error)}); run the same `bioclip2 embed` again, which makes"
             " only the damaged parts"
         ) from error
+    odd = np.flatnonzero(~np.isfinite(store.features).all(axis=1))
+    if len(odd):
+        raise UserError(
+            f"{folder}: the features of {len(odd):,} of {len(store.keys):,} pictures are not"
+            f" finite, {store.keys[odd[0]]} is the first; embed them"
+            " anew with a model whose weights are"
+        )
+    return store
 
 
 def align(files: Sequence[str], keys: Sequence[str]) -> list[str]:
