@@ -147,6 +147,11 @@ def _beat(path: Path, own: Holder, stop: threading.Event) -> None:
             files.write_bytes(path, msgspec.json.encode(replace(own, beat=time.time())))
 
 
+def holder_of(workdir: Path) -> Holder | None:
+    """Who trains in a folder, or did when it died; None where nobody does."""
+    return _read(workdir / LOCK_FILE)
+
+
 def _read(path: Path) -> Holder | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Holder)
