@@ -63,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
     group, argv = processes.take_flags(argv)
     report, argv = reporting.take_flag(argv)
     config, workdir = recipe.parse_arguments(argv)
-    notes = recipe.keep_as_begun(config, workdir)
+    with files.reaching(workdir):
+        notes = recipe.keep_as_begun(config, workdir)
     settings = recipe.compose(config)
     settings.data.check()
     xla_flags.set_flags(settings.step.execution.attention)
@@ -113,7 +114,7 @@ def run(settings: recipe.Settings, workdir: Path, report: str | None = None) -> 
         processes.say(f"note: {note}")
     model = start.model_sizes(settings, workdir)
     if settings.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / settings.compile_cache))
+        jax.config.update("jax_compilation_cache_dir", str(start.cache_folder(settings, workdir)))
 
     # ---- Devices
     mesh = sharding.make_mesh(**vars(settings.mesh))
@@ -241,6 +242,8 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
                 finish(pending)
                 pending = None
                 with run.goodput.apart():
+                    if writer:
+                        writer.flush()
                     resume.save(saver, done, state)
                 run.goodput.save(done)
             if stopping and done < settings.steps:
@@ -312,7 +315,7 @@ def alone_in(workdir: Path) -> Iterator[None]:
       UserError: somebody does.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        files.make_folder(workdir)
     except OSError as error:
         raise UsageError(f"--workdir={workdir}: cannot be made ({error.strerror})") from error
     with lock.held(workdir):

@@ -2,15 +2,25 @@
 
 import click
 
+from bioclip2_jax.cli import options
 from bioclip2_jax.evaluation import experiments, findings
 from bioclip2_jax.text.taxonomy import RANKS
 
 # Shared by the analyses of kept features.
 _FEATURES = click.option(
-    "--features", required=True, type=click.Path(), help="Made by `bioclip2 embed`."
+    "--features", required=True, type=options.Place(), help="Made by `bioclip2 embed`."
 )
 _OUT = click.option(
-    "--out", required=True, type=click.Path(file_okay=False), help="Folder for the results."
+    "--out", required=True, type=options.Place(file_okay=False), help="Folder for the results."
+)
+_LOCAL_OUT = click.option(
+    "--out",
+    required=True,
+    type=options.Place(
+        file_okay=False,
+        here="dozens of small runs are trained here; name a folder on a disk, and copy it then",
+    ),
+    help="Folder for the results.",
 )
 _SPLIT = click.option("--split", help="Only pictures of this split.  [default: all]")
 _MIN_IMAGES = click.option(
@@ -36,7 +46,7 @@ def analyze() -> None:
 @click.option(
     "--traits",
     "table",
-    type=click.Path(),
+    type=options.Place(),
     help="CSV with a row a species, such as AVONET.  [default: the labels of the pictures]",
 )
 @click.option("--species-column", help="Of that CSV, with binomials.  [default: found by name]")
@@ -58,7 +68,7 @@ def analyze() -> None:
 @_SPLIT
 @_PERMUTATIONS
 @_SEED
-def between(features: str, out: str, **options) -> None:
+def between(features: str, out: str, **settings) -> None:
     """Are the species ordered by how they live, though the model was told nothing of it?
 
     Every trait is predicted for clades that the prediction has not seen, and its distances between
@@ -75,7 +85,7 @@ def between(features: str, out: str, **options) -> None:
     """
     from bioclip2_jax.analysis import run as program
 
-    result = program.between(features, out, findings.BetweenSettings(**options))
+    result = program.between(features, out, findings.BetweenSettings(**settings))
     for row in (*result.continuous, *result.discrete):
         click.echo(_trait_line(row))
 
@@ -108,7 +118,7 @@ def within(
     label: str,
     values: tuple[str, str] | None,
     dimensions: int | None,
-    **options,
+    **settings,
 ) -> None:
     """Does the difference of two variants lie across the differences between species?
 
@@ -125,9 +135,13 @@ def within(
     """
     from bioclip2_jax.analysis import run as program
 
-    settings = findings.WithinSettings(**options)
     result = program.within(
-        features, out, label, values or None, dimensions=dimensions, settings=settings
+        features,
+        out,
+        label,
+        values or None,
+        dimensions=dimensions,
+        settings=findings.WithinSettings(**settings),
     )
     for line in _within_lines(result):
         click.echo(line)
@@ -157,7 +171,7 @@ def theory(out: str, seed: int) -> None:
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
     short_help="Train on more and more pictures and measure all of it.",
 )
-@_OUT
+@_LOCAL_OUT
 @click.option("--sizes", default="500,1500,4500,13500", help="Pictures.")
 @click.option("--species", default=96, type=click.IntRange(40, 600))
 @click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs of each.")

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.files import read_json_object
 from bioclip2_jax.training.recipe import Settings, flat
 from bioclip2_jax.training.step import TrainState
 from bioclip2_jax.workers import processes
@@ -38,9 +38,9 @@ def check_same_folders(settings: Settings, workdir: Path) -> None:
     token = processes.agree(int(uuid.uuid4()) & 0x7FFFFFFF)
     path = workdir / f".seen-{token}"
     if processes.is_main():
-        path.touch()
+        files.write_text(path, "")
     end = time.monotonic() + _SEEN_SECONDS
-    while not (seen := path in workdir.iterdir()) and time.monotonic() < end:  # not from a cache
+    while not (seen := _is_there(path)) and time.monotonic() < end:
         time.sleep(0.2)
     all_see_it = processes.all_true(seen)
     if processes.is_main():
@@ -63,11 +63,13 @@ def check_space(state: TrainState, workdir: Path) -> None:
 
     Args:
       state: its shapes.
-      workdir: of the run, on a local disk or a mounted one.
+      workdir: of the run, on a local disk or a mounted one; buckets have no end.
 
     Raises:
       UserError: says what is needed and what is free.
     """
+    if files.is_remote(workdir):
+        return
     leaves = jax.tree.leaves(state)
     needed = 2 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     free = shutil.disk_usage(workdir).free
@@ -112,7 +114,7 @@ def moves(settings: Settings, workdir: Path, done: int) -> list[str]:
     path = workdir / "config.json"
     if not done or not path.exists():
         return []
-    before, now = flat(read_json_object(path)), flat(settings.recipe)
+    before, now = flat(files.read_json_object(path)), flat(settings.recipe)
     parts = [
         f"config.{key} is another: pictures already seen may come again before others come at all"
         for key in _DRAWN_BY
@@ -128,6 +130,12 @@ def moves(settings: Settings, workdir: Path, done: int) -> list[str]:
                 f" {done * abs(size - was)} pictures {what}"
             )
     return [f"after step {done}: {'; '.join(parts)}"] if parts else []
+
+
+def _is_there(path: Path) -> bool:
+    if files.is_remote(path):
+        return path.exists()
+    return path in path.parent.iterdir()  # not from a cache, such as that of NFS
 
 
 def _all_equal(value: int) -> bool:

@@ -48,6 +48,6 @@ class Profile:
             for path in sorted(Path(name).rglob("*")):
                 if path.is_file():
                     place = home / path.relative_to(name)
-                    place.parent.mkdir(parents=True, exist_ok=True)
+                    files.make_folder(place.parent)
                     files.write_bytes(place, path.read_bytes())
         processes.say(f"{home}: the trace; open it with TensorBoard or in https://ui.perfetto.dev")

@@ -76,7 +76,10 @@ def open_writer(
 
 
 class MetricsWriter:
-    """Appends one row a logged step; on resume first drops the rows past the checkpoint."""
+    """Appends one row a logged step; on resume first drops the rows past the checkpoint.
+
+    In a bucket rows are seen by others now and then, and after `flush`.
+    """
 
     def __init__(self, workdir: Path, start: int, stop: int, report: dict[str, Any] | None = None):
         """Opens everything.
@@ -90,7 +93,7 @@ class MetricsWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             _drop_rows_after(path, start)
-        self._file = path.open("a", encoding="utf-8")
+        self._file, self._pace = files.appending(path), files.Pace(path)
         self._board = Board(workdir / "tensorboard", start + 1)
         self._wandb = Wandb(workdir, report) if report is not None else None
         self._bar = tqdm(
@@ -104,8 +107,9 @@ class MetricsWriter:
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Records the metrics of the update that made `step` updates finished."""
-        self._file.write(json.dumps({"step": step} | row) + "\n")
-        self._file.flush()
+        self._file.write((json.dumps({"step": step} | row) + "\n").encode())
+        if self._pace.is_due():
+            self._file.flush()
         self._board.write(step, row)
         if self._wandb:
             self._wandb.write(step, row)
@@ -115,6 +119,11 @@ class MetricsWriter:
         if self._bar.disable:
             text = " ".join(f"{name} {value}" for name, value in shown.items())
             print(f"step {step} {text}", file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Before a checkpoint: what it goes on from is not written again."""
+        self._file.flush()
+        self._board.flush()
 
     def close(self) -> None:
         """Flushes everything; all is closed even where the disk is full."""

@@ -16,11 +16,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from bioclip2_jax.data.pipeline import DataSettings
-from bioclip2_jax.errors import UsageError
-from bioclip2_jax.files import check_local, read_json_object, write_json
+from bioclip2_jax.errors import UsageError, naming
+from bioclip2_jax.files import place, read_json_object, write_json
 from bioclip2_jax.training import ranges, sharding
 from bioclip2_jax.training.step import StepSettings
 
+_PLACES = ("init", "compile_cache", "data.dir", "data.replay_dir")
 # What a run keeps of its first start, and what that was before there was the key.
 _KEPT = {"data.decode": "pillow", "data.order": 1, "train.ema": 0.0}
 
@@ -34,8 +35,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     config, workdir = _parse(argv)
     if not workdir:
         raise UsageError("--workdir is missing: name the folder of this run, --workdir=runs/NAME")
-    check_local("--workdir", workdir)
-    return config, Path(workdir)
+    return config, place(workdir)
 
 
 def parse_recipe(argv: Sequence[str]) -> ConfigDict:
@@ -117,6 +117,9 @@ def compose(config: ConfigDict) -> Settings:
         parts = {"recipe": recipe, "model": values["name"], "data": values, "step": step}
         settings = msgspec.convert(values | parts, Settings)
         ranges.check(flat(recipe))
+        for key in _PLACES:
+            with naming(f"config.{key}"):
+                place(flat(recipe)[key])
         return settings
     except KeyError as error:
         raise UsageError(f"the recipe has no {error}; see configs/common.py") from error
