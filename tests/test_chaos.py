@@ -1,7 +1,7 @@
 """A run of two processes is killed again and again; what it ends with is not to be told apart.
 
-In between a scheduler tells it to stop while it saves.
-So is one in a bucket, killed once; `benchmarks/bucket_kills.py` is the full run of that.
+In between a scheduler tells it to stop while it saves. So is one in a bucket, killed once;
+`benchmarks/bucket_kills.py` is the full run of that.
 
 `BIOCLIP2_CHAOS_KILLS=20 python -m pytest -s tests/test_chaos.py` is the full run.
 """
