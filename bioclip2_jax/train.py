@@ -210,7 +210,6 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
     clock = progress.Clock(pairs, run.goodput)
     tracer = profile.Profile(settings.profile, workdir)
     unreadable, nonfinite = Unreadable(settings.data), Nonfinite(settings, workdir)
-
     report = settings.recipe if run.report else None
 
     def finish(pending: Pending) -> None:
