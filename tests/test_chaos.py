@@ -1,6 +1,7 @@
 """A run of two processes is killed again and again; what it ends with is not to be told apart.
 
-So is one in a bucket, killed once; `benchmarks/bucket_kills.py` is the full run of that.
+In between a scheduler tells it to stop while it saves. So is one in a bucket, killed once;
+`benchmarks/bucket_kills.py` is the full run of that.
 
 `BIOCLIP2_CHAOS_KILLS=20 python -m pytest -s tests/test_chaos.py` is the full run.
 """
@@ -8,6 +9,7 @@ So is one in a bucket, killed once; `benchmarks/bucket_kills.py` is the full run
 import collections
 import os
 import random
+import signal
 import time
 
 import buckets
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from processes import (
     arguments,
+    finish,
     kill,
     losses,
     rows,
@@ -38,6 +41,18 @@ START_SECONDS = 8  # about as long as a start takes
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return short_data(tmp_path_factory.mktemp("short") / "short")
+
+
+def stop_while_saving(workdir, processes, victim):
+    """SIGTERM to one process, in the middle of a checkpoint: both save and end."""
+    before = len(rows(workdir))
+    saving = workdir.glob
+    wait_until(lambda: len(rows(workdir)) > before and any(saving("checkpoints/*tmp*")), processes)
+    processes[victim].send_signal(signal.SIGTERM)
+    codes, messages = finish(processes, timeout=300)
+    assert codes == [0, 0] and "stopped and saved after step" in messages[0], messages
+    saved = int(messages[0].partition("stopped and saved after step ")[2].split()[0])
+    assert checkpoint.latest_step(workdir) == saved and not any(saving("checkpoints/*tmp*"))
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +91,17 @@ def test_a_run_killed_at_random_ends_as_the_undisturbed_one(undisturbed, data, t
     for number in range(KILLS):
         before = len(rows(workdir))
         processes = start_together(2, arguments(workdir, data, recipe="slowly", **EVERY))
+        victim = dice.randrange(2)
+        if number % 3 == 1:
+            stop_while_saving(workdir, processes, victim)
+            met["told to stop while saving"] += 1
+            continue
         if number % 4 == 3:  # while it starts, or resumes
             time.sleep(dice.uniform(0, START_SECONDS))
         else:
             goal = min((checkpoint.latest_step(workdir) or 0) + dice.randint(1, 4), before + 4)
             wait_until(lambda: len(rows(workdir)) >= max(goal, 1), processes)  # noqa: B023
             time.sleep(dice.uniform(0, 0.4))
-        victim = dice.randrange(2)
         kill([processes[victim]])
         time.sleep(dice.choice((0, 0.2)))  # the scheduler takes the other one down
         kill(processes)
@@ -103,4 +122,4 @@ def test_a_run_killed_at_random_ends_as_the_undisturbed_one(undisturbed, data, t
         for _, index in order.examples_at(corpus, step, range(8 * host, 8 * (host + 1)))
     )
     assert set(seen.values()) == {STEPS * 16 // 48} and len(seen) == 48
-    print(f"{KILLS} kills, {dict(met)}, {time.time() - began:.0f} s")
+    print(f"{KILLS} ends, {dict(met)}, {time.time() - began:.0f} s")

@@ -24,7 +24,7 @@ _COMMANDS = {
     "embed": "Keep the features of many pictures, as Parquet.",
     "analyze": "Look for what a model knows beyond the names of species.",
     "report": "Write one HTML page about results.",
-    "inspect": "Describe a dataset or a model.",
+    "inspect": "Describe a dataset, a model or a training run.",
 }
 
 

@@ -16,22 +16,29 @@ _SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif",
 @click.option(
     "--model", type=options.Place(), help="Any model that `convert` reads, such as a workdir."
 )
+@click.option("--workdir", type=options.Place(), help="Folder of a training run.")
 @click.option("--split", default="test", help="Split for --extract.")
 @click.option("--extract", type=click.IntRange(min=1), help="Write this many pictures of --data.")
 @click.option("--out", type=options.Place(file_okay=False), help="Folder for --extract.")
 def inspect(
-    data: str | None, model: str | None, split: str, extract: int | None, out: str | None
+    data: str | None,
+    model: str | None,
+    workdir: str | None,
+    split: str,
+    extract: int | None,
+    out: str | None,
 ) -> None:
-    """Describe a dataset (--data) or a model (--model), or take pictures out of a dataset.
+    """Describe a dataset, a model or a training run, or take pictures out of a dataset.
 
     \b
     Examples:
       bioclip2 inspect --data runs/quickstart/data
       bioclip2 inspect --data runs/quickstart/data --extract 8 --out pictures
       bioclip2 inspect --model runs/quickstart
+      bioclip2 inspect --workdir runs/quickstart
     """
-    if not data and not model:
-        raise UsageError("nothing to inspect: give --data DIR or --model PATH")
+    if not (data or model or workdir):
+        raise UsageError("nothing to inspect: give --data DIR, --model PATH or --workdir DIR")
     if extract:
         if not (data and out):
             raise UsageError("--extract needs --data DIR and --out DIR")
@@ -40,6 +47,10 @@ def inspect(
         _describe_data(data)
     if model:
         _describe_model(model)
+    if workdir:
+        from bioclip2_jax.training import status
+
+        click.echo("\n".join(status.describe(files.place(workdir))))
 
 
 def _describe_data(data_dir: str) -> None:

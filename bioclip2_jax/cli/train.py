@@ -18,12 +18,14 @@ def train(arguments: tuple[str, ...]) -> None:
     --workdir=DIR          folder of the run: checkpoints, metrics, settings
     --config.KEY=VALUE     replaces one setting of the recipe, for example
                            --config.train.steps=2000 --config.data.dir=data/birds
+    --report wandb         also sends the metrics to Weights & Biases
 
     configs/common.py lists every setting. The same command again resumes from the newest
     checkpoint in --workdir. SIGTERM or Ctrl-C saves and stops.
 
-    On TPU pods and under srun the processes of a run find each other. Elsewhere start the same
-    command once for every process, with the same --workdir on a common file system, and
+    On TPU pods and under srun the processes of a run find each other. Elsewhere start the
+    same command once for every process, with one --workdir that all see, on a file system or in
+    a bucket, and
 
     \b
     --coordinator HOST:PORT   where process 0 can be reached; any free port

@@ -244,6 +244,11 @@ class _InBucket:
         return True
 
 
+def holder_of(workdir: Path) -> Holder | None:
+    """Who trains in a folder, or did when it died; None where nobody does."""
+    return _read(workdir / LOCK_FILE)
+
+
 def _read(path: Path) -> Holder | None:
     try:
         return _decode(path.read_bytes())

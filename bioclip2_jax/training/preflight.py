@@ -14,10 +14,12 @@ from jax.experimental import multihost_utils
 from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.training.recipe import Settings
+from bioclip2_jax.training.recipe import Settings, flat
 from bioclip2_jax.training.step import TrainState
 from bioclip2_jax.workers import processes
 
+# What the order of the pictures is drawn from, beside the step.
+_DRAWN_BY = ("seed", "data.dir", "data.replay_dir", "data.split")
 _DESCRIBING = ("dataset_info.json", "features.json")
 _SEEN_SECONDS = 15.0  # network folders may show a new file late
 
@@ -96,6 +98,38 @@ def repeats(settings: Settings) -> list[str]:
                 f" {data.split!r}: they repeat within a batch, as negatives of themselves"
             )
     return notes
+
+
+def moves(settings: Settings, workdir: Path, done: int) -> list[str]:
+    """What a run that goes on with other data will meet again, or never: one sentence, or none.
+
+    Args:
+      settings: of this start; `WORKDIR/config.json` has those of the last.
+      workdir: of the run.
+      done: finished updates.
+
+    Raises:
+      UserError: what an earlier start saved cannot be read.
+    """
+    path = workdir / "config.json"
+    if not done or not path.exists():
+        return []
+    before, now = flat(files.read_json_object(path)), flat(settings.recipe)
+    parts = [
+        f"config.{key} is another: pictures already seen may come again before others come at all"
+        for key in _DRAWN_BY
+        if before.get(key, now[key]) != now[key]
+    ]
+    for key, folder in (("batch_size", "dir"), ("replay_batch_size", "replay_dir")):
+        was, size = before.get(f"train.{key}", 0), now[f"train.{key}"]
+        if was != size and was and now[f"data.{folder}"]:
+            what = "come again" if size < was else "are left out"
+            parts.append(
+                f"config.train.{key} was {was}, is {size}: config.data.{folder} goes on at place"
+                f" {done * size} of its order, not at {done * was}, so that"
+                f" {done * abs(size - was)} pictures {what}"
+            )
+    return [f"after step {done}: {'; '.join(parts)}"] if parts else []
 
 
 def _is_there(path: Path) -> bool:

@@ -7,6 +7,7 @@ a folder named by a number is complete. In a bucket it writes there and then `co
 complete is what has that file. `seal` tells whether it still is what was written.
 """
 
+import collections
 import contextlib
 import errno
 import logging
@@ -26,6 +27,7 @@ from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.files import absolute, below, is_remote, make_folder, place
 from bioclip2_jax.weights import seal
 from bioclip2_jax.weights.layout import flatten
+from bioclip2_jax.workers import processes
 
 FOLDER = "checkpoints"
 _TRAINED = "params"  # Orbax item of the parameters in a run's checkpoints
@@ -116,8 +118,11 @@ class Writer:
                 custom_metadata=seal.MARK,
             )
 
-    def wait(self) -> None:
-        """Returns when the last save is complete.
+    def wait(self, *, obeying: bool = True) -> None:
+        """Returns when the last save is complete; see `processes.wait_for`.
+
+        Args:
+          obeying: whether a signal ends the waiting.
 
         Raises:
           UserError: it cannot be written.
@@ -126,7 +131,8 @@ class Writer:
             return
         response, self._response = self._response, None
         with self._explained():
-            response.result()
+            what = f"the checkpoint of step {self._step}"
+            processes.wait_for(response.result, what, self._missing, obeying=obeying)
             if jax.process_index() == 0:
                 seal.complete(self._folder / str(self._step))
 
@@ -139,6 +145,16 @@ class Writer:
         self.wait()
         with self._explained():
             self._checkpointer.close()
+
+    def _missing(self) -> list[int]:
+        """Processes whose part of the save is not written."""
+        written = collections.Counter(
+            path.parent.name
+            for folder in (f"{self._step}", f"{self._step}.orbax-checkpoint-tmp*")
+            for path in self._folder.glob(f"{folder}/*/ocdbt.process_*/manifest.ocdbt")
+        )
+        names = enumerate(f"ocdbt.process_{index}" for index in range(jax.process_count()))
+        return [index for index, name in names if written[name] < 2]  # params and training
 
     def _seal(self) -> None:
         pending = self._folder / str(self._step)
