@@ -1,7 +1,6 @@
 """Which pictures to encode: files, folders, patterns, or a dataset made by `prepare`."""
 
 import glob
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -22,12 +21,13 @@ class Pictures:
     """Numbered pictures.
 
     Attributes:
-      name: what they are, for `embedding.json`; two that are alike hold the same pictures.
+      name: where they lie, for `_embedding.parquet`.
       labels: names of all labels.
       count: how many.
       key: number → key, before the picture is read.
       read: number → the encoded picture and its row.
       others: files that lie beside them and are no pictures.
+      sizes: bytes of each, where they are files.
     """
 
     name: dict
@@ -36,6 +36,7 @@ class Pictures:
     key: Callable[[int], str]
     read: Callable[[int], tuple[bytes, store.Row]]
     others: list[str] = field(default_factory=list)
+    sizes: list[int] | None = None
 
 
 def find_files(arguments: Sequence[str]) -> folders.Files:
@@ -149,15 +150,14 @@ def pictures_below(path: str | Path) -> Pictures:
         if files.is_remote(path)
         else {key: _size(path / key) for key in keys}
     )
-    listing = "\n".join(f"{key} {sizes[key]}" for key in keys)
-    digest = hashlib.sha256(listing.encode()).hexdigest()
     return Pictures(
-        name={"folder": str(files.absolute(path)), "listing_sha256": digest},
+        name={"folder": str(files.absolute(path))},
         labels=[],
         count=len(keys),
         key=keys.__getitem__,
         read=read,
         others=others,
+        sizes=[sizes[key] for key in keys],
     )
 
 
