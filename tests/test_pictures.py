@@ -76,13 +76,13 @@ def test_the_commands_account_for_every_file(folder, tmp_path):
         f"{len(PICTURES) - bad} features of 4 numbers, {bad} could not be read,"
         " 2 files are no pictures (._*, .txt)"
     ) in done.stdout
-    assert "h.HEIC: not a picture of any known format" in done.stderr
+    assert "h.HEIC: HEIC, which needs `pip install" in done.stderr
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     options = ["--model", "m", "--labels", str(tmp_path / "labels.txt"), "--k", "1"]
     done = CliRunner().invoke(predict, [str(folder), *options])
     assert done.exit_code == 3
     assert len(done.stdout.splitlines()) == 1 + len(PICTURES) - bad
-    assert f"{folder}/h.HEIC: not a picture" in done.stderr
+    assert f"{folder}/h.HEIC: HEIC, which needs" in done.stderr
     assert "2 files are no pictures (._*, .txt)" in done.stderr
     assert f"{bad} of {len(PICTURES)} pictures could not be read" in done.stderr
 
