@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from PIL import Image
 
 from bioclip2_jax.data import images
 from bioclip2_jax.data.dataset import Source
@@ -72,7 +73,7 @@ def spread(model: Model) -> Model:
 def embed_images(
     model: Model,
     count: int,
-    read: Callable[[int], bytes],
+    read: Callable[[int], bytes | Image.Image],
     batch_size: int,
     *,
     normalize: bool = True,
@@ -82,7 +83,8 @@ def embed_images(
     Args:
       model: from `load`.
       count: pictures are numbered 0 ... count - 1.
-      read: number → encoded bytes; an OSError or BadImage sets the picture aside.
+      read: number → encoded bytes, or a picture of `images.read`; an OSError or BadImage sets it
+        aside.
       batch_size: pictures at a time, rounded up to the devices.
       normalize: whether the features get length 1.
 
@@ -95,7 +97,7 @@ def embed_images(
 
 def embed_stream(
     model: Model,
-    reads: Iterable[Callable[[], bytes]],
+    reads: Iterable[Callable[[], bytes | Image.Image]],
     batch_size: int,
     *,
     normalize: bool = True,
@@ -119,7 +121,7 @@ def embed_stream(
     transform = images.eval_transform(settings.size, settings.resize_mode, settings.interpolation)
     sharding = NamedSharding(_mesh(), PartitionSpec("batch"))
 
-    def fill(row: np.ndarray, read: Callable[[], bytes]) -> str:
+    def fill(row: np.ndarray, read: Callable[[], bytes | Image.Image]) -> str:
         """Why there is no picture, or ""."""
         try:
             row[:] = transform(images.decode(read()))
@@ -129,7 +131,9 @@ def embed_stream(
             return error.strerror or reason(error)
         return ""
 
-    def begin(chunk: list[Callable[[], bytes]]) -> tuple[np.ndarray, list[Future[str]]]:
+    def begin(
+        chunk: list[Callable[[], bytes | Image.Image]],
+    ) -> tuple[np.ndarray, list[Future[str]]]:
         pixels = np.zeros((size, settings.size, settings.size, 3), np.uint8)
         rows = zip(pixels, chunk, strict=False)  # the last batch may have rows to spare
         return pixels, [pool.submit(fill, row, read) for row, read in rows]
