@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, args.pictures)

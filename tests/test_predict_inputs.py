@@ -162,8 +162,12 @@ def test_what_is_wrong_in_an_archive_is_a_row_and_ends_nothing(home):
     found = answers("b.zip", code=3)
     assert "cannot be unpacked" in found["b.zip/red.png"][2] and found["b.zip/blue.png"][0]
     Path("b.zip").write_bytes(data[:90])
-    done = bioclip2("predict", "b.zip", "--model", "m", "--labels", "labels.txt")
-    assert done.returncode == 1 and "b.zip: a damaged zip" in done.stderr
+    Path("c.parquet").write_bytes(b"PAR1")
+    pq.write_table(pa.table({"uuid": ["a"], "error": ["lost"]}), "errors.parquet")
+    found = answers("[bce]*.[zp]*", code=1)
+    assert "a damaged zip" in found["b.zip"][2] and "a damaged Parquet" in found["c.parquet"][2]
+    alone = bioclip2("predict", "errors.parquet", "--model", "m", "--labels", "labels.txt")
+    assert alone.returncode == 2 and "no column holds pictures" in alone.stderr
 
     pack("parquet")
     data = bytearray(Path("a.parquet").read_bytes())

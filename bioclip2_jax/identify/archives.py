@@ -35,6 +35,10 @@ _BYTES_A_BATCH = 4 << 20
 _BATCHES = 2 * (os.cpu_count() or 1) + 2  # in memory: threads ask out of turn
 
 
+class DamagedArchive(Exception):
+    """Nothing of an archive can be read; the message is the reason."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Numbered pictures of one place.
@@ -62,6 +66,11 @@ class _Member:
     size: int = 0
     offset: int = 0
     fault: str = ""
+
+
+def unreadable(shown: str, fault: str) -> Part:
+    """An archive that cannot be read, as one picture."""
+    return _of_members(shown, [_Member(name="", fault=fault)], [], lambda member: b"")
 
 
 def of_tar(path: Path, shown: str, stack: ExitStack) -> Part:
@@ -118,12 +127,12 @@ def of_zip(path: Path, shown: str, stack: ExitStack) -> Part:
 
     Raises:
       OSError: it cannot be read.
-      UserError: it is damaged.
+      DamagedArchive: the message is the reason.
     """
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise UserError(f"{shown}: a damaged zip ({reason(error)}); pack it anew") from error
+        raise DamagedArchive(f"a damaged zip ({reason(error)})") from error
     infos, found, others = [], [], []
     for info in archive.infolist():
         if info.is_dir():
@@ -170,12 +179,12 @@ def of_parquet(path: Path, shown: str) -> Part:
 
     Raises:
       UsageError: no column holds pictures.
-      UserError: it is damaged.
+      DamagedArchive: the message is the reason.
     """
     try:
         parquet = opened(path)
     except Damaged as error:
-        raise UserError(f"{shown}: a damaged Parquet file ({error})") from error
+        raise DamagedArchive(f"a damaged Parquet file ({error})") from error
     rows = _Rows(parquet, Layout.of(parquet, Path(shown)), path)
     names = [f"{shown}/{key}" if key else f"{shown}:{row}" for row, key in enumerate(rows.keys())]
     listing = [*names, str(path.stat().st_size)]

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from bioclip2_jax import files
 from bioclip2_jax.data import buckets, folders, images
 from bioclip2_jax.data.images import BadImage
-from bioclip2_jax.errors import UsageError, UserError, reason
+from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features import store
 from bioclip2_jax.identify import archives
 from bioclip2_jax.identify.archives import Part
@@ -83,7 +83,7 @@ def opened(
 
     Raises:
       UsageError: a folder or pattern without any picture, or a store among other things.
-      UserError: a folder or an archive cannot be read.
+      UserError: a folder cannot be read, or a dataset is damaged.
     """
     named = [*arguments, *listed]
     stores = [name for name in named if _is_store(name)]
@@ -97,6 +97,7 @@ def opened(
         plain: list[str] = []  # files one after the other are one part
 
         def add(found: Sequence[str], others: Sequence[str] = ()) -> None:
+            others = list(others)
             for path in found:
                 kind = _kind(path)
                 if not kind:
@@ -104,7 +105,12 @@ def opened(
                     continue
                 parts.append(_of_files(plain))
                 plain.clear()
-                parts.append(_packed(path, kind, stack))
+                try:
+                    parts.append(_packed(path, kind, stack))
+                except UsageError:
+                    if len(found) == 1:
+                        raise
+                    others.append(path)  # such as errors.parquet beside successes.parquet
             parts.append(_of_files(plain, others))
             plain.clear()
 
@@ -214,6 +220,7 @@ def _kind(path: str) -> str:
 
 
 def _packed(path: str, kind: str, stack: ExitStack) -> Part:
+    """The pictures of an archive; one that cannot be read is as a picture that cannot."""
     shown = _utf8(path)
     try:
         local = stack.enter_context(buckets.fetched(path))
@@ -223,8 +230,9 @@ def _packed(path: str, kind: str, stack: ExitStack) -> Part:
             return archives.of_parquet(local, shown)
         return archives.of_tar(local, shown, stack)
     except OSError as error:
-        why = error.strerror or reason(error)
-        raise UserError(f"{shown}: cannot be read ({why})") from error
+        return archives.unreadable(shown, error.strerror or reason(error))
+    except archives.DamagedArchive as error:
+        return archives.unreadable(shown, str(error))
 
 
 def _of_files(paths: Sequence[str], others: Sequence[str] = ()) -> Part:
