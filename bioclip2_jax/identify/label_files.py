@@ -17,7 +17,7 @@ from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 PATTERN = "txt_emb_*.npy"
-MODEL_FILE = "model.json"  # of `bioclip2 labels`: whose features they are
+MODEL_FILE = "made_by.json"  # of `bioclip2 labels`: whose features they are
 _COLUMNS = 1 << 16  # looked at together
 _SHOWN = 3
 
