@@ -1,5 +1,10 @@
 """`bioclip2 embed`."""
 
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+
 import click
 
 from bioclip2_jax.cli import options
@@ -49,9 +54,6 @@ def embed(
       bioclip2 embed photos/ --model hf-hub:imageomics/bioclip-2 --out features/photos
       bioclip2 embed tars/ --model export --out features/tars --task 0/8
     """
-    import signal
-    import sys
-
     import jax
 
     from bioclip2_jax.data import folders
@@ -65,9 +67,7 @@ def embed(
     if share is None:  # the hosts of a TPU, or the tasks of srun, share by themselves
         processes.start(None, silent_seconds=3600)
         share = jax.process_index(), jax.process_count()
-    with processes.together():
-        if jax.process_count() == 1:  # else SIGTERM is JAX's
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with processes.together(), _stopping(jax.process_count() == 1):
         pictures = open_source(source, split)
         about = program.embed(
             spread(load(model_path)),
@@ -83,3 +83,15 @@ def embed(
     skipped = f", {len(about.bad):,} could not be read" if about.bad else ""
     skipped += f", {folders.remark(pictures.others)}" if pictures.others else ""
     click.echo(f"{out}: {about.num_rows:,} features of {about.dim} numbers{skipped}")
+
+
+@contextlib.contextmanager
+def _stopping(alone: bool) -> Iterator[None]:
+    """Has SIGTERM end the work as an error would: what is encoded is written. JAX's, of several."""
+    before = signal.getsignal(signal.SIGTERM)
+    if alone:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

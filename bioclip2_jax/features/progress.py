@@ -1,6 +1,6 @@
 """What of a source a feature store holds already, told by its parts alone."""
 
-import zlib
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,7 +78,8 @@ class Progress:
 
 def is_share_of(unit: Unit, task: tuple[int, int]) -> bool:
     """Whether a unit is a task's: told by its name, so that it stays so when others are added."""
-    return zlib.crc32(unit.name.encode()) % task[1] == task[0]
+    digest = hashlib.blake2b(unit.name.encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) % task[1] == task[0]
 
 
 def survey(out: Path, about: parts.About, source: Source, say: Callable[[str], None]) -> Progress:
