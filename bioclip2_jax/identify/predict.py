@@ -14,6 +14,7 @@ from PIL import Image
 from bioclip2_jax.data import images
 from bioclip2_jax.features.encode import embed_classes, embed_images
 from bioclip2_jax.features.store import Store
+from bioclip2_jax.identify.boxes import Box, Boxes, NotNamed
 from bioclip2_jax.identify.inputs import Inputs
 from bioclip2_jax.identify.name_lists import LabelSet
 from bioclip2_jax.measures.accuracy import lineage_groups
@@ -34,12 +35,14 @@ class Prediction:
       answers: the best first.
       note: what was unusual about reading it.
       error: why there are no answers.
+      box: the part of the picture that is meant.
     """
 
     file_name: str
     answers: list[Answer]
     note: str = ""
     error: str = ""
+    box: Box | None = None
 
 
 class Namer:
@@ -120,7 +123,7 @@ class Namer:
 
 def predict(
     model: Model,
-    pictures: Inputs,
+    pictures: Inputs | Boxes,
     namer: Namer,
     batch_size: int = 32,
     *,
@@ -131,19 +134,23 @@ def predict(
 
     Args:
       model: from `load`.
-      pictures: from `inputs.opened`.
+      pictures: from `inputs.opened`, or the boxes in them.
       namer: of the same model.
       batch_size: pictures encoded at a time.
       start: where an earlier call ended with a batch.
       use_truncated: see `images.read`.
     """
     notes: dict[int, str] = {}
+    passed: set[int] = set()
 
     def look(index: int) -> Image.Image:
         if start + index >= pictures.count:
             raise images.BadImage("no picture, but a place in the last batch")
-        data = pictures.read(start + index)
-        seen = images.read(data, use_truncated=use_truncated)
+        try:
+            seen = pictures.look(start + index, use_truncated=use_truncated)
+        except NotNamed:
+            passed.add(index)
+            raise
         if seen.notes:
             notes[index] = "; ".join(seen.notes)
         return seen.image
@@ -160,7 +167,8 @@ def predict(
                 file_name=pictures.name(start + index),
                 answers=answers.get(index, []),
                 note=notes.pop(index, ""),
-                error=errors.get(index, ""),
+                error="" if index in passed else errors.get(index, ""),
+                box=pictures.box(start + index),
             )
             for index in sorted([*answers, *errors])
             if index < left
