@@ -69,6 +69,12 @@ SOME_FAILED, INTERRUPTED = 3, 130
     help="Named as by pybioclip, or terms of Darwin Core.",
 )
 @click.option("--bom", is_flag=True, help="Begin CSV with the mark by which Excel knows UTF-8.")
+@click.option(
+    "--boxes", type=options.Place(), help="JSON of MegaDetector or SpeciesNet: each box is named."
+)
+@click.option("--box-threshold", default=0.2, help="Confidence that a box must have.")
+@click.option("--box-padding", default=0.1, help="Shares of its sides to add on each side.")
+@click.option("--box-square/--no-box-square", default=True, help="Cut squares around boxes.")
 @click.option("--log", type=options.Place(), help="JSON file to write about the run.")
 @options.batch_size(32, "Pictures")
 def predict(model_path: str, **how: Any) -> None:
@@ -81,6 +87,9 @@ def predict(model_path: str, **how: Any) -> None:
     the exit code is then 3, or 1 if none could be read. With --output FILE, rows go to FILE.part as
     they come; interrupted and called again, the same command goes on.
 
+    With --boxes there is a row for each box of a detector, whose file names count from the folder
+    PICTURES; an --output FILE.json is the detector's file with the names in it, as Timelapse reads.
+
     \b
     Examples:
       bioclip2 predict bird.jpg --model runs/first --taxa data/birds/taxa.csv
@@ -92,7 +101,7 @@ def predict(model_path: str, **how: Any) -> None:
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.identify.run import Request, run
 
-    if not how["pictures"] and not how["list_file"]:
+    if not how["pictures"] and not how["list_file"] and not how["boxes"]:
         raise UsageError("no pictures: name files, folders or archives, or give --list FILE")
     try:
         done = run(Request(model=model_path, **how), watch=_watch, say=_say)

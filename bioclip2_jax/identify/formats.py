@@ -24,6 +24,9 @@ FORMATS = ("csv", "parquet", "jsonl", "table")
 COLUMNS = ("pybioclip", "dwc")
 BOM = "\ufeff"
 _BEHIND = ("score", "note", "error")
+_BOX = {"box": pa.int64(), "box_category": pa.string()} | dict.fromkeys(
+    ("box_confidence", "box_x", "box_y", "box_width", "box_height"), pa.float64()
+)
 _DARWIN_CORE = (
     *RANKS[:-1],
     *("specificEpithet", "infraspecificEpithet", "scientificName", "vernacularName", "taxonRank"),
@@ -37,6 +40,7 @@ _DARWIN_CORE = (
 _ROWS_A_GROUP = 1 << 16
 
 Row = list[str | float | None]
+_KINDS = {"score": pa.float64()} | _BOX  # of columns that are no texts
 
 
 @dataclass(frozen=True)
@@ -48,38 +52,47 @@ class Sheet:
       labels: the list that the answers are from.
       by: for Darwin Core, who identifies: program and model; "" for pybioclip's columns.
       date: for Darwin Core, of the identification.
+      boxes: whether rows are of boxes, whose columns come behind the picture's name.
     """
 
     columns: tuple[str, ...]
     labels: LabelSet
     by: str = ""
     date: str = ""
+    boxes: bool = False
 
     @classmethod
-    def of(cls, labels: LabelSet, columns: str, by: str, date: str) -> "Sheet":
+    def of(
+        cls, labels: LabelSet, columns: str, *, by: str, date: str, boxes: bool = False
+    ) -> "Sheet":
         """The sheet of a label list.
 
         Raises:
           UsageError: Darwin Core of labels that are no taxa.
         """
+        box = tuple(_BOX) if boxes else ()
         if columns == "pybioclip":
-            return cls(columns=("file_name", *labels.columns, *_BEHIND), labels=labels)
+            all_columns = ("file_name", *box, *labels.columns, *_BEHIND)
+            return cls(columns=all_columns, labels=labels, boxes=boxes)
         if not labels.taxa:
             raise UsageError("--columns dwc needs the lineages of --taxa; free --labels have none")
-        columns_ = ("associatedMedia", *_DARWIN_CORE, *_BEHIND)
-        return cls(columns=columns_, labels=labels, by=by, date=date)
+        all_columns = ("associatedMedia", *box, *_DARWIN_CORE, *_BEHIND)
+        return cls(columns=all_columns, labels=labels, by=by, date=date, boxes=boxes)
 
     def rows(self, predictions: Iterable[Prediction]) -> Iterator[Row]:
         """The rows of pictures in their order."""
-        empty = ("",) * (len(self.columns) - 1 - len(_BEHIND))
+        empty = ("",) * (len(self.columns) - 1 - len(_BOX) * self.boxes - len(_BEHIND))
         for picture in predictions:
-            name, note = picture.file_name, picture.note
-            if picture.error:
-                yield [name, *empty, None, note, picture.error]
+            start: Row = [picture.file_name]
+            if picture.box:
+                box = picture.box
+                start += [box.number, box.category, box.confidence, *box.place]
+            if not picture.answers:
+                yield [*start, *empty, None, picture.note, picture.error]
             for place, (cells, score) in enumerate(picture.answers, start=1):
                 if self.by:
                     cells = self._darwin_core(cells, place, score)
-                yield [name, *cells, score, note, ""]
+                yield [*start, *cells, score, picture.note, ""]
 
     def _darwin_core(self, cells: Sequence[str], place: int, score: float) -> tuple[str, ...]:
         own = dict(zip(self.labels.columns, cells, strict=True))
@@ -140,9 +153,7 @@ def convert(source: IO[bytes], target: IO[bytes], *, sheet: Sheet, format_: str)
     """Makes a file of a format that does not grow of the JSON Lines."""
     rows = (json.loads(line) for line in source)
     if format_ == "parquet":
-        schema = pa.schema(
-            [(name, pa.float64() if name == "score" else pa.string()) for name in sheet.columns]
-        )
+        schema = pa.schema([(name, _KINDS.get(name, pa.string())) for name in sheet.columns])
         with pq.ParquetWriter(target, schema, compression="zstd") as writer:
             while some := list(itertools.islice(rows, _ROWS_A_GROUP)):
                 writer.write_table(pa.Table.from_pylist(some, schema))

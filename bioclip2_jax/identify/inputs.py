@@ -52,6 +52,17 @@ class Inputs:
         except ValueError as error:  # a zero byte in a name
             raise BadImage(reason(error)) from error
 
+    def look(self, number: int, *, use_truncated: bool) -> images.Seen:
+        """The decoded picture.
+
+        Raises:
+          BadImage, OSError, UserError: as `read` and `images.read`.
+        """
+        return images.read(self.read(number), use_truncated=use_truncated)
+
+    def box(self, number: int) -> None:
+        """No part of it is meant."""
+
     def name(self, number: int) -> str:
         """What it is called in the output; to be asked once, after it was read."""
         part, index = self._find(number)

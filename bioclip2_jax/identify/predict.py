@@ -16,6 +16,7 @@ from bioclip2_jax.errors import UsageError
 from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import embed_images
 from bioclip2_jax.features.store import Store
+from bioclip2_jax.identify.boxes import Box, Boxes, NotNamed
 from bioclip2_jax.identify.inputs import Inputs
 from bioclip2_jax.identify.label_features import features_of
 from bioclip2_jax.identify.name_lists import LabelSet
@@ -37,12 +38,14 @@ class Prediction:
       answers: the best first.
       note: what was unusual about reading it.
       error: why there are no answers.
+      box: the part of the picture that is meant.
     """
 
     file_name: str
     answers: list[Answer]
     note: str = ""
     error: str = ""
+    box: Box | None = None
 
 
 class Namer:
@@ -163,7 +166,7 @@ def _long_list(
 
 def predict(
     model: Model,
-    pictures: Inputs,
+    pictures: Inputs | Boxes,
     namer: Namer,
     batch_size: int = 32,
     *,
@@ -174,19 +177,23 @@ def predict(
 
     Args:
       model: from `load`.
-      pictures: from `inputs.opened`.
+      pictures: from `inputs.opened`, or the boxes in them.
       namer: of the same model.
       batch_size: pictures encoded at a time.
       start: where an earlier call ended with a batch.
       use_truncated: see `images.read`.
     """
     notes: dict[int, str] = {}
+    passed: set[int] = set()
 
     def look(index: int) -> Image.Image:
         if start + index >= pictures.count:
             raise images.BadImage("no picture, but a place in the last batch")
-        data = pictures.read(start + index)
-        seen = images.read(data, use_truncated=use_truncated)
+        try:
+            seen = pictures.look(start + index, use_truncated=use_truncated)
+        except NotNamed:
+            passed.add(index)
+            raise
         if seen.notes:
             notes[index] = "; ".join(seen.notes)
         return seen.image
@@ -203,7 +210,8 @@ def predict(
                 file_name=pictures.name(start + index),
                 answers=answers.get(index, []),
                 note=notes.pop(index, ""),
-                error=errors.get(index, ""),
+                error="" if index in passed else errors.get(index, ""),
+                box=pictures.box(start + index),
             )
             for index in sorted([*answers, *errors])
             if index < left

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import spread
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.identify import formats, inputs, name_lists, outputs
+from bioclip2_jax.identify.boxes import Boxes, Cut, write_back
 from bioclip2_jax.identify.name_lists import LabelSet
 from bioclip2_jax.identify.predict import Namer, Prediction, predict, predict_kept
 from bioclip2_jax.weights import load as loading
@@ -53,6 +54,10 @@ class Request:
     columns: str
     bom: bool
     log: str | None
+    boxes: str | None
+    box_threshold: float
+    box_padding: float
+    box_square: bool
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Outcome:
     others: list[str]
 
 
+Found = inputs.Inputs | Boxes | Store
 Watch = Callable[[int, int, Iterable[list[Prediction]]], Iterable[list[Prediction]]]
 
 
@@ -94,10 +100,13 @@ def run(
     formats.refuse(request.format, request.output, bom=request.bom)
     listed = inputs.read_list(request.list_file) if request.list_file else []
     with ExitStack() as stack:
-        found = stack.enter_context(inputs.opened(request.pictures, listed, request.split))
+        if request.boxes:
+            found = _boxes(request)
+        else:
+            found = stack.enter_context(inputs.opened(request.pictures, listed, request.split))
         count = _count(found)
         settings = _settings(request, found, labels, counts)
-        grows = formats.grows(request.format)
+        grows = formats.grows(request.format) and not _goes_back(request)
         output = stack.enter_context(
             outputs.opened(request.output, settings, count=count, grows=grows)
         )
@@ -112,11 +121,12 @@ def run(
                 " name that one as --model"
             )
         by = f"bioclip2_jax {bioclip2_jax.__version__}, model {sha256[:12]}"
-        sheet = formats.Sheet.of(labels, request.columns, by, output.calls[0]["start"][:10])
+        date, has_boxes = output.calls[0]["start"][:10], isinstance(found, Boxes)
+        sheet = formats.Sheet.of(labels, request.columns, by=by, date=date, boxes=has_boxes)
         devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+        form = request.format if grows else "jsonl"
         output.begin(
-            {"model": sha256, "devices": devices},
-            formats.head(sheet, request.format, bom=request.bom),
+            {"model": sha256, "devices": devices}, formats.head(sheet, form, bom=request.bom)
         )
         log.write(model=sha256, step=model.step, devices=devices)
         position, failed = output.position, output.failed
@@ -124,9 +134,11 @@ def run(
         for batch in watch(position, count, batches):
             position += len(batch)
             failed += sum(bool(picture.error) for picture in batch)
-            rows = formats.lines(sheet, batch, request.format)
+            rows = formats.lines(sheet, batch, form)
             output.add(rows, position=position, failed=failed)
         convert = functools.partial(formats.convert, sheet=sheet, format_=request.format)
+        if _goes_back(request) and isinstance(found, Boxes):
+            convert = functools.partial(_write_back, boxes=found, sheet=sheet)
         output.finish(None if grows else convert)
         log.write(failed=failed, end=outputs.now(), complete=True)
         others = [] if isinstance(found, Store) else found.others
@@ -167,12 +179,33 @@ def label_list(request: Request) -> LabelSet:
     return labels
 
 
-def _count(found: "inputs.Inputs | Store") -> int:
+def _boxes(request: Request) -> Boxes:
+    if request.list_file or request.split or len(request.pictures) > 1:
+        raise UsageError("--boxes takes one folder, from which the names in its file count")
+    cut = Cut(request.box_threshold, request.box_padding, request.box_square)
+    found = Boxes(request.boxes or "", *request.pictures or ("",), cut)
+    if not found.count:
+        raise UsageError(f"--boxes {request.boxes}: no box of {cut.threshold} or more in it")
+    return found
+
+
+def _goes_back(request: Request) -> bool:
+    """Whether the output is the detector's file with names at its boxes."""
+    is_json = request.output.lower().endswith(".json")
+    return bool(request.boxes) and is_json and request.format == "csv"
+
+
+def _write_back(rows: IO[bytes], target: IO[bytes], *, boxes: Boxes, sheet: formats.Sheet) -> None:
+    named = (json.loads(line) for line in rows)
+    write_back(boxes.document, named, sheet.columns, target)
+
+
+def _count(found: Found) -> int:
     return len(found.keys) + len(found.about.bad) if isinstance(found, Store) else found.count
 
 
 def _settings(
-    request: Request, found: "inputs.Inputs | Store", labels: LabelSet, counts: np.ndarray | None
+    request: Request, found: Found, labels: LabelSet, counts: np.ndarray | None
 ) -> dict[str, str]:
     """All that an output depends on, but for the model."""
     if isinstance(found, Store):
@@ -204,7 +237,7 @@ def _strength(request: Request) -> float:
 
 def _batches(
     request: Request,
-    found: "inputs.Inputs | Store",
+    found: Found,
     labels: LabelSet,
     counts: np.ndarray | None,
     model: loading.Model,
@@ -233,7 +266,7 @@ def _batches(
 class _Log:
     """The file that tells of a run: written when it begins, and again at its end."""
 
-    def __init__(self, request: Request, count: int, output: "outputs.Stream | outputs.Resumed"):
+    def __init__(self, request: Request, count: int, output: outputs.Stream | outputs.Resumed):
         self._path = request.log
         self._about: dict[str, Any] = {
             "bioclip2_jax_version": bioclip2_jax.__version__,
