@@ -198,7 +198,7 @@ def prior_trade(curves: Mapping[str, Sequence[Sequence[PriorPoint]]]) -> str:
         axes.set_ylabel("over all pictures (micro)")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
-            axis.set_major_formatter(PercentFormatter(1, decimals=None))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         if len(curves) > 1:
             axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), fontsize=8.5)
         return svg(figure, "First answers right while a prior grows stronger")
