@@ -6,19 +6,28 @@ by `data.tables`; files that grow, such as metrics.jsonl, are written by their o
 
 import contextlib
 import csv
+import errno
 import hashlib
 import importlib.util
 import io
 import json
 import os
+import posixpath
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 from etils import epath
 
 from bioclip2_jax.errors import UsageError, UserError, reason
+
+_REWRITE_SECONDS = 30.0  # between two times that a file in a bucket is written anew, as it grows
+_PART_BYTES = 2**24  # read at a time
+
+
+# ---- Places
 
 
 def place(name: epath.PathLike) -> Path:
@@ -30,19 +39,86 @@ def place(name: epath.PathLike) -> Path:
     Raises:
       UsageError: another kind of address, or the client of buckets is not installed.
     """
-    scheme, separator, _ = os.fspath(name).partition("://")
+    scheme, separator, inner = os.fspath(name).partition("://")
+    if scheme.startswith("gs:/") or (scheme == "gs" and inner[:1] in ("", "/")):
+        raise UsageError(f"{name}: names no bucket; write gs://BUCKET/FOLDER")
     if not separator:
         return Path(name)
     if scheme != "gs":
         raise UsageError(f"{name}: {scheme}:// is not read or written; name a folder or gs://…")
     if not importlib.util.find_spec("gcsfs"):
         raise UsageError(f'{name}: buckets need `pip install "bioclip2-jax[gcs]"`')
+    from fsspec import config
+
+    # Or a process would see for ever what was in a folder when it looked first.
+    config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
     return cast(Path, epath.Path(name))
 
 
 def is_remote(name: epath.PathLike) -> bool:
     """Whether a path is in a bucket, where nothing can be renamed, appended to or mapped."""
     return "://" in os.fspath(name)
+
+
+def absolute(name: epath.PathLike) -> Path:
+    """The same place by its whole name.
+
+    Unlike the method of paths in buckets, which puts them below the working directory.
+    """
+    return place(name) if is_remote(name) else Path(os.path.abspath(name))
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it. Buckets have none, and a mistyped one is not made.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def reaching(name: epath.PathLike) -> Iterator[None]:
+    """Turns what a bucket's client says into a sentence, such as of a missing right.
+
+    Raises:
+      UserError: names the place.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_remote(name):
+            raise
+        missing = isinstance(error, FileNotFoundError)  # of which it tells the address alone
+        what = "there is no such bucket" if missing else reason(error)
+        raise UserError(f"{name}: the bucket cannot be used ({what})") from error
+
+
+def below(folder: Path, leave_out: Container[str] = ()) -> Iterator[str]:
+    """The files below a folder, relative to it with "/", in order; hidden ones are left out.
+
+    Args:
+      folder: if it is not there, it has none.
+      leave_out: names of folders that are not looked into.
+    """
+    home = len(os.fspath(folder).removeprefix("gs://"))  # which epath leaves out below
+    remote: Any = is_remote(folder) and epath.Path(folder).walk(on_error=_refuse)
+    for where, folders, names in remote or os.walk(folder):
+        visible = (name for name in folders if name[0] != "." and name not in leave_out)
+        folders[:] = sorted(visible)
+        inner = os.fspath(where).removeprefix("gs://")[home:].strip("/")
+        yield from (posixpath.join(inner, n) for n in sorted(names) if n and n[0] != ".")
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+# ---- Writing
 
 
 @contextlib.contextmanager
@@ -76,7 +152,8 @@ def writing(path: epath.PathLike) -> Iterator[IO[bytes]]:
     if is_remote(path):  # an object appears whole anyway, and there is no rename
         buffer = io.BytesIO()
         yield buffer
-        epath.Path(path).write_bytes(buffer.getvalue())
+        with reaching(path):
+            place(path).write_bytes(buffer.getvalue())
         return
     with replacing(path) as partial, open(partial, "xb") as file:
         yield file
@@ -109,23 +186,67 @@ def write_csv(
     write_text(path, text.getvalue())
 
 
-def check_local(name: str, place: str) -> None:
-    """Refuses an address such as "gs://…", which would become a local folder of that name.
+class Pace:
+    """Says when a file that grows is to be written: on a disk always, in a bucket now and then."""
+
+    def __init__(self, path: epath.PathLike):
+        """`path`: of the file."""
+        self._pause, self._next = _REWRITE_SECONDS if is_remote(path) else 0.0, 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is; then not again for a while."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._pause
+        return True
+
+
+class Growing:
+    """A file in a bucket that grows. Nothing can be added to an object: `flush` writes all anew."""
+
+    def __init__(self, path: epath.PathLike):
+        """Goes on after what is there."""
+        self._path, self._changed = place(path), False
+        self._held = io.BytesIO()
+        with contextlib.suppress(FileNotFoundError):
+            self._held.write(self._path.read_bytes())
+
+    def write(self, data: bytes) -> None:
+        """Adds to its end, in this process alone."""
+        self._held.write(data)
+        self._changed = True
+
+    def flush(self) -> None:
+        """Makes all of it seen by others."""
+        if self._changed:
+            with reaching(self._path):
+                self._path.write_bytes(self._held.getvalue())
+            self._changed = False
+
+    def close(self) -> None:
+        """The same, for the last time."""
+        self.flush()
+
+
+def appending(path: Path) -> "IO[bytes] | Growing":
+    """A file to add bytes to.
 
     Raises:
-      UsageError: says which option has it.
+      OSError: it cannot be opened.
     """
-    if is_remote(place):
-        raise UsageError(
-            f"{name}={place}: training reads and writes folders only; mount the bucket, or name a"
-            " folder on a disk that all machines share"
-        )
+    return Growing(path) if is_remote(path) else path.open("ab")
+
+
+# ---- Reading
 
 
 def sha256(path: os.PathLike[str]) -> str:
-    """The checksum of a local file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with place(path).open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def read_text(path: epath.PathLike) -> str:
@@ -135,7 +256,9 @@ def read_text(path: epath.PathLike) -> str:
       UserError: missing, unreadable or not UTF-8.
     """
     try:
-        return epath.Path(path).read_bytes().decode("utf-8-sig")
+        return place(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:  # of a bucket it says less
+        raise UserError(f"{path}: cannot be read ({os.strerror(errno.ENOENT)})") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from error
     except UnicodeDecodeError as error:

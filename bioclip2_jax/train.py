@@ -23,11 +23,14 @@ from bioclip2_jax.data.feeding import Feed
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.training import (
+    goodput,
     lock,
     preflight,
+    profile,
     progress,
     ranges,
     recipe,
+    reporting,
     resume,
     sharding,
     start,
@@ -58,8 +61,10 @@ def main(argv: Sequence[str]) -> None:
         that is no longer finite.
     """
     group, argv = processes.take_flags(argv)
+    report, argv = reporting.take_flag(argv)
     config, workdir = recipe.parse_arguments(argv)
-    notes = recipe.keep_as_begun(config, workdir)
+    with files.reaching(workdir):
+        notes = recipe.keep_as_begun(config, workdir)
     settings = recipe.compose(config)
     settings.data.check()
     xla_flags.set_flags(settings.step.execution.attention)
@@ -68,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     with processes.together(), naming_full_disk(workdir), alone_in(workdir):
         for note in notes:
             processes.say(f"note: {note}")
-        run(settings, workdir)
+        run(settings, workdir, report=report)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class Run:
     Attributes:
       start: finished updates at the checkpoint it goes on from.
       watchdog: to be told of every finished step.
+      goodput: to be told of what is not in a step.
+      report: "wandb", or None.
     """
 
     settings: recipe.Settings
@@ -86,21 +93,28 @@ class Run:
     mesh: Mesh
     start: int
     watchdog: watchdog.Watchdog
+    goodput: goodput.Goodput
+    report: str | None
 
 
-def run(settings: recipe.Settings, workdir: Path) -> None:
+def run(settings: recipe.Settings, workdir: Path, report: str | None = None) -> None:
     """The training itself, from the settings to the last checkpoint.
+
+    Args:
+      settings, workdir: of the run.
+      report: "wandb": metrics also go there.
 
     Raises:
       UsageError, UserError: see `main`.
     """
     # ---- Folders, model
     preflight.check_same_folders(settings, workdir)
+    goodput.begin(workdir)
     for note in preflight.repeats(settings):
         processes.say(f"note: {note}")
     model = start.model_sizes(settings, workdir)
     if settings.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / settings.compile_cache))
+        jax.config.update("jax_compilation_cache_dir", str(start.cache_folder(settings, workdir)))
 
     # ---- Devices
     mesh = sharding.make_mesh(**vars(settings.mesh))
@@ -125,6 +139,8 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
     else:
         processes.say(f"{workdir}: going on after step {done}")
     if processes.is_main():
+        for note in preflight.moves(settings, workdir, done):
+            processes.say(f"note: {note}")
         save_facts(settings, model, workdir, finished=None)
 
     # ---- Data, from that step on; each process reads what its devices hold
@@ -135,8 +151,18 @@ def run(settings: recipe.Settings, workdir: Path) -> None:
 
     # ---- Loop
     dog = watchdog.Watchdog(settings.stuck_minutes)
-    step = CompiledStep(make_train_step(settings.step, model, mesh, shardings), dog)
-    this = Run(settings=settings, model=model, workdir=workdir, mesh=mesh, start=done, watchdog=dog)
+    good = goodput.Goodput(workdir, done)
+    step = CompiledStep(make_train_step(settings.step, model, mesh, shardings), dog, good)
+    this = Run(
+        settings=settings,
+        model=model,
+        workdir=workdir,
+        mesh=mesh,
+        start=done,
+        watchdog=dog,
+        goodput=good,
+        report=report,
+    )
     with dog.watching(), contextlib.closing(batches):
         loop(this, state, step, batches)
 
@@ -180,26 +206,33 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
     """
     settings, workdir = run.settings, run.workdir
     saver = checkpoint.Writer(workdir, settings.keep_checkpoints)
-    clock = progress.Clock(settings.step.batch_size + settings.step.replay_batch_size)
+    pairs = settings.step.batch_size + settings.step.replay_batch_size
+    clock = progress.Clock(pairs, run.goodput)
+    tracer = profile.Profile(settings.profile, workdir)
     unreadable, nonfinite = Unreadable(settings.data), Nonfinite(settings, workdir)
+
+    report = settings.recipe if run.report else None
 
     def finish(pending: Pending) -> None:
         finish_step(
             run, pending, clock=clock, unreadable=unreadable, nonfinite=nonfinite, writer=writer
         )
+        tracer.finished(pending.step)
 
     pending = None
     with (
         processes.stop_on_signal() as asked_to_stop,
-        progress.open_writer(workdir, run.start, settings.steps) as writer,
+        progress.open_writer(workdir, run.start, settings.steps, report) as writer,
         contextlib.closing(saver),
+        contextlib.closing(tracer),
     ):
         for done in range(run.start + 1, settings.steps + 1):
             with clock.waiting():
                 batch = next(batches)
             unreadable.take_from(batch)
             flops = train_flops_per_step(settings.step, run.model, batch["tokens"].shape[1])
-            state, metrics = step(state, sharding.global_batch(run.mesh, batch))
+            with tracer.around(done):
+                state, metrics = step(state, sharding.global_batch(run.mesh, batch))
             if pending:
                 finish(pending)
             pending = Pending(step=done, metrics=metrics, flops=flops)
@@ -208,9 +241,13 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
             if stopping or done == settings.steps or done % settings.checkpoint_every == 0:
                 finish(pending)
                 pending = None
-                resume.save(saver, done, state)
+                with run.goodput.apart():
+                    if writer:
+                        writer.flush()
+                    resume.save(saver, done, state)
+                run.goodput.save(done)
             if stopping and done < settings.steps:
-                saver.wait()
+                saver.wait(obeying=False)  # this is what was told
                 complete = processes.all_true(not batches.failure)  # all that there is is saved
                 processes.say(f"{workdir}: stopped and saved after step {done}")
                 if not complete:
@@ -224,9 +261,9 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
 class CompiledStep:
     """The step, compiled whenever a batch of another text length comes, and saying so."""
 
-    def __init__(self, step: jax.stages.Wrapped, dog: watchdog.Watchdog):
-        """`step`: of `make_train_step`; `dog`: is at rest while the compiler works."""
-        self._step, self._dog = step, dog
+    def __init__(self, step: jax.stages.Wrapped, dog: watchdog.Watchdog, good: goodput.Goodput):
+        """`step`: of `make_train_step`; `dog` and `good` do not count what the compiler takes."""
+        self._step, self._dog, self._good = step, dog, good
         self._compiled: dict[tuple, Callable] = {}
 
     def __call__(
@@ -236,7 +273,7 @@ class CompiledStep:
         shapes = tuple(value.shape for value in batch.values())
         if shapes not in self._compiled:
             before = time.perf_counter()
-            with self._dog.paused():
+            with self._dog.paused(), self._good.apart():
                 self._compiled[shapes] = self._step.lower(state, batch).compile()
             seconds, length = time.perf_counter() - before, batch["tokens"].shape[1]
             processes.say(f"compiled for captions of {length} tokens in {seconds:.1f} s")
@@ -278,7 +315,7 @@ def alone_in(workdir: Path) -> Iterator[None]:
       UserError: somebody does.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        files.make_folder(workdir)
     except OSError as error:
         raise UsageError(f"--workdir={workdir}: cannot be made ({error.strerror})") from error
     with lock.held(workdir):

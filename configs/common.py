@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 3
     config.train.stuck_minutes = 10.0  # without a step, or 20 median steps if longer: exit code 4
+    config.train.profile = ()  # (first step, how many): a trace of them in WORKDIR/profile
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that split the batch alone; -1: all that are left

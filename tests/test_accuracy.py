@@ -111,3 +111,10 @@ def test_most_confused_names_the_commonest_wrong_answer():
     predictions = np.array([0, 2, 2, 1, 0])
     assert accuracy.most_confused(labels, predictions, 0) == (2, 2)
     assert accuracy.most_confused(labels, np.array(labels), 0) == (-1, 0)
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_all_right_or_all_wrong_still_leaves_room(right):
+    summary = accuracy.summarize(outcomes_of([right] * 10), np.arange(10) % 3)
+    for low, high in summary.intervals.values():
+        assert high - low == pytest.approx(0.278, abs=0.001)  # Wilson's, of 10

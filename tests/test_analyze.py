@@ -141,7 +141,10 @@ def test_sex_lies_across_the_species(features, tmp_path):
     # Lengths of 1 bend the space: across all is across each, but not to the last digit.
     assert result["fisher_removed"]["mean"] > 0.9 * result["fisher"]["mean"]
     assert len(result["panels"]) == 2 and len(result["panels"][0]["points"]) == 3 * IMAGES
-    assert said.splitlines()[-1].startswith(f"sex, {SPECIES} species: rho ")
+    lines = said.splitlines()
+    assert lines[SPECIES].startswith(f"sex, {SPECIES} species: rho ")
+    assert lines[SPECIES + 1].startswith("in the plane of three species: rho ")
+    assert lines[SPECIES + 2 :] == [f"caution: {text}" for text in result["cautions"]]
     assert {"panel_1.svg", "rho_by_species.svg", "within.csv"} <= {
         p.name for p in tmp_path.iterdir()
     }
@@ -227,3 +230,15 @@ def test_figures_are_drawn_where_little_is_known():
         variants=("m", "f"), species=[only], rho=rho, fisher=ratio, fisher_removed=ratio
     )
     assert drawings.rho_by_species(result).startswith("<svg")
+
+
+def test_features_that_are_not_finite_are_refused_and_named(tmp_path):
+    folder = write_store(tmp_path / "broken")
+    kept = store.read(folder)
+    kept.features[3, 5] = np.nan
+    rows = [store.Row(key, place, {}, {}) for place, key in enumerate(kept.keys)]
+    about = replace(kept.about, labels=[])
+    store.write_part(store.part_path(folder, 0), rows, kept.features, about)
+    store.write_about(folder, about)
+    fails(UserError, r"of 1 of 320 pictures are not finite, 0-3 is the first", "between",
+          "--features", folder, "--out", tmp_path / "out")  # fmt: skip

@@ -83,3 +83,12 @@ def test_a_long_list_is_fitted_on_fewer_images_and_judged_on_all(world, monkeypa
 def test_one_image_gives_no_temperature(world):
     images, labels, classes = world
     assert calibration.temperature_scaling(images[:1], labels[:1], classes, 40.0) is None
+
+
+def test_a_temperature_of_few_pictures_or_at_the_bound_is_flagged(world):
+    images, labels, classes = world
+    assert calibration.temperature_scaling(images, labels, classes, 40.0).caution == ""
+    few = calibration.temperature_scaling(images[:20], labels[:20], classes, 40.0)
+    assert "fitted on 10 pictures" in few.caution
+    right = (images @ classes.T).argmax(axis=1)  # nothing is ever wrong: the colder, the better
+    assert "bound" in calibration.temperature_scaling(images, right, classes, 40.0).caution

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.training import resume
 from bioclip2_jax.training.step import TrainState
@@ -276,3 +277,47 @@ def test_a_small_disk_that_fills_up_is_named_too(small_disk):
     writer.save(2, {"kernel": noise[:2]}, {"step": jnp.int32(2)})
     writer.close()
     assert checkpoint.steps(small_disk) == [1, 2]
+
+
+# ---- In a bucket
+
+
+def test_in_a_bucket_a_checkpoint_is_complete_when_it_says_so(bucket):
+    write(bucket, [1, 2, 3], keep=2)
+    assert checkpoint.steps(bucket) == [2, 3] and checkpoint.steps(bucket, known={2}) == [3]
+    folder = checkpoint.step_dir(bucket, 3)
+    assert seal.damage(folder) is None
+    (folder / "commit_success.txt").unlink()
+    assert checkpoint.steps(bucket) == [2] and checkpoint.latest_step(f"{bucket}/none") is None
+    checkpoint.Writer(bucket, 9).close()  # the next start takes away what is not complete
+    assert not folder.exists()
+    write(bucket, [3])
+    assert checkpoint.steps(bucket) == [2, 3]
+
+
+def test_a_complete_checkpoint_in_a_bucket_is_sealed_before(bucket, monkeypatch):
+    seen = []
+
+    def watched(folder):
+        seen.append(checkpoint.steps(bucket))
+        assert str(folder) == f"{bucket}/checkpoints/1"
+
+    monkeypatch.setattr(seal, "write", watched)
+    monkeypatch.setattr(seal, "complete", lambda folder: seen.append(checkpoint.steps(bucket)))
+    write(bucket, [1])
+    assert seen == [[], [1]]
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(bucket, capsys):
+    write(bucket, [1, 2])
+    folder = checkpoint.step_dir(bucket, 2)
+    name = next(n for n in files.below(folder) if "/d/" in n)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert seal.damage(folder) == f"{name} is not what was written"
+    assert resume.newest_sound_step(files.place(bucket)) == 1
+    aside = files.place(bucket) / "damaged" / "2"
+    assert f"moved to {aside}; step 1 is used" in capsys.readouterr().err
+    assert not folder.exists() and (aside / name).stat().length == len(content)
+    (checkpoint.step_dir(bucket, 1) / "params" / "_METADATA").unlink()
+    assert seal.damage(checkpoint.step_dir(bucket, 1)) == "params/_METADATA is missing"

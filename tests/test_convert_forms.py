@@ -28,7 +28,8 @@ from bioclip2_jax.training import start
 from bioclip2_jax.training.recipe import compose, parse_recipe
 from bioclip2_jax.weights import checkpoint, layout, transformers
 from bioclip2_jax.weights.description import Preprocess, write_description
-from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE, infer_config, open_source
+from bioclip2_jax.weights.infer import infer_config
+from bioclip2_jax.weights.open import CONFIG_FILE, WEIGHTS_FILE, open_source
 from bioclip2_jax.weights.tensors import Tensor
 from bioclip2_jax.weights.write import write
 
@@ -218,7 +219,7 @@ def test_what_was_assumed_about_a_bare_file_is_said(tmp_path):
         text=dataclasses.replace(CONFIG.text, width=64, heads=1),
     )
     save_file(state_dict(random_params(config), config), tmp_path / "bare.safetensors")
-    result = call(tmp_path / "bare.safetensors", tmp_path / "ours")
+    result = call(tmp_path / "bare.safetensors", tmp_path / "ours", "--heads", 2)
     assert "2 and 1 heads, GELU and CLIP's mean" in result.output
     assert read(tmp_path / "ours")[0] == config
 

@@ -149,6 +149,8 @@ def test_results_of_before_an_option_came_still_count(workdir, data):
     "change, again",
     [
         ({"protocol": "corrected"}, 0),
+        ({"protocol": "faithful"}, 0),
+        ({"protocol": "v1"}, 2),
         ({"labels": "all"}, 1),
         ({"text_kind": "sci"}, 3),
         ({"split": "train"}, 3),

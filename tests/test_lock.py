@@ -11,6 +11,7 @@ import time
 import msgspec
 import pytest
 
+from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.training import lock
 
@@ -117,3 +118,11 @@ def test_a_training_whose_lock_was_taken_over_ends(tmp_path):
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 1 and "process 1 on elsewhere" in messages
     assert lock._read(tmp_path / lock.LOCK_FILE).host == "elsewhere"
+
+
+def test_a_living_training_in_a_bucket_is_named_by_the_client_itself(bucket):
+    workdir = files.place(bucket)
+    named = f"at work there .process {os.getpid()} on "
+    with lock.held(workdir), pytest.raises(UserError, match=named):
+        lock.held(workdir).__enter__()
+    assert not (workdir / lock.LOCK_FILE).exists()

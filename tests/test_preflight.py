@@ -19,7 +19,7 @@ def data(tmp_path_factory):
 
 def test_processes_with_folders_of_their_own_end_in_one_sentence(data, tmp_path):
     before = time.monotonic()
-    both = [arguments(tmp_path / name, data) for name in ("here", "there")]
+    both = [arguments(tmp_path / name, data, recipe="hasty") for name in ("here", "there")]
     codes, messages = finish(start_each(both), timeout=120)
     assert codes[0] == 1 and codes[1] != 0 and time.monotonic() - before < 60
     assert "is not the same folder for all 2 processes" in messages[0]

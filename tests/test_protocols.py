@@ -1,5 +1,8 @@
 """The protocols beyond species against plain references written here."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,11 +15,15 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.evaluation import beyond, species
 from bioclip2_jax.evaluation.protocols.herbarium19 import herbarium19, split_labelled
 from bioclip2_jax.evaluation.protocols.multi_label import awa2, fishnet
 from bioclip2_jax.evaluation.protocols.newt import newt
 from bioclip2_jax.evaluation.protocols.parts import Parts
-from bioclip2_jax.evaluation.protocols.plantdoc import plantdoc
+from bioclip2_jax.evaluation.protocols.plantdoc import loader_order, plantdoc
+from bioclip2_jax.evaluation.published.beyond import Labelled, OldAndNew, TwoParts
+from bioclip2_jax.evaluation.schema import Settings
+from bioclip2_jax.evaluation.subject import Job
 from bioclip2_jax.measures import heads
 
 
@@ -153,15 +160,15 @@ def train_by_hand(x, y, params, rate: float, rng, batch: int = 256) -> list[np.n
 def answers_by_hand(params, x, rng, protocol: str) -> np.ndarray:
     """With the dropout still on and a threshold of 0.5, or without and at even chances."""
     hidden = x @ params[0] + params[1]
-    if protocol == "faithful":
+    if protocol == "v2":
         hidden = hidden * 2.0 * (rng.random(hidden.shape) < 0.5)
-    return hidden @ params[2] + params[3] > (0.5 if protocol == "faithful" else 0)
+    return hidden @ params[2] + params[3] > (0.5 if protocol == "v2" else 0)
 
 
 def test_fishnet_agrees_with_gradients_by_hand(trained_once):
     rng = np.random.default_rng(0)
     (x, y), (tx, ty) = many_labels(rng, 1500), many_labels(rng, 20_000)
-    theirs = {"faithful": [], "corrected": []}
+    theirs = {"v2": [], "corrected": []}
     for seed in range(3):
         own = np.random.default_rng(seed)
         params = train_by_hand(x, y, start(x, y, seed), 1e-4, own)
@@ -182,12 +189,12 @@ def test_awa2_agrees_with_gradients_by_hand(trained_once):
         both = (answers & (ty == 1)).sum(axis=0)
         return float(np.mean((2 * both / (answers.sum(axis=0) + ty.sum(axis=0)))[columns]))
 
-    theirs, before = {"faithful": [], "corrected": []}, []
+    theirs, before = {"v2": [], "corrected": []}, []
     for seed in range(3):
         own = np.random.default_rng(seed)
         params = train_by_hand(x, y, start(x, y, seed), 1e-5, own)
         for protocol, values in theirs.items():
-            columns = slice(2) if protocol == "faithful" else slice(7)
+            columns = slice(2) if protocol == "v2" else slice(7)
             values.append(f1(answers_by_hand(params, tx, own, protocol), columns))
         before.append(f1(answers_by_hand(start(x, y, seed), tx, own, "corrected"), slice(7)))
     for protocol, values in theirs.items():
@@ -209,8 +216,8 @@ def test_the_head_learns_what_a_linear_map_can():
 def test_the_slips_of_the_original_lower_the_figure():
     rng = np.random.default_rng(4)
     (x, y), (tx, ty) = many_labels(rng, 1200), many_labels(rng, 1200)
-    faithful, corrected = (fishnet(Parts(x, y, tx, ty), p) for p in ("faithful", "corrected"))
-    assert faithful.accuracy < corrected.accuracy
+    first, second, corrected = (fishnet(Parts(x, y, tx, ty), p) for p in ("v1", "v2", "corrected"))
+    assert first.accuracy == second.accuracy < corrected.accuracy
     np.testing.assert_allclose(corrected.right.mean(), corrected.accuracy)
     assert corrected.per_label.shape == (9,)
 
@@ -218,14 +225,14 @@ def test_the_slips_of_the_original_lower_the_figure():
 def test_awa2_scores_two_attributes_or_all():
     rng = np.random.default_rng(5)
     (x, y), (tx, ty) = many_labels(rng, 600, labels=6), many_labels(rng, 800, labels=6)
-    for protocol, threshold in (("faithful", 0.5), ("corrected", 0.0)):
+    for protocol, threshold in (("v2", 0.5), ("corrected", 0.0)):
         found = awa2(Parts(x, y, tx, ty), protocol, seed=2)
         params = heads.train_head(x, y, 1e-5, seed=2)
         answers = heads.evaluation_logits(params, tx, protocol, 2) > threshold
-        wanted = {"labels": np.unique(ty)} if protocol == "faithful" else {}
+        wanted = {"labels": np.unique(ty)} if protocol == "v2" else {}
         expected = f1_score(ty, answers.astype(int), average="macro", zero_division=0, **wanted)
         assert found.f1 == pytest.approx(expected)
-        columns = [0, 1] if protocol == "faithful" else range(6)
+        columns = [0, 1] if protocol == "v2" else range(6)
         both = sum((answers[:, i] & (ty[:, i] == 1)).sum() for i in columns)
         named = sum(answers[:, i].sum() + ty[:, i].sum() for i in columns)
         assert found.micro_f1 == pytest.approx(2 * both / named)
@@ -272,14 +279,14 @@ def matched(found, truth):
     return np.asarray([pairs[f] == t for f, t in zip(found, truth, strict=True)])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_herbarium_clusters_as_plain_loops_do(seed):
+@pytest.mark.parametrize("protocol, seed", [("v2", 0), ("v2", 1), ("v1", 0)])
+def test_herbarium_clusters_as_plain_loops_do(protocol, seed):
     rng = np.random.default_rng(seed)
     features, labels = clusters(rng, 14, 40, 10, 0.9)
     is_old = np.arange(14) % 2 == 0
     labelled = split_labelled(labels, is_old)
-    found = herbarium19(features, labels, labelled, is_old, seed=seed)
-    points = unit(features)
+    found = herbarium19(features, labels, labelled, is_old, protocol, seed)
+    points = features if protocol == "v1" else unit(features)
     inertia, groups = plain_kmeans(points, np.where(labelled, labels, -1), 14, seed)
     assert found.inertia == pytest.approx(inertia, rel=1e-5)
     np.testing.assert_array_equal(found.clusters, groups)
@@ -291,6 +298,8 @@ def test_herbarium_clusters_as_plain_loops_do(seed):
     each = [right[free & (labels == c)].mean() for c in range(14)]
     assert found.macro == pytest.approx(np.mean(each))
     assert found.old == right[free & old].mean() and found.new == right[free & ~old].mean()
+    if protocol == "v1":
+        return
     corrected = herbarium19(features, labels, labelled, is_old, "corrected", seed)
     assert corrected.accuracy == matched(groups[free], labels[free]).mean() <= found.accuracy
 
@@ -309,20 +318,26 @@ def test_four_fifths_of_the_old_classes_are_labelled():
 # ---- PlantDoc
 
 
-def test_plantdoc_is_the_nearest_of_one_example_a_class():
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_plantdoc_is_the_nearest_of_one_example_a_class(protocol):
     rng = np.random.default_rng(6)
     features, labels = clusters(rng, 8, 30, 16, 1.5)
     train, test = np.arange(240) < 120, np.arange(240) >= 120
-    x, tx = unit(features)[train], unit(features)[test]
+    points = features if protocol == "v1" else unit(features)
+    x, tx = points[train], points[test]
     parts = Parts(x, labels[train], tx, labels[test])
+    running = np.random.RandomState(0)
+    np.random.seed(0)
     for repeat in range(5):
-        found = plantdoc(parts, repeat)
-        np.random.seed(repeat)
+        found = plantdoc(parts, running if protocol == "v1" else repeat)
+        if protocol == "v2":
+            np.random.seed(repeat)
         chosen = []
         for label in range(8):
             rows = np.flatnonzero(labels[train] == label)
             np.random.shuffle(rows)
             chosen.append(rows[0])
+        np.random.shuffle(np.array(chosen))
         mean = x[chosen].mean(axis=0)
         centres, queries = unit(x[chosen] - mean), unit(tx - mean)
         answers = ((queries[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)
@@ -333,3 +348,73 @@ def test_plantdoc_is_the_nearest_of_one_example_a_class():
         assert found.macro == pytest.approx(np.mean(each))
     with pytest.raises(UserError, match="class 8 has test pictures"):
         plantdoc(Parts(x, labels[train], tx, labels[test] + 1), 0)
+
+
+def test_pictures_come_in_the_order_of_pytorchs_loader():
+    """What `DataLoader(range(n), shuffle=True)` gives after `torch.manual_seed(0)`."""
+    assert loader_order(10).tolist() == [6, 7, 1, 4, 2, 0, 9, 8, 3, 5]
+    assert loader_order(2342)[:8].tolist() == [1244, 1117, 119, 1573, 537, 809, 677, 321]
+    assert sorted(loader_order(2342)) == list(range(2342)) and loader_order(1).tolist() == [0]
+
+
+# ---- Which features, how often, from which generator
+
+
+def kept(features: np.ndarray) -> SimpleNamespace:
+    """Who holds features of pictures "0", "1", ..., as a store does: of length 1, with norms."""
+    norms = np.linalg.norm(features, axis=1)
+    keys = [str(number) for number in range(len(features))]
+    about = SimpleNamespace(bad=[])
+    store = SimpleNamespace(features=unit(features), norms=norms, keys=keys, about=about)
+    return SimpleNamespace(store=lambda root: store)
+
+
+def job(task: str, pictures, protocol: str) -> Job:
+    settings = Settings(protocol=protocol)
+    return Job(task=task, settings=settings, name=task, root=Path(task), pictures=pictures)
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2", "corrected"])
+def test_a_release_says_which_features_and_how_many_runs(protocol):
+    rng = np.random.default_rng(8)
+    features, labels = clusters(rng, 6, 30, 10, 1.5)
+    features *= rng.uniform(0.5, 2, (len(labels), 1)).astype("f4")  # their lengths matter
+    points = features if protocol == "v1" else unit(features)
+    files = [str(number) for number in range(len(labels))]
+
+    is_old = np.arange(6) < 3
+    pictures = OldAndNew(files=files, labels=labels, is_old=is_old)
+    found = beyond.run_herbarium19(job("herbarium19", pictures, protocol), kept(features))
+    given = points, labels, split_labelled(labels, is_old), is_old, protocol
+    seeds = range(1 if protocol == "v1" else 3)
+    assert found.runs == [herbarium19(*given, seed).accuracy for seed in seeds]
+    assert found.protocol == protocol
+
+    pictures = TwoParts(Labelled(files[:90], labels[:90]), Labelled(files[90:], labels[90:]))
+    found = beyond.run_plantdoc(job("plantdoc", pictures, protocol), kept(features))
+    for order, runs in ((np.arange(90), found.runs), (loader_order(90), found.loader_runs)):
+        parts = Parts(points[order], labels[order], points[90:], labels[90:])
+        running = np.random.RandomState(0)
+        seeds = [running] * 5 if protocol == "v1" else range(5)
+        assert runs == [plantdoc(parts, seed).accuracy for seed in seeds]
+    assert found.runs != found.loader_runs
+
+
+def test_a_release_says_how_few_shot_draws(monkeypatch):
+    asked = []
+
+    def few_shot(*given, run_on):
+        asked.append(run_on)
+        raise UserError("drawn")
+
+    question = SimpleNamespace(
+        classes=[], labels=np.zeros(1, int), pictures=SimpleNamespace(features=[], keys=["a"])
+    )
+    question.pictures.features = np.ones((1, 2), "f4")
+    monkeypatch.setattr(species, "few_shot", few_shot)
+    monkeypatch.setattr(species.questions, "by_examples", lambda *_: question)
+    subject = SimpleNamespace(place=lambda _: Path())
+    for protocol in ("v1", "v2", "faithful", "corrected"):
+        with pytest.raises(UserError, match="drawn"):
+            species.run_few_shot(job("few_shot_1", None, protocol), subject, 1)
+    assert asked == [True, False, False, False]

@@ -303,3 +303,37 @@ def test_the_templates_are_chosen_and_recorded(sets, tmp_path, monkeypatch):
     paper, theirs = asked
     assert len(paper) == 81 and len(theirs) == 80 and np.isin(theirs, paper).all()
     assert set(paper) - set(theirs) == {"a photo of {}."}
+
+
+# ---- Beside other results
+
+
+def test_the_same_task_on_another_set_takes_a_folder_of_its_own(tmp_path):
+    names = ("first", "second", "more/second")
+    for name in names:
+        published_sets.meta_album(tmp_path / name)
+    for name in (*names, "first"):
+        call = ("--model", "m", "--data", tmp_path / name, "--tasks", "few_shot_1")
+        bioclip2("evaluate", *call, "--out", tmp_path / "out")
+    found = results(tmp_path / "out")
+    assert {key: Path(one["settings"]["data"]) for key, one in found.items()} == {
+        "few_shot_1": tmp_path / "first",
+        "second/few_shot_1": tmp_path / "second",
+        "second-2/few_shot_1": tmp_path / "more" / "second",
+    }
+
+
+def test_newt_is_compared_picture_by_picture(sets, tmp_path):
+    call = ("--data", sets / "newt", "--tasks", "newt")
+    for name in ("a", "b"):
+        bioclip2("evaluate", "--model", "m", *call, "--out", tmp_path / name)
+    table = tmp_path / "b" / "newt_images.csv"
+    lines = table.read_text().splitlines()
+    assert lines[1] == "newt2021_images/age-red-5.jpg,age,0,2,2" and len(lines) == 13
+    table.write_text("\n".join([*lines[:9], *(line[:-1] + "0" for line in lines[9:])]) + "\n")
+    told = bioclip2("compare", tmp_path / "a", tmp_path / "b")
+    assert told.startswith("newt: 100.0 and 66.7 %, difference -33.3 [")
+    assert "class average -33.3" in told and "better on 4 and 0 of 12 images" in told
+    bioclip2("evaluate", "--model", "m", *call, "--protocol", "v1", "--out", tmp_path / "c")
+    with pytest.raises(UserError, match="ran it a different number of times; .* same --protocol"):
+        bioclip2("compare", tmp_path / "a", tmp_path / "c")

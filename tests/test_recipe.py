@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from flax.traverse_util import flatten_dict
 
+from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.training import ranges, recipe
+from bioclip2_jax.training import ranges, recipe, start
 from configs import common, quickstart
 
 RECIPES = Path(__file__).parent.parent / "configs"
@@ -132,12 +133,31 @@ def test_kernels_that_the_devices_lack_are_refused(platform, dtype):
     ranges.check_devices("packed", dtype, platform)
 
 
-@pytest.mark.parametrize("key", ["dir", "replay_dir"])
-def test_data_in_a_bucket_is_refused_in_a_sentence(key):
-    config = recipe.parse_recipe([QUICKSTART])
-    config.data[key] = "gs://bucket/data"
-    with pytest.raises(UsageError, match=f"config.data.{key}=gs://bucket/data: training reads"):
-        recipe.compose(config).data.check()
+@pytest.mark.parametrize("key", ["data.dir", "data.replay_dir", "init", "compile_cache"])
+def test_places_of_another_kind_are_refused_in_a_sentence(key):
+    config = recipe.parse_recipe([QUICKSTART, f"--config.{key}=s3://bucket/data"])
+    with pytest.raises(UsageError, match=f"config.{key}: s3://bucket/data: s3:// is not read"):
+        recipe.compose(config)
+
+
+def test_a_workdir_may_be_in_a_bucket():
+    _, workdir = recipe.parse_arguments([QUICKSTART, "--workdir=gs://bucket/run"])
+    assert str(workdir) == "gs://bucket/run" and files.is_remote(workdir)
+
+
+@pytest.mark.parametrize(
+    ("workdir", "cache", "place"),
+    [
+        ("/runs/a", "compile_cache", "/runs/a/compile_cache"),
+        ("gs://bucket/a", "compile_cache", "gs://bucket/a/compile_cache"),
+        ("gs://bucket/a", "/tmp/cache", "/tmp/cache"),
+        ("/runs/a", "gs://bucket/cache", "gs://bucket/cache"),
+    ],
+)
+def test_compiled_steps_are_kept_in_the_workdir_or_where_a_whole_name_says(workdir, cache, place):
+    config = recipe.parse_recipe([QUICKSTART, f"--config.compile_cache={cache}"])
+    folder = start.cache_folder(recipe.compose(config), files.place(workdir))
+    assert str(folder) == place
 
 
 def test_a_recipe_without_a_key_or_of_another_type_is_named():
@@ -162,7 +182,7 @@ def test_a_recipe_without_a_key_or_of_another_type_is_named():
         ([QUICKSTART, "--workdirr=w"], "workdir"),
         ([QUICKSTART], "--workdir is missing"),
         (["--workdir=w"], "--config is missing"),
-        ([QUICKSTART, "--workdir=gs://b/run"], "--workdir=gs://b/run: training reads and writes"),
+        ([QUICKSTART, "--workdir=gcs://b/run"], "gcs:// is not read or written; name a folder or"),
         (["--config=no/such.py", "--workdir=w"], "no such recipe file"),
         ([QUICKSTART, "--workdir=w", "stray"], "unexpected argument 'stray'"),
         ([QUICKSTART, QUICKSTART, "--workdir=w"], "Overriding config is not allowed"),

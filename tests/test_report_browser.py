@@ -28,6 +28,11 @@ _MEASURE = """
     texts: [...inside.querySelectorAll("svg")].map((svg) => boxes(svg).length),
     broken: [...inside.images].filter((image) => !image.naturalWidth).length,
     images: inside.images.length,
+    unmarked: [...inside.querySelectorAll(".scroll")].filter((box) =>
+      box.scrollWidth > box.clientWidth
+      && !getComputedStyle(box).backgroundAttachment.includes("local")).length,
+    scrolling: [...inside.querySelectorAll(".scroll")].filter((box) =>
+      box.scrollWidth > box.clientWidth).length,
     overlaps,
   };
   document.body.innerHTML = "<pre>" + JSON.stringify(measured) + "</pre>";
@@ -55,6 +60,7 @@ def test_on_a_phone_nothing_is_cut_broken_or_overlapping(tmp_path):
     assert measured["width"] == measured["window"] <= 375  # beside a scroll bar
     assert (measured["broken"], measured["images"]) == (0, 5)
     assert measured["overlaps"] == []
+    assert measured["unmarked"] == 0 < measured["scrolling"]
     assert (
         len(measured["texts"]) == 5 and min(measured["texts"]) > 0 and sum(measured["texts"]) > 20
     )

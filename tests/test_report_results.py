@@ -126,8 +126,8 @@ def test_two_protocols_are_two_rows(tmp_path):
     told = [beyond("awa2", [0.4], 37_322), beyond("awa2", [0.6], 37_322, "corrected")]
     rows = tables.paper_rows(published.BEYOND_SPECIES, results_of(tmp_path, told))
     assert [(row.note, row.cells[2].value) for row in rows] == [
-        ("corrected", 0.6),
-        ("faithful", 0.4),
+        ("protocol corrected", 0.6),
+        ("protocol v2", 0.4),
     ]
     assert all(row.cells[2].std is None for row in rows)  # of one run
 
@@ -208,9 +208,48 @@ def test_a_key_cannot_leave_the_folder_of_the_pictures(tmp_path, squares):
 
 def test_what_was_left_out_and_where_it_comes_from(tmp_path):
     page = page_of(put_evaluation(tmp_path / "out"))
-    assert "2 pictures of taxa that are not on the list" in page
-    assert "broken.jpg (the file is empty)" in page
+    assert "2 pictures of taxa that are not on the list of names." in page
+    assert "1 missing or unreadable picture, such as broken.jpg (the file is empty)" in page
     assert "models/ours" in page and "text_kind asis" in page and "<td>0.1.0</td>" in page
+
+
+def test_few_shot_leaves_out_for_want_of_pictures_and_says_its_protocol(tmp_path):
+    told = zero_shot(protocol="v1") | {"task": "few_shot_5", "k": 5, "std": 0.1, "folds": [0.5]}
+    told |= {"num_excluded": 9, "num_bad": 0, "bad": [], "left_out": ["Rara avis"]}
+    put(tmp_path / "out" / "few_shot_5.json", told)
+    page = page_of(tmp_path / "out")
+    assert "9 pictures that were never a question: of taxa with no more than 5 pictures" in page
+    assert "for want of 5 pictures: 1 taxon, for example <em>Rara avis</em>" in page
+    assert "not on the list" not in page and '<td class="text">v1</td>' in page
+
+
+def test_calibration_is_told_before_and_after_on_the_same_pictures(tmp_path):
+    told = zero_shot()
+    told["calibration"]["scaled"] = {
+        **{"temperature": 1.5, "num_fitted": 2, "num_judged": 1234, "ece_before": 0.132},
+        **{"ece_after": 0.111, "nll_before": 1.0, "nll_after": 0.9},
+    }
+    put(tmp_path / "out" / "zero_shot.json", told)
+    page = page_of(tmp_path / "out")
+    assert "On the 1,234 pictures that a temperature of 1.50 was not fitted on" in page
+    assert "13.2 % without it, 11.1 % with it" in page
+
+
+def test_strata_are_explained_and_no_published_table_is_empty(tmp_path):
+    strata = {"few": {"num_images": 3, "num_classes": 2, "top1": 0.5, "macro_top1": 0.25}}
+    put(tmp_path / "out" / "zero_shot.json", zero_shot() | {"strata": strata})
+    page = page_of(tmp_path / "out")
+    assert "how many pictures of them the training saw" in page
+    assert "Beside the published figures" not in page and "BioCLIP 2</td>" not in page
+
+
+def test_the_single_tasks_of_newt_are_listed(tmp_path):
+    told = beyond("newt", [0.9], 100, tasks={"ml_age": 0.95, "ml_sex": 0.85})
+    put(tmp_path / "out" / "newt.json", told)
+    page = page_of(tmp_path / "out")
+    assert "All 2 tasks of NeWT" in page
+    assert page.index("ml_sex</td><td>85.0 %") < page.index("ml_age</td><td>95.0 %")
+    assert "measured here, protocol v2" in page  # the file says faithful
 
 
 def test_results_of_the_first_version_are_shown_without_what_they_lack(tmp_path):

@@ -19,17 +19,22 @@ def clusters(num_classes: int, images: int, noise: float, seed: int = 0):
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32), labels
 
 
-def reference(features: np.ndarray, labels: np.ndarray, k: int) -> list[float]:
-    """The protocol written out slowly, image by image."""
+def lists(features: np.ndarray, labels: np.ndarray) -> dict[int, list]:
+    """Class → its features, as both releases of the original build them."""
+    by_class: dict[int, list] = {}
+    for feature, label in zip(features, labels, strict=True):
+        by_class.setdefault(int(label), []).append(feature)
+    return by_class
+
+
+def reference(by_class: dict[int, list], k: int, copies: bool = True) -> list[float]:
+    """The protocol written out slowly, image by image; without copies it shuffles `by_class`."""
     accuracies = []
     for fold in range(5):
         random.seed(fold)
-        by_class: dict[int, list] = {}
-        for feature, label in zip(features, labels, strict=True):
-            by_class.setdefault(int(label), []).append(feature)
         support, queries = {}, []
         for label, items in by_class.items():
-            items = list(items)
+            items = list(items) if copies else items
             random.shuffle(items)
             support[label] = items[:k]
             queries += [(item, label) for item in items[k:]]
@@ -53,10 +58,23 @@ def test_folds_equal_the_protocol_written_out(k):
     shuffled = np.random.default_rng(3).permutation(len(labels))
     features, labels = features[shuffled], labels[shuffled]
     result = few_shot(features, labels, k, groups_of(6))
-    expected = reference(features, labels, k)
+    expected = reference(lists(features, labels), k)
     assert result.fold_top1 == pytest.approx(expected)
     assert result.std == pytest.approx(np.std(expected))
     assert 0.2 < np.mean(expected) < 0.99
+
+
+def test_the_first_release_shuffles_on_from_fold_to_fold_and_from_one_shot_to_five():
+    features, labels = clusters(num_classes=7, images=14, noise=1.5)
+    some = np.random.default_rng(3).permutation(len(labels))[:80]  # of unequal numbers
+    features, labels = features[some], labels[some]
+    kept, groups = lists(features, labels), groups_of(7)
+    for k in (1, 5):  # in this order, as the released script asks for them
+        expected = reference(kept, k, copies=False)
+        found = few_shot(features, labels, k, groups, run_on=True)
+        assert found.fold_top1 == pytest.approx(expected)
+        fresh = few_shot(features, labels, k, groups).fold_top1
+        assert (fresh[0] == expected[0]) == (k == 1) and (fresh[1:] != expected[1:]).any()
 
 
 def test_first_answers_and_their_lineages_are_counted_image_by_image():

@@ -40,8 +40,8 @@ def test_a_step_that_does_not_come_ends_the_process():
 @pytest.mark.parametrize(
     "script",
     [
-        "with dog.watching():\n    with dog.paused():\n        time.sleep(4)",
-        "with dog.watching():\n    time.sleep(0.3)\n    dog.step(1)\n    time.sleep(4)",
+        "with dog.watching():\n    with dog.paused():\n        time.sleep(2.5)",
+        "with dog.watching():\n    time.sleep(0.3)\n    dog.step(1)\n    time.sleep(2.5)",
     ],
     ids=["compiling", "slow steps"],
 )

@@ -7,10 +7,10 @@ from bioclip2_jax.analysis.within import check_dimensions, panel, within
 from bioclip2_jax.errors import UsageError, UserError
 
 
-def planted(rho, seed=0, species=30, dim=128, images=(20, 20), noise=0.05, length=0.4):
+def planted(rho, seed=0, species=30, dim=128, images=(20, 20), noise=0.05, length=0.4, apart=1.0):
     """(features, species, variants); rho of every species' difference lies in the species' span."""
     rng = np.random.default_rng(seed)
-    means = rng.normal(size=(species, dim)) / np.sqrt(dim)
+    means = apart * rng.normal(size=(species, dim)) / np.sqrt(dim)
     span = np.linalg.svd(means - means.mean(axis=0))[2][: species - 1]
     features, numbers, variants = [], [], []
     for number, mean in enumerate(means):
@@ -85,10 +85,10 @@ def test_fewer_than_four_pictures_of_a_variant_give_no_share():
     found = within(features, species, variants, permutations=9)
     assert found.rho is None and found.rho_interval is None
     assert all(one.rho is None and one.inside is None for one in found.species)
-    assert all(one.fisher > 0 and one.rho_raw > 0 for one in found.species)
+    assert all(one.fisher_raw > 0 and one.rho_raw > 0 for one in found.species)
 
 
-def test_uncorrected_share_and_fisher_ratio_are_as_the_paper_defines_them():
+def test_uncorrected_share_and_fisher_ratio_are_those_of_the_formulas():
     features, species, variants = planted(0.3, species=6, dim=20, images=(5, 7), noise=0.2)
     found = within(features, species, variants, dimensions=3, permutations=9)
     means = [
@@ -102,10 +102,10 @@ def test_uncorrected_share_and_fisher_ratio_are_as_the_paper_defines_them():
         inside = ((basis.T @ difference) ** 2).sum()
         assert one.rho_raw == pytest.approx(inside / (difference**2).sum())
         traces = sum(np.trace(np.cov(part.T)) for part in parts)
-        assert one.fisher == pytest.approx((difference**2).sum() / traces)
+        assert one.fisher_raw == pytest.approx((difference**2).sum() / traces)
         away = np.eye(20) - basis @ basis.T
         removed = sum(np.trace(np.cov((part @ away).T)) for part in parts)
-        assert one.fisher_removed == pytest.approx(((away @ difference) ** 2).sum() / removed)
+        assert one.fisher_removed_raw == pytest.approx(((away @ difference) ** 2).sum() / removed)
         assert one.counts == (5, 7) and one.species == number
 
 
@@ -131,6 +131,77 @@ def test_an_uneven_sex_ratio_does_not_tilt_the_subspace():
     assert found.rho < 0.01 and found.rho_raw < 0.01
 
 
+@pytest.mark.parametrize("males", [0.5, 0.3, 0.1])
+def test_species_of_unknown_sex_do_not_tilt_the_share(males):
+    """Those with a mean along the very difference are left out of the subspace, and named."""
+    rng = np.random.default_rng(0)
+    dim, known = 64, 12
+    means = rng.normal(size=(2 * known, dim)) * 1.5 / np.sqrt(dim)
+    span = np.linalg.svd(means - means.mean(axis=0))[2][: 2 * known - 1]
+    sex = rng.normal(size=dim)
+    sex -= sex @ span.T @ span
+    sex /= np.linalg.norm(sex)
+    species = np.repeat(np.arange(2 * known), 12)
+    male = np.tile([0, 1], len(species) // 2)
+    odd = rng.random(len(species)) < np.where(species % 2, males, 1 - males)
+    male = np.where(species < known, male, odd)
+    features = means[species] + np.outer(male - 0.5, sex)
+    features += rng.normal(size=features.shape) * 0.7 / np.sqrt(dim)
+    found = within(features, species, np.where(species < known, male, -1), permutations=9)
+    assert found.rho == pytest.approx(0, abs=0.03) and found.spanning == known
+    assert found.rho_interval[0] < 0 < found.rho_interval[1]
+    assert found.rho_all > 0.05 and "in that of all 24" in found.cautions[0]
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+def test_close_species_neither_hide_nor_make_a_share(rho):
+    """Their plain span is half noise, which halves alone do not mend."""
+    found = [
+        within(*planted(rho, seed, species=12, apart=0.3, length=0.5), permutations=0)
+        for seed in range(10)
+    ]
+    assert np.mean([one.rho for one in found]) == pytest.approx(rho, abs=0.03)
+    assert abs(np.mean([one.rho_raw for one in found]) - rho) > 0.01
+    inside = [low <= rho <= high for low, high in (one.rho_interval for one in found)]
+    assert np.mean(inside) >= 0.9
+
+
+def test_species_that_noise_hides_give_no_interval_and_a_caution():
+    features, species, variants = planted(0.3, species=12, dim=64, images=(6, 6), apart=0.1)
+    found = within(features, species, variants, permutations=1)
+    assert found.resolved < 11 and found.rho_interval is None
+    assert f"only {found.resolved} of the 11 dimensions" in found.cautions[0]
+
+
+@pytest.mark.parametrize("images", [(4, 4), (10, 10), (20, 5)])
+def test_variants_that_do_not_differ_have_a_fisher_ratio_of_zero(images):
+    found = within(*planted(0.0, species=30, dim=64, images=images, length=0), permutations=1)
+    assert found.fisher == pytest.approx(0, abs=0.03)
+    assert found.fisher_removed == pytest.approx(0, abs=0.03)
+    assert found.fisher_raw == pytest.approx(found.fisher + found.fisher_floor)
+    assert found.fisher_floor == pytest.approx(np.mean(1 / np.asarray(images)), rel=0.2)
+
+
+def test_few_pictures_say_how_small_their_p_can_be():
+    found = within(*planted(0.0, species=4, images=(2, 2)), permutations=999)
+    assert all(one.fisher_smallest_p == pytest.approx(1 / 3) for one in found.species)
+    found = within(*planted(0.0, species=4, images=(2, 3)), permutations=999)
+    assert all(one.fisher_smallest_p == pytest.approx(1 / 10) for one in found.species)
+
+
+def test_the_plane_of_three_species_holds_what_lies_in_it():
+    found = within(*planted(0.0, species=6), permutations=1)
+    assert found.plane.triples == 20 and found.plane.random_direction == 2 / 128
+    assert found.plane.rho == pytest.approx(0, abs=0.03)
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(3, 32))
+    variants, species = np.tile([0, 1], 30), np.repeat(np.arange(3), 20)
+    inside = np.outer(variants - 0.5, means[0] - means[1]) * 0.3
+    features = means[species] + inside + 0.05 * rng.normal(size=(60, 32))
+    found = within(features, species, variants, permutations=1)
+    assert found.plane.rho == pytest.approx(1, abs=0.03) and found.plane.triples == 1
+
+
 def test_three_species_lie_in_their_plane_with_the_variants_across():
     features, species, variants = planted(0.0, species=5, images=(12, 12), noise=0.01)
     found = panel(features, species, variants, [4, 0, 2])
@@ -149,7 +220,8 @@ def test_three_species_lie_in_their_plane_with_the_variants_across():
 def test_results_are_a_function_of_the_seed():
     data = planted(0.3, species=8, dim=32, images=(4, 5))
     one, same, other = (within(*data, permutations=29, seed=seed) for seed in (0, 0, 1))
-    assert one == same and one.rho != other.rho and one.rho_raw == other.rho_raw
+    assert one == same and one.halves != other.halves
+    assert (one.rho, one.rho_interval) == (other.rho, other.rho_interval)
 
 
 def test_what_cannot_be_measured_is_said():

@@ -6,9 +6,9 @@ import sys
 
 _CHECK = """
 import os, jax
-from bioclip2_jax.training.xla_flags import GPU_FLAGS, set_flags
+from bioclip2_jax.training.xla_flags import GPU_FLAGS, PATIENT, set_flags
 set_flags()
-assert all(f"--{name}=" in os.environ["XLA_FLAGS"] for name in GPU_FLAGS)
+assert all(f"--{name}=" in os.environ["XLA_FLAGS"] for name in GPU_FLAGS | PATIENT)
 print(jax.device_count(), os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])
 """
 

@@ -45,7 +45,7 @@ def between(
       UsageError: no such label or column, or no trait to look for.
       UserError: no features there, a trait that is known of too few species, or too few clades.
     """
-    features, out = Path(features), Path(out)
+    features, out = files.place(features), files.place(out)
     store = _read(features, settings.split)
     species = traits.list_species(store, str(features), min_images=settings.min_images)
     values, classes = traits.known_traits(store, species, settings, str(features))
@@ -154,7 +154,7 @@ def within(
       UsageError: no such label or value, or unfit `dimensions`.
       UserError: no features there, or nothing to compare.
     """
-    features, out = Path(features), Path(out)
+    features, out = files.place(features), files.place(out)
     store = _read(features, settings.split)
     texts = traits.label_values(store, label, str(features))
     variants = _two_values(texts, label, values, str(features))
@@ -181,20 +181,29 @@ def within(
         variants=variants,
         num_species=len(entries),
         dimensions=measured.dimensions,
-        settings=replace(settings, subspace_species=len(species.names), dim=places.shape[1]),
+        resolved=measured.resolved,
+        settings=replace(settings, subspace_species=measured.spanning, dim=places.shape[1]),
         rho=findings.Share(
             mean=measured.rho,
             interval=measured.rho_interval,
+            all_species=measured.rho_all,
             null_mean=measured.null_mean,
             p=measured.p,
             raw_mean=measured.rho_raw,
             halves_mean=measured.halves,
             random_direction=measured.random_direction,
         ),
-        fisher=findings.Ratio(mean=measured.fisher, interval=measured.fisher_interval),
-        fisher_removed=findings.Ratio(
-            mean=measured.fisher_removed, interval=measured.fisher_removed_interval
+        fisher=findings.Ratio(
+            mean=measured.fisher, interval=measured.fisher_interval, raw=measured.fisher_raw
         ),
+        fisher_removed=findings.Ratio(
+            mean=measured.fisher_removed,
+            interval=measured.fisher_removed_interval,
+            raw=measured.fisher_removed_raw,
+        ),
+        fisher_floor=measured.fisher_floor,
+        plane=measured.plane,
+        cautions=measured.cautions,
         species=entries,
         panels=_panels(measured, places, numbers, kinds, species.names),
     )
@@ -226,8 +235,8 @@ def theory(
     from bioclip2_jax.report.figures.theory import theory_curves
 
     result = experiments.run(seed, say=say)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = files.place(out)
+    files.make_folder(out)
     files.write_text(out / "theory.svg", theory_curves(result))
     schema.write(out / "theory.json", result)
     return result
@@ -315,7 +324,7 @@ def _write(
     columns: dict[str, list],
     figures: dict[str, str],
 ) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     files.write_csv(out / f"{result.analysis}.csv", rows, list(columns))
     for name, svg in figures.items():

@@ -83,8 +83,8 @@ def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> Measures:
             f"rho_{name}_chance": _mean([group.random_direction for group in each], groups),
             f"rho_halves_{name}": _mean([group.halves for group in each], groups),
             f"rho_null_{name}": _mean([group.null_mean for group in each], groups),
-            f"fisher_{name}": float(np.mean([entry.fisher for entry in species])),
-            f"fisher_removed_{name}": float(np.mean([entry.fisher_removed for entry in species])),
+            f"fisher_{name}": _average([entry.fisher_raw for entry in species]),
+            f"fisher_removed_{name}": _average([entry.fisher_removed_raw for entry in species]),
         }
     aligned = [_distance_correlation(traits[rows], prototypes[rows]) for rows in groups]
     return Measures(
@@ -117,3 +117,7 @@ def _distance_correlation(traits: np.ndarray, prototypes: np.ndarray) -> float:
 
 def _mean(values: list[float], groups: list[np.ndarray]) -> float:
     return float(np.average(values, weights=[len(rows) for rows in groups]))
+
+
+def _average(values: list[float | None]) -> float:
+    return float(np.asarray(values, np.float64).mean())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.findings import BetweenSettings
@@ -129,7 +130,7 @@ def read_table(path: str | Path, species_column: str | None = None) -> TraitTabl
       UsageError: there is no such file, or no column with species.
       UserError: as `open_table` and the rows of its table.
     """
-    path = Path(path)
+    path = files.place(path)
     if not path.is_file():
         raise UsageError(f"{path}: cannot be read (no such file)")
     table = open_table(path)

@@ -6,30 +6,35 @@ rho is the share of the variants' squared difference that lies inside the betwee
 0 is orthogonal, and a random direction has about (dimensions of the subspace) / (dimensions of the
 features).
 
-As the paper's, rho is ||U'v||^2 / ||v||^2, v the difference of a species' two variant means and U
-an orthonormal basis of the centred species means. Means of few pictures are noisy, and the noise of
-v lies inside U as any other noise does, whatever the true difference; `rho` therefore subtracts
-what the noise adds to numerator and denominator, estimated from the scatter inside variants. For
-that, U must not have seen the pictures that v comes from: the pictures of a species are halved,
-U takes its mean from one half, v and its noise come from the other, then the halves change
-places. Where there are few species this is repeated. It takes two pictures of each variant in each
-half.
+rho is ||U'v||^2 / ||v||^2, v the difference of a species' two variant means and U an orthonormal
+basis of the centred species means: our reading, as the paper's own formula was not at hand. Means
+of few pictures are noisy. The noise of v lies inside U as any other noise does, and the noise of
+the species means turns U itself; `rho` is corrected for both, and its interval holds both (see
+`subspace`). Fisher's ratio is about 1 / n for n pictures a variant whatever the true difference;
+`fisher` is what is left when that is subtracted.
+
+U is spanned by the species of which both variants are known, each by the middle between them. A
+species whose variants are unknown may be nine males in ten pictures, so that its mean lies along
+the very difference that is asked about, and U with it. `rho_all` is the share where all species
+span U.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bioclip2_jax.analysis.subspace import Pictures, Share, cautions
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation.findings import Variants
-from bioclip2_jax.measures.intervals import Interval
+from bioclip2_jax.evaluation.findings import Plane, Variants
+from bioclip2_jax.measures.intervals import Interval, student
 
-BOOTSTRAPS = 2000
 MIN_IMAGES = 2  # of each variant
-MIN_FOR_RHO = 4  # of each variant, for the scatter inside a half
-HALVINGS = 24  # in all, but at least one a species: many species average on their own
+MIN_FOR_RHO = 4  # of each variant
+TRIPLES = 100
 _TIE = 1e-12  # divisions that are the same differ by rounding
 
 
@@ -46,23 +51,33 @@ class Within:
 
     Attributes:
       dimensions: of the between-species subspace.
+      spanning: species that span it.
+      resolved: its leading dimensions that can be told from noise, in which `rho` is measured.
       species: one entry each.
       rho: sum of `inside` / sum of `signal`, so that species whose variants hardly differ weigh
         little; None where the sum of `signal` is not positive, or no species has enough pictures.
-      rho_interval: 95 %, bootstrap over species; None for fewer than three species.
+      rho_interval: 95 %, over species, and of the subspace's own error; None for fewer than three
+        species, or where the subspace cannot be told from noise or may be tilted.
+      rho_all: rho where all species span the subspace, None where those of unknown variants add
+        nothing to it, or leave no dimension outside.
       rho_raw: mean over species.
       halves: mean uncorrected rho with v from one half of a species' pictures and U from the other.
       null_mean: the same for random divisions of each half.
       p: share of random divisions, of all species at once, for which it is at most `halves`.
       random_direction: dimensions / d, the share of a random direction.
-      fisher, fisher_removed: means over species.
-      fisher_interval, fisher_removed_interval: 95 %, bootstrap over species.
+      fisher, fisher_removed, fisher_raw, fisher_removed_raw, fisher_floor: means over species.
+      fisher_interval, fisher_removed_interval: 95 %, over species.
+      plane: rho in the plane of three species, over triples of them; None for fewer than three.
+      cautions: what the figures cannot be trusted for, a sentence each.
     """
 
     dimensions: int
+    spanning: int
+    resolved: int
     species: list[SpeciesWithin]
     rho: float | None
     rho_interval: Interval | None
+    rho_all: float | None
     rho_raw: float
     halves: float
     null_mean: float
@@ -72,6 +87,11 @@ class Within:
     fisher_interval: Interval | None
     fisher_removed: float
     fisher_removed_interval: Interval | None
+    fisher_raw: float
+    fisher_removed_raw: float
+    fisher_floor: float
+    plane: Plane | None
+    cautions: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +127,15 @@ def within(
 ) -> Within:
     """Measures rho and Fisher's ratio for every species with at least two pictures of each variant.
 
-    Other species only help to span the between-species subspace. A species' mean is the mean of its
-    variants' means where both are known, lest an uneven sex ratio tilt the subspace.
-
     Args:
       features: [n, d] float.
       species: [n] int.
       variants: [n] int, 0 or 1, -1 unknown.
       dimensions: leading directions of the between-species subspace; None takes all, one fewer than
-        species.
+        the species that span it. Those are the species with pictures of both variants; all species
+        where fewer than two have them, or these span too few directions.
       permutations: random divisions of the pictures of each species.
-      seed: of halves, divisions and bootstrap.
+      seed: of halves, divisions and triples.
 
     Raises:
       UserError: no species has both variants, or there is only one species.
@@ -126,62 +144,74 @@ def within(
     features = np.asarray(features, np.float64)
     names, numbers = np.unique(np.asarray(species), return_inverse=True)
     variants = np.asarray(variants)
-    pictures_of = [np.flatnonzero(numbers == number) for number in range(len(names))]
-    means = np.stack([_species_mean(features[rows], variants[rows]) for rows in pictures_of])
-    dimensions = check_dimensions(len(names), features.shape[1], dimensions)
-    basis = _basis(means, dimensions)
-    labelled = [rows[variants[rows] >= 0] for rows in pictures_of]
-    measured = [
-        number
-        for number, rows in enumerate(labelled)
-        if np.bincount(variants[rows], minlength=2).min() >= MIN_IMAGES
-    ]
-    if not measured:
+    counts = np.zeros((len(names), 2), np.int64)
+    np.add.at(counts, (numbers[variants >= 0], variants[variants >= 0]), 1)
+    known = np.flatnonzero(counts.min(axis=1) > 0)
+    few = len(known) < 2 or (dimensions or 0) >= len(known)
+    spanning = np.arange(len(names)) if few else known
+    dimensions = check_dimensions(len(spanning), features.shape[1], dimensions)
+    measured = np.flatnonzero(counts.min(axis=1) >= MIN_IMAGES)
+    if not len(measured):
         raise UserError(
             f"no species has {MIN_IMAGES} pictures of each variant: there is nothing to compare"
         )
+    pictures = Pictures.of(features, numbers, variants, counts)
+    enough = measured[counts[measured].min(axis=1) >= MIN_FOR_RHO]
+    share = Share.of(pictures, enough, spanning, dimensions)
+    basis = _basis(pictures.middles[spanning], dimensions)
     entries, shares, nulls = [], [], []
-    for number in measured:
-        rows = labelled[number]
-        entry, share, null = _one_species(
+    for number in measured.tolist():
+        rows = pictures.rows(number)
+        entry, halves, null = _one_species(
             features[rows],
             variants[rows],
             species=names[number].item(),
-            others=np.delete(means, number, axis=0),
+            others=pictures.middles[spanning[spanning != number]],
             basis=basis,
             permutations=permutations,
-            halvings=-(-HALVINGS // len(measured)),
             rng=np.random.default_rng((seed, number)),
         )
+        place = np.flatnonzero(enough == number)
+        if len(place) and share.inside.resolved:
+            inner = float(share.inside.squares[place[0]])
+            rho = inner / entry.signal if entry.signal and entry.signal > 0 else None
+            entry = replace(entry, rho=rho, inside=inner)
         entries.append(entry)
-        shares.append(share)
+        shares.append(halves)
         nulls.append(null)
     null = np.mean(nulls, axis=0)
-    pairs = np.asarray([(e.inside, e.signal) for e in entries if e.inside is not None])
-    pairs = pairs.reshape(-1, 2)
-    rng = np.random.default_rng((seed, len(names)))
-    draws = rng.integers(len(entries), size=(BOOTSTRAPS, len(entries)))
-    pair_draws = rng.integers(max(len(pairs), 1), size=(BOOTSTRAPS, len(pairs)))
-    sums = pairs[pair_draws].sum(axis=1)
-    inside, signal = pairs.sum(axis=0)
-    ratios = sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
-    bounded = signal > 0 and not np.isnan(ratios).any()
-    fisher = np.asarray([entry.fisher for entry in entries])
-    fisher_removed = np.asarray([entry.fisher_removed for entry in entries])
+
+    everyone = None
+    if 0 < len(spanning) < len(names) and len(names) - 1 < features.shape[1]:
+        everyone = Share.of(pictures, enough, np.arange(len(names)), len(names) - 1).rho
+    tilted = len(np.setdiff1d(spanning, known)) > 0
+    interval = None if tilted else share.interval()
+
+    def over(name: str) -> np.ndarray:
+        return np.asarray([getattr(entry, name) for entry in entries])
+
     return Within(
         dimensions=dimensions,
+        spanning=len(spanning),
+        resolved=share.inside.resolved,
         species=entries,
-        rho=float(inside / signal) if signal > 0 else None,
-        rho_interval=_interval(ratios, len(pairs)) if bounded else None,
-        rho_raw=float(np.mean([entry.rho_raw for entry in entries])),
+        rho=share.rho,
+        rho_interval=interval,
+        rho_all=everyone,
+        rho_raw=float(over("rho_raw").mean()),
         halves=float(np.mean(shares)),
-        null_mean=float(null.mean()),
+        null_mean=float(null.mean()) if permutations else math.nan,
         p=_share(null <= np.mean(shares) + _TIE),
         random_direction=dimensions / features.shape[1],
-        fisher=float(fisher.mean()),
-        fisher_interval=_interval(fisher[draws].mean(axis=1), len(entries)),
-        fisher_removed=float(fisher_removed.mean()),
-        fisher_removed_interval=_interval(fisher_removed[draws].mean(axis=1), len(entries)),
+        fisher=float(over("fisher").mean()),
+        fisher_interval=student(over("fisher")),
+        fisher_removed=float(over("fisher_removed").mean()),
+        fisher_removed_interval=student(over("fisher_removed")),
+        fisher_raw=float(over("fisher_raw").mean()),
+        fisher_removed_raw=float(over("fisher_removed_raw").mean()),
+        fisher_floor=float(over("fisher_floor").mean()),
+        plane=_plane(pictures, enough, seed),
+        cautions=cautions(share, everyone, len(names), tilted=tilted),
     )
 
 
@@ -253,17 +283,8 @@ def _share(hits: np.ndarray) -> float:
     return float((1 + hits.sum()) / (1 + len(hits)))
 
 
-def _interval(draws: np.ndarray, num_species: int) -> Interval | None:
-    if num_species < 3:
-        return None
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _species_mean(features: np.ndarray, variants: np.ndarray) -> np.ndarray:
-    if all((variants == variant).any() for variant in (0, 1)):
-        return (features[variants == 0].mean(axis=0) + features[variants == 1].mean(axis=0)) / 2
-    return features.mean(axis=0)
+def _middle(features: np.ndarray, variants: np.ndarray) -> np.ndarray:
+    return (features[variants == 0].mean(axis=0) + features[variants == 1].mean(axis=0)) / 2
 
 
 def _basis(means: np.ndarray, dimensions: int) -> np.ndarray:
@@ -298,7 +319,6 @@ def _one_species(
     others: np.ndarray,
     basis: np.ndarray,
     permutations: int,
-    halvings: int,
     rng: np.random.Generator,
 ) -> tuple[SpeciesWithin, float, np.ndarray]:
     """A species' entry, the raw rho of its halves, and [permutations] that of random divisions."""
@@ -308,17 +328,10 @@ def _one_species(
     spare = counts[variants] - 1  # degrees of freedom of a picture's variant
     difference = means[1] - means[0]
 
-    inside = observed = 0.0
-    null = np.zeros(permutations)
-    enough = counts.min() >= MIN_FOR_RHO
-    halves = [half for _ in range(halvings) for half in _halves(variants, rng)]
-    for place, half in enumerate(halves):
-        own = _species_mean(features[~half], variants[~half])
+    observed, null = 0.0, np.zeros(permutations)
+    for half in _halves(variants, rng):
+        own = _middle(features[~half], variants[~half])
         plane = _basis(np.vstack([others, own]), basis.shape[1])
-        if enough:
-            inside += _inside(features[half], variants[half], plane) / len(halves)
-        if place > 1:
-            continue  # other halvings of the same pictures are no further evidence
         weights = _difference_weights(variants[half], permutations, rng)
         deltas = weights @ features[half]
         flat = ((deltas @ plane) ** 2).sum(axis=1)
@@ -328,30 +341,58 @@ def _one_species(
 
     whole = _difference_weights(variants, permutations, rng)[1:]
     permuted = ((whole @ features) ** 2).sum(axis=1)
-    length = float(difference @ difference)
-    flat_length = float(((difference @ basis) ** 2).sum())
-    squares = (residuals**2).sum(axis=1)
-    signal = length - squares @ (1 / (spare * counts[variants]))
-    spread = float(squares @ (1 / spare))
-    flat_spread = float(((residuals @ basis) ** 2).sum(axis=1) @ (1 / spare))
+
+    def squares(difference: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+        """[3]: of the difference, its noise, and the spread inside the variants."""
+        each = (residuals**2).sum(axis=1)
+        noise, spread = each @ (1 / (spare * counts[variants])), each @ (1 / spare)
+        return np.asarray([difference @ difference, noise, spread])
+
+    length, noise, spread = whole_squares = squares(difference, residuals)
+    flat = squares(difference @ basis, residuals @ basis)
+    left, left_noise, left_spread = whole_squares - flat
+    spread, left_spread = max(spread, 1e-300), max(left_spread, 1e-300)
+    divisions = math.comb(len(variants), int(counts[0]))
     entry = SpeciesWithin(
         species=species,
         counts=(int(counts[0]), int(counts[1])),
-        rho=float(inside / signal) if enough and signal > 0 else None,
-        rho_raw=flat_length / max(length, 1e-300),
+        rho=None,
+        rho_raw=float(flat[0] / max(length, 1e-300)),
         rho_p=_share(null <= observed + _TIE),
-        fisher=length / max(spread, 1e-300),
-        fisher_removed=(length - flat_length) / max(spread - flat_spread, 1e-300),
+        fisher=float((length - noise) / spread),
+        fisher_removed=float((left - left_noise) / left_spread),
+        fisher_raw=float(length / spread),
+        fisher_removed_raw=float(left / left_spread),
+        fisher_floor=float(noise / spread),
         fisher_p=_share(permuted >= length * (1 - _TIE)),
-        signal=float(signal),
-        inside=float(inside) if enough else None,
+        # Of equal halves, the division with both names swapped has the same length.
+        fisher_smallest_p=max((1 + (counts[0] == counts[1])) / divisions, 1 / (1 + permutations)),
+        signal=float(length - noise),
     )
     return entry, observed, null
 
 
-def _inside(features: np.ndarray, variants: np.ndarray, plane: np.ndarray) -> float:
-    """||U'v||^2 without what the noise of the means adds: tr(U'SU) / k for k pictures."""
-    places = features @ plane
-    parts = [places[variants == variant] for variant in (0, 1)]
-    noise = sum(part.var(axis=0, ddof=1).sum() / len(part) for part in parts)
-    return float(((parts[1].mean(axis=0) - parts[0].mean(axis=0)) ** 2).sum() - noise)
+def _plane(pictures: Pictures, measured: np.ndarray, seed: int) -> Plane | None:
+    """rho of three species in the plane of their means, over all triples or `TRIPLES` of them."""
+    if len(measured) < 3:
+        return None
+    some = itertools.islice(itertools.combinations(measured, 3), TRIPLES + 1)
+    triples = [np.asarray(three) for three in some]
+    if len(triples) > TRIPLES:
+        rng = np.random.default_rng((seed, 3))
+        triples = [rng.choice(measured, 3, replace=False) for _ in range(TRIPLES)]
+    found = [Share.of(pictures, three, three, 2) for three in triples]
+    told = [each for each in found if each.inside.resolved == 2]
+    total = sum(float(each.signal.sum()) for each in told)
+    raw = []
+    for three in triples:
+        vectors = pictures.differences[three]
+        flat = ((vectors @ _basis(pictures.middles[three], 2)) ** 2).sum(axis=1)
+        raw.append(float((flat / np.maximum((vectors**2).sum(axis=1), 1e-300)).mean()))
+    inner = sum(float(each.inside.squares.sum()) for each in told)
+    return Plane(
+        rho=inner / total if total > 0 else None,
+        rho_raw=float(np.mean(raw)),
+        random_direction=2 / pictures.middles.shape[1],
+        triples=len(triples),
+    )

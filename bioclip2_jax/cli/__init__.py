@@ -3,11 +3,12 @@
 import errno
 import importlib
 import sys
+import traceback
 
 import click
 
 from bioclip2_jax import __version__
-from bioclip2_jax.errors import exit_on_user_error
+from bioclip2_jax.errors import exit_on_user_error, reason
 
 # Name, also of the module → one-line help, so that `--help` imports nothing heavy.
 _COMMANDS = {
@@ -23,7 +24,7 @@ _COMMANDS = {
     "embed": "Keep the features of many pictures, as Parquet.",
     "analyze": "Look for what a model knows beyond the names of species.",
     "report": "Write one HTML page about results.",
-    "inspect": "Describe a dataset or a model.",
+    "inspect": "Describe a dataset, a model or a training run.",
 }
 
 
@@ -62,10 +63,19 @@ def main() -> None:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
         sys.exit(1)
-    except OSError as error:
-        # A path that may not be read or written, or a full disk; anything else is a bug's trace.
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"bioclip2: error: {where}{error.strerror}", file=sys.stderr)
+    except Exception as error:
+        what = _refusal(error)
+        if not what:
+            raise  # a bug's trace
+        print(f"bioclip2: error: {what}", file=sys.stderr)
         sys.exit(1)
+
+
+def _refusal(error: Exception) -> str:
+    """What a disk or a bucket says that will not be read or written; "" for other errors."""
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    if any(frame.f_globals.get("__name__", "").startswith("gcsfs.") for frame in frames):
+        return f"a bucket cannot be used ({reason(error)})"
+    return ""

@@ -2,15 +2,25 @@
 
 import click
 
+from bioclip2_jax.cli import options
 from bioclip2_jax.evaluation import experiments, findings
 from bioclip2_jax.text.taxonomy import RANKS
 
 # Shared by the analyses of kept features.
 _FEATURES = click.option(
-    "--features", required=True, type=click.Path(), help="Made by `bioclip2 embed`."
+    "--features", required=True, type=options.Place(), help="Made by `bioclip2 embed`."
 )
 _OUT = click.option(
-    "--out", required=True, type=click.Path(file_okay=False), help="Folder for the results."
+    "--out", required=True, type=options.Place(file_okay=False), help="Folder for the results."
+)
+_LOCAL_OUT = click.option(
+    "--out",
+    required=True,
+    type=options.Place(
+        file_okay=False,
+        here="dozens of small runs are trained here; name a folder on a disk, and copy it then",
+    ),
+    help="Folder for the results.",
 )
 _SPLIT = click.option("--split", help="Only pictures of this split.  [default: all]")
 _MIN_IMAGES = click.option(
@@ -36,7 +46,7 @@ def analyze() -> None:
 @click.option(
     "--traits",
     "table",
-    type=click.Path(),
+    type=options.Place(),
     help="CSV with a row a species, such as AVONET.  [default: the labels of the pictures]",
 )
 @click.option("--species-column", help="Of that CSV, with binomials.  [default: found by name]")
@@ -58,7 +68,7 @@ def analyze() -> None:
 @_SPLIT
 @_PERMUTATIONS
 @_SEED
-def between(features: str, out: str, **options) -> None:
+def between(features: str, out: str, **settings) -> None:
     """Are the species ordered by how they live, though the model was told nothing of it?
 
     Every trait is predicted for clades that the prediction has not seen, and its distances between
@@ -75,7 +85,7 @@ def between(features: str, out: str, **options) -> None:
     """
     from bioclip2_jax.analysis import run as program
 
-    result = program.between(features, out, findings.BetweenSettings(**options))
+    result = program.between(features, out, findings.BetweenSettings(**settings))
     for row in (*result.continuous, *result.discrete):
         click.echo(_trait_line(row))
 
@@ -108,12 +118,13 @@ def within(
     label: str,
     values: tuple[str, str] | None,
     dimensions: int | None,
-    **options,
+    **settings,
 ) -> None:
     """Does the difference of two variants lie across the differences between species?
 
     rho is the share of it that lies inside the subspace which the species span: 0 is orthogonal.
-    All species of the features span it, those with two pictures of each variant are measured.
+    The species with pictures of both variants span it, those with two of each are measured; where
+    the others would change the result, that is said.
     Writes within.json, within.csv with a row a species, rho_by_species.svg and, for three species
     or more, panel_1.svg to OUT.
 
@@ -125,9 +136,13 @@ def within(
     """
     from bioclip2_jax.analysis import run as program
 
-    settings = findings.WithinSettings(**options)
     result = program.within(
-        features, out, label, values or None, dimensions=dimensions, settings=settings
+        features,
+        out,
+        label,
+        values or None,
+        dimensions=dimensions,
+        settings=findings.WithinSettings(**settings),
     )
     for line in _within_lines(result):
         click.echo(line)
@@ -157,7 +172,7 @@ def theory(out: str, seed: int) -> None:
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
     short_help="Train on more and more pictures and measure all of it.",
 )
-@_OUT
+@_LOCAL_OUT
 @click.option("--sizes", default="500,1500,4500,13500", help="Pictures.")
 @click.option("--species", default=96, type=click.IntRange(40, 600))
 @click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs of each.")
@@ -215,7 +230,8 @@ def _within_lines(result: findings.Within) -> list[str]:
         counts = " + ".join(map(str, row.counts))
         lines.append(
             f"{row.name} ({counts}): rho {_r(row.rho)}, uncorrected {row.rho_raw:.2f}"
-            f" ({_p(row.rho_p)}), Fisher {row.fisher:.3f} ({_p(row.fisher_p)}), without the"
+            f" ({_p(row.rho_p)}), Fisher {row.fisher:.3f} above a floor of"
+            f" {row.fisher_floor or 0:.3f} ({_p(row.fisher_p)}), without the"
             f" species' subspace {row.fisher_removed:.3f}"
         )
     rho = result.rho
@@ -226,7 +242,13 @@ def _within_lines(result: findings.Within) -> list[str]:
         f" random direction {rho.random_direction:.2f} ({result.dimensions} of"
         f" {result.settings.dim} dimensions)"
     )
-    return lines
+    if result.plane is not None:
+        plane = result.plane
+        lines.append(
+            f"in the plane of three species: rho {_r(plane.rho)}, uncorrected {plane.rho_raw:.2f},"
+            f" a random direction {plane.random_direction:.2f} ({plane.triples} triples)"
+        )
+    return lines + [f"caution: {text}" for text in result.cautions]
 
 
 def _r(value: float | None) -> str:

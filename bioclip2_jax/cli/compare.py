@@ -2,15 +2,17 @@
 
 import click
 
+from bioclip2_jax.cli import options
+
 
 @click.command()
-@click.argument("first", type=click.Path(file_okay=False))
-@click.argument("second", type=click.Path(file_okay=False))
-@click.option("--out", type=click.Path(dir_okay=False), help="JSON file for the comparison.")
+@click.argument("first", type=options.Place(file_okay=False))
+@click.argument("second", type=options.Place(file_okay=False))
+@click.option("--out", type=options.Place(dir_okay=False), help="JSON file for the comparison.")
 def compare(first: str, second: str, out: str | None) -> None:
     """Compare two models picture by picture, on the results that `evaluate` wrote.
 
-    For each of zero-shot and few-shot that FIRST and SECOND both hold: the difference of the
+    For each of zero-shot, few-shot and NeWT that FIRST and SECOND both hold: the difference of the
     accuracies (SECOND less FIRST) with its 95 % bootstrap interval, and McNemar's exact test on
     the pictures that only one of them got right.
 
@@ -18,15 +20,14 @@ def compare(first: str, second: str, out: str | None) -> None:
     Example:
       bioclip2 compare runs/birds/eval/1000 runs/birds/eval/9000 --out comparison.json
     """
-    from pathlib import Path
-
+    from bioclip2_jax import files
     from bioclip2_jax.evaluation import schema
     from bioclip2_jax.evaluation.compare import compare as compare_folders
     from bioclip2_jax.evaluation.compare import one_line
 
     comparison = compare_folders(first, second)
     if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(files.place(out).parent)
         schema.write(out, comparison)
     for task, result in comparison.tasks.items():
         click.echo(one_line(task, result))

@@ -8,8 +8,8 @@ from bioclip2_jax.cli import options
 
 
 @click.command()
-@click.argument("source", metavar="SRC")
-@click.argument("out", metavar="DST", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC", type=options.Place())
+@click.argument("out", metavar="DST", type=options.PATH)
 @click.option(
     "--to",
     type=click.Choice(["orbax", "open_clip", "pt", "transformers"]),
@@ -31,8 +31,24 @@ from bioclip2_jax.cli import options
 )
 @click.option(
     "--model-config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=options.Place(exists=True, dir_okay=False, path_type=Path),
     help="An open_clip_config.json for a bare weight file.",
+)
+@click.option(
+    "--heads",
+    type=click.IntRange(min=1),
+    help="Attention heads of a bare weight file's image tower.  [default: those of open_clip's"
+    " models of its width]",
+)
+@click.option(
+    "--text-heads",
+    type=click.IntRange(min=1),
+    help="Of its text tower.  [default: the same; with --heads, else one for 64 channels]",
+)
+@click.option(
+    "--projection",
+    metavar="NAME",
+    help="Read a further visual projection, such as BioCAP's caption_proj, in the place of proj.",
 )
 def convert(
     source: str,
@@ -44,25 +60,37 @@ def convert(
     revision: str | None,
     image_size: int | None,
     model_config: Path | None,
+    heads: int | None,
+    text_heads: int | None,
+    projection: str | None,
 ) -> None:
     """Convert the model SRC to DST, which must not exist yet.
 
     SRC is a training workdir or step folder, a folder of open_clip or of transformers, a
-    .safetensors, .pt, .pth or .bin file, or hf-hub:ORGANISATION/MODEL[@REVISION].
+    .safetensors, .pt, .pth or .bin file, here or in gs://, or hf-hub:ORGANISATION/MODEL[@REVISION].
 
     \b
     Examples:
       bioclip2 convert hf-hub:imageomics/bioclip-2 models/bioclip-2 --verify
       bioclip2 convert epoch_30.pt models/mine
+      bioclip2 convert hf-hub:imageomics/biocap models/biocap-captions --projection caption_proj
       bioclip2 convert runs/first models/first --to transformers --dtype bfloat16
       bioclip2 convert runs/first first.pt
     """
     from bioclip2_jax.evaluation.card_rows import results_of
     from bioclip2_jax.weights.open import open_source
     from bioclip2_jax.weights.verify import verify as compare
-    from bioclip2_jax.weights.write import HOW_TO_OPEN, usual_layout, write
+    from bioclip2_jax.weights.write import how_to_open, usual_layout, write
 
-    model = open_source(source, revision=revision, model_config=model_config, image_size=image_size)
+    model = open_source(
+        source,
+        revision=revision,
+        model_config=model_config,
+        image_size=image_size,
+        heads=heads,
+        text_heads=text_heads,
+        projection=projection,
+    )
     for note in model.notes:
         click.echo(note, err=True)
     layout = to or usual_layout(model, out)
@@ -82,4 +110,4 @@ def convert(
     )
     for line in lines:
         click.echo(line)
-    click.echo(f"{out}: {source} as {layout} in {dtype}; {HOW_TO_OPEN[layout].format(out)}")
+    click.echo(f"{out}: {source} as {layout} in {dtype}; {how_to_open(layout, out)}")

@@ -6,9 +6,9 @@ from bioclip2_jax.cli import options
 
 
 @click.command()
-@click.argument("source", metavar="SRC", type=click.Path())
+@click.argument("source", metavar="SRC", type=options.Place())
 @options.MODEL
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to make.")
+@click.option("--out", required=True, type=options.Place(file_okay=False), help="Folder to make.")
 @click.option("--split", help="Only this split of a dataset.  [default: all]")
 @options.dtype("float16", help="Of the kept features.")
 @options.batch_size(128, "Pictures")

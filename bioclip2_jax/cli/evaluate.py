@@ -8,10 +8,12 @@ from bioclip2_jax.cli import options
 
 
 @click.command()
-@click.option("--workdir", type=click.Path(), help="A training run, or a model of ours.")
-@click.option("--model", "model_path", help="Any model that `convert` reads.")
-@click.option("--features", type=click.Path(), help="Features kept by `bioclip2 embed`.")
-@click.option("--data", type=click.Path(), help="Dataset folder, or the folder of a published set.")
+@click.option("--workdir", type=options.Place(), help="A training run, or a model of ours.")
+@click.option("--model", "model_path", type=options.Place(), help="Any model that `convert` reads.")
+@click.option("--features", type=options.Place(), help="Features kept by `bioclip2 embed`.")
+@click.option(
+    "--data", type=options.Place(), help="Dataset folder, or the folder of a published set."
+)
 @click.option(
     "--tasks",
     default="zero_shot,few_shot",
@@ -19,7 +21,7 @@ from bioclip2_jax.cli import options
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False),
+    type=options.Place(file_okay=False),
     help="Folder for the results.  [default for a run: WORKDIR/eval]",
 )
 @click.option(
@@ -44,7 +46,7 @@ from bioclip2_jax.cli import options
 )
 @click.option(
     "--annotations",
-    type=click.Path(),
+    type=options.Place(),
     help="CSV with a file name below --data, and `class` or rank columns and `common_name`, such as"
     " `prepare folder` reads.",
 )
@@ -56,13 +58,14 @@ from bioclip2_jax.cli import options
     help="Only such rows of the table; all of several must hold.",
 )
 @click.option(
-    "--support", type=click.Path(), help="few_shot_K_support.json whose draws are taken again."
+    "--support", type=options.Place(), help="few_shot_K_support.json whose draws are taken again."
 )
 @click.option(
     "--protocol",
-    default="faithful",
-    type=click.Choice(["faithful", "corrected"]),
-    help="Beyond species: as the paper's figures were made, or without the slips in that code.",
+    default="v2",
+    type=click.Choice(["v1", "v2", "faithful", "corrected"]),
+    help="Few-shot and beyond species: as the code that the paper was released with, as that of"
+    " 2026 (faithful is another name of it), or as the latter without its slips.",
 )
 @click.option("--step", help="Of a run: a number, 'latest' or 'all'.  [default: latest]")
 @click.option(

@@ -9,7 +9,7 @@ from bioclip2_jax.cli import options
 
 @click.command()
 @click.option(
-    "--workdir", required=True, type=click.Path(), help="Training run or model to export."
+    "--workdir", required=True, type=options.Place(), help="Training run or model to export."
 )
 @options.OUT
 @click.option("--step", type=int, help="Checkpoint step.  [default: the newest]")
@@ -29,9 +29,9 @@ def export(workdir: str, out: Path, step: int | None, dtype: str, overwrite: boo
     from bioclip2_jax.evaluation.card_rows import results_of
     from bioclip2_jax.weights.checkpoint import step_dir
     from bioclip2_jax.weights.open import open_source
-    from bioclip2_jax.weights.write import HOW_TO_OPEN, write
+    from bioclip2_jax.weights.write import how_to_open, write
 
     source = open_source(workdir if step is None else step_dir(workdir, step))
     write(source, out, "open_clip", dtype=dtype, overwrite=overwrite, results=results_of(source))
     origin = workdir if source.step is None else f"step {source.step} of {workdir}"
-    click.echo(f"{out}: {origin} in {dtype}; {HOW_TO_OPEN['open_clip'].format(out)}")
+    click.echo(f"{out}: {origin} in {dtype}; {how_to_open('open_clip', out)}")

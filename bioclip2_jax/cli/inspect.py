@@ -4,40 +4,53 @@ from pathlib import Path
 
 import click
 
+from bioclip2_jax import files
+from bioclip2_jax.cli import options
 from bioclip2_jax.errors import UsageError, UserError
 
 _SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp"}
 
 
 @click.command()
-@click.option("--data", type=click.Path(), help="A dataset folder made by `bioclip2 prepare`.")
+@click.option("--data", type=options.Place(), help="A dataset folder made by `bioclip2 prepare`.")
 @click.option(
-    "--model", type=click.Path(), help="Any model that `convert` reads, such as a workdir."
+    "--model", type=options.Place(), help="Any model that `convert` reads, such as a workdir."
 )
+@click.option("--workdir", type=options.Place(), help="Folder of a training run.")
 @click.option("--split", default="test", help="Split for --extract.")
 @click.option("--extract", type=click.IntRange(min=1), help="Write this many pictures of --data.")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for --extract.")
+@click.option("--out", type=options.Place(file_okay=False), help="Folder for --extract.")
 def inspect(
-    data: str | None, model: str | None, split: str, extract: int | None, out: str | None
+    data: str | None,
+    model: str | None,
+    workdir: str | None,
+    split: str,
+    extract: int | None,
+    out: str | None,
 ) -> None:
-    """Describe a dataset (--data) or a model (--model), or take pictures out of a dataset.
+    """Describe a dataset, a model or a training run, or take pictures out of a dataset.
 
     \b
     Examples:
       bioclip2 inspect --data runs/quickstart/data
       bioclip2 inspect --data runs/quickstart/data --extract 8 --out pictures
       bioclip2 inspect --model runs/quickstart
+      bioclip2 inspect --workdir runs/quickstart
     """
-    if not data and not model:
-        raise UsageError("nothing to inspect: give --data DIR or --model PATH")
+    if not (data or model or workdir):
+        raise UsageError("nothing to inspect: give --data DIR, --model PATH or --workdir DIR")
     if extract:
         if not (data and out):
             raise UsageError("--extract needs --data DIR and --out DIR")
-        _extract(data, split, extract, Path(out))
+        _extract(data, split, extract, files.place(out))
     elif data:
         _describe_data(data)
     if model:
         _describe_model(model)
+    if workdir:
+        from bioclip2_jax.training import status
+
+        click.echo("\n".join(status.describe(files.place(workdir))))
 
 
 def _describe_data(data_dir: str) -> None:
@@ -91,10 +104,10 @@ def _extract(data_dir: str, split: str, count: int, out: Path) -> None:
     source = dataset.open_split(data_dir, split)
     if not len(source):
         raise UserError(f"{data_dir}: split {split!r} is empty")
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     for index in np.unique(np.linspace(0, len(source) - 1, count).astype(int)):
         record = source[int(index)]
         name = re.sub(r"\W+", "_", f"{record['scientificName']} {index}").strip("_")
         path = out / (name + _SUFFIX.get(record["image"][:2], ".img"))
-        path.write_bytes(record["image"])
+        files.write_bytes(path, record["image"])
         click.echo(path)

@@ -8,9 +8,9 @@ from bioclip2_jax.cli import options
 
 
 @click.command()
-@click.argument("taxa", metavar="TAXA.csv")
+@click.argument("taxa", metavar="TAXA.csv", type=options.Place())
 @options.MODEL
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to fill.")
+@click.option("--out", required=True, type=options.PATH, help="Folder to fill.")
 @options.batch_size(256, "Texts")
 def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
     """Write txt_emb_species.npy and txt_emb_species.json for the taxa of a table.

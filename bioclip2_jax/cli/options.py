@@ -1,17 +1,49 @@
 """Options that several commands share, so that they look and read the same in each."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from bioclip2_jax import files
+from bioclip2_jax.errors import UsageError
+
+
+class Place(click.Path):
+    """A path that may be in a bucket, unless `here` says in what way it has to be on this machine.
+
+    Other addresses, such as s3://, would become folders of that name and are refused.
+    """
+
+    def __init__(self, *, here: str = "", **how: Any):
+        super().__init__(**how)
+        self._here = here
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """As click calls it."""
+        place = files.place(value)
+        if not files.is_remote(place):
+            return super().convert(value, param, ctx)
+        if self._here:
+            name = param.human_readable_name if isinstance(param, click.Argument) else ""
+            name = name or (param.opts[0] if param else "")
+            raise UsageError(f"{name} {value}: {self._here}")
+        return place if self.type is Path else str(place)
+
+
+PATH = Place(path_type=Path)
 MODEL = click.option(
     "--model",
     "model_path",
     required=True,
+    type=Place(),
     help="Any model that `convert` reads, such as a workdir.",
 )
-OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+OUT = click.option("--out", required=True, type=PATH, help="Folder to make.")
 
 
 def batch_size(default: int, things: str) -> Callable:

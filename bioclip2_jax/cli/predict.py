@@ -9,11 +9,11 @@ SOME_FAILED = 3
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, type=options.Place())
 @options.MODEL
-@click.option("--labels", type=click.Path(), help="Text file with one free label a line.")
+@click.option("--labels", type=options.Place(), help="Text file with one free label a line.")
 @click.option(
-    "--taxa", type=click.Path(), help="Table with rank columns, such as a dataset's taxa.csv."
+    "--taxa", type=options.Place(), help="Table with rank columns, such as a dataset's taxa.csv."
 )
 @click.option(
     "--rank",
@@ -21,7 +21,9 @@ SOME_FAILED = 3
     help="With --taxa: the rank to answer at.  [default: species]",
 )
 @click.option("--k", default=5, type=click.IntRange(min=1), help="Names a picture.")
-@click.option("--output", default="-", help="CSV file; '-' is standard output.")
+@click.option(
+    "--output", default="-", type=options.Place(), help="CSV file; '-' is standard output."
+)
 @options.batch_size(32, "Pictures")
 def predict(
     images: tuple[str, ...],

@@ -13,8 +13,7 @@ import click
 from bioclip2_jax.cli import options
 from bioclip2_jax.errors import UsageError
 
-_PATH = click.Path(path_type=Path)
-_SOURCES = click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=_PATH)
+_SOURCES = click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=options.PATH)
 _CAPTIONS = click.option(
     "--captions",
     default="",
@@ -25,7 +24,7 @@ _CAPTIONS = click.option(
 _TABLES = click.option(
     "--tables",
     multiple=True,
-    type=_PATH,
+    type=options.PATH,
     help="Table with more about the pictures, by their keys, such as catalog.parquet.",
 )
 
@@ -37,7 +36,7 @@ def _running(name: str, *, may_be_named: bool = True) -> Callable:
         @options.OUT
         @options.overwrite("dataset")
         @click.option(
-            "--corrections", type=_PATH, help="CSV of names to correct, see docs/data.md."
+            "--corrections", type=options.PATH, help="CSV of names to correct, see docs/data.md."
         )
         @click.option(
             "--processes",
@@ -128,6 +127,8 @@ def prepare() -> None:
     a Darwin Core Archive       dwca
     nothing yet                 simulate
 
+    SRC and OUT may be in a bucket (gs://…).
+
     A conversion that was interrupted goes on when it is called again. OUT/summary.json counts what
     was found, OUT/quarantine.csv lists what was set aside, OUT/conflicts.csv what looks odd about
     names.
@@ -135,17 +136,17 @@ def prepare() -> None:
 
 
 @prepare.command()
-@click.argument("sources", metavar="[SRC]...", nargs=-1, type=_PATH)
+@click.argument("sources", metavar="[SRC]...", nargs=-1, type=options.PATH)
 @click.option(
     "--metadata",
     multiple=True,
-    type=_PATH,
+    type=options.PATH,
     help="CSV with a file column and taxonomy (Darwin Core names). Repeat to merge sets.",
 )
 @click.option(
     "--images",
     multiple=True,
-    type=_PATH,
+    type=options.PATH,
     help="Folder the file column counts from, one for each table. [default: the table's folder]",
 )
 @_CAPTIONS
@@ -251,8 +252,8 @@ def parquet(sources: tuple[Path, ...], tables: tuple[Path, ...], captions: str) 
 
 
 @prepare.command()
-@click.argument("archive", metavar="SRC", type=_PATH)
-@click.option("--media", type=_PATH, help="Folder of the pictures. [default: the archive's]")
+@click.argument("archive", metavar="SRC", type=options.PATH)
+@click.option("--media", type=options.PATH, help="Folder of the pictures. [default: the archive's]")
 @_running("archive")
 def dwca(archive: Path, media: Path | None) -> Any:
     """A Darwin Core Archive, a folder or a zip, whose pictures lie on this machine.

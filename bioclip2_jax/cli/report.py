@@ -2,17 +2,19 @@
 
 import click
 
+from bioclip2_jax.cli import options
+
 
 @click.command()
 @click.option(
     "--results",
     multiple=True,
-    type=click.Path(),
+    type=options.Place(),
     help="Folder of results, of a run, or one above such folders; may be given again.",
 )
-@click.option("--workdir", type=click.Path(), help="A training run; with --data.")
-@click.option("--data", type=click.Path(), help="Dataset that run was evaluated on.")
-@click.option("--out", default="report.html", type=click.Path(), help="HTML file.")
+@click.option("--workdir", type=options.Place(), help="A training run; with --data.")
+@click.option("--data", type=options.Place(), help="Dataset that run was evaluated on.")
+@click.option("--out", default="report.html", type=options.Place(), help="HTML file.")
 def report(results: tuple[str, ...], workdir: str | None, data: str | None, out: str) -> None:
     """Write one self-contained HTML page about what was measured.
 

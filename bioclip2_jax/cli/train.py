@@ -18,6 +18,7 @@ def train(arguments: tuple[str, ...]) -> None:
     --workdir=DIR          folder of the run: checkpoints, metrics, settings
     --config.KEY=VALUE     replaces one setting of the recipe, for example
                            --config.train.steps=2000 --config.data.dir=data/birds
+    --report wandb         also sends the metrics to Weights & Biases
 
     configs/common.py lists every setting. The same command again resumes from the newest
     checkpoint in --workdir. SIGTERM or Ctrl-C saves and stops.

@@ -93,10 +93,12 @@ def dataset_folder(data_dir: str | Path) -> Path:
     Raises:
       UserError: no dataset there, or several.
     """
-    root = Path(data_dir)
-    if (root / "features.json").is_file():
-        return root
-    found = sorted(path.parent for path in root.glob("**/features.json"))
+    root = files.place(data_dir)
+    with files.reaching(root):
+        if (root / "features.json").is_file():
+            return root
+        names = (name.rpartition("/") for name in files.below(root))
+        found = [root / folder for folder, _, name in names if name == "features.json"]
     if len(found) == 1:
         return found[0]
     if found:

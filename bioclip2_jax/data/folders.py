@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bioclip2_jax.data import images
+from bioclip2_jax import files
+from bioclip2_jax.data import buckets, images
 from bioclip2_jax.errors import UserError
 
 
@@ -23,7 +24,13 @@ def files_below(folder: str | Path) -> Files:
     Raises:
       UserError: a folder that cannot be entered, or a picture whose name is not UTF-8.
     """
-    files, seen = Files(pictures=[], others=[]), set()
+    if files.is_remote(folder):
+        found = Files(pictures=[], others=[])
+        for name in buckets.sizes_below(folder):
+            is_picture = is_picture_name(name.rpartition("/")[2])
+            (found.pictures if is_picture else found.others).append(name)
+        return found
+    found, seen = Files(pictures=[], others=[]), set()
     for place, below, names in os.walk(folder, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             below.clear()
@@ -31,14 +38,14 @@ def files_below(folder: str | Path) -> Files:
         seen.add(real)
         below.sort()  # a folder that two ways lead to always gets the same name
         for path in (Path(place, name) for name in names):
-            listed = files.pictures if _is_picture(path) else files.others
+            listed = found.pictures if _is_picture(path) else found.others
             listed.append(path.relative_to(folder).as_posix())
-    for name in files.pictures:
+    for name in found.pictures:
         if any("\udc80" <= letter <= "\udcff" for letter in name):  # bytes that Python kept so
             raise UserError(
                 f"{os.fsencode(Path(folder, name))}: a file name that is not UTF-8; rename it"
             )
-    return Files(pictures=sorted(files.pictures), others=sorted(files.others))
+    return Files(pictures=sorted(found.pictures), others=sorted(found.others))
 
 
 def remark(others: Sequence[str]) -> str:

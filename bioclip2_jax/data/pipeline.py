@@ -14,7 +14,6 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from bioclip2_jax import files
 from bioclip2_jax.data import dataset, images, records
 from bioclip2_jax.data.feeding import Arrays, Feed, Layout, ThreadFeed, WorkerFeed, slice_of
 from bioclip2_jax.data.order import Corpus, examples_at, generator
@@ -67,8 +66,6 @@ class DataSettings:
           UsageError: names the key.
         """
         images.check_decoding(self.decode)
-        for key, place in (("dir", self.dir), ("replay_dir", self.replay_dir)):
-            files.check_local(f"config.data.{key}", place)
         if self.workers and not hasattr(os, "memfd_create"):
             raise UsageError("config.data.workers needs Linux; set it to 0 on this machine")
         if not self.dir:

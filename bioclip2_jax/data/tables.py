@@ -2,11 +2,14 @@
 
 import codecs
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.text.taxonomy import normal
 
@@ -84,7 +87,7 @@ def open_table(path: Path) -> Table:
       UserError: missing, empty, binary, or two columns of one name.
     """
     encoding = _encoding(path)
-    with path.open(encoding=encoding, errors="replace") as file:
+    with _open_text(path, encoding) as file:
         first, skip = file.readline(), 0
         while first and not first.strip():
             first, skip = file.readline(), skip + 1
@@ -108,15 +111,21 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     Raises:
       UserError: missing or binary.
     """
-    with path.open(encoding=_encoding(path), errors="replace") as file:
+    with _open_text(path, _encoding(path)) as file:
         return [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
+
+
+def _open_text(path: Path, encoding: str, newline: str | None = None) -> TextIO:
+    # Paths in buckets know no encodings themselves.
+    file = buckets.open_bytes(path)
+    return io.TextIOWrapper(file, encoding=encoding, errors="replace", newline=newline)
 
 
 def _encoding(path: Path) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")()
     encoding = "utf-8-sig"
     try:
-        with path.open("rb") as file:
+        with buckets.open_bytes(path) as file:
             start = file.read(2)
             if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 return "utf-16"
@@ -138,7 +147,7 @@ def _lines(path: Path, encoding: str, delimiter: str, skip: int) -> Iterator[tup
     # Tab-separated exports of databases (GBIF) hold bare quotes; those of Excel quote cells.
     bare = delimiter == "\t"
     quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
-    with path.open(encoding=encoding, errors="replace", newline="") as file:
+    with _open_text(path, encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         while True:
             line = reader.line_num + 1

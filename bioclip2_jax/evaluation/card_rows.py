@@ -1,5 +1,6 @@
 """What the card of a model says of its evaluation."""
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.weights.card import FewShot, Results, ZeroShot
 from bioclip2_jax.weights.open import Source
@@ -15,7 +16,7 @@ def results_of(source: Source) -> Results | None:
     if source.kind != "checkpoint" or not (folder / "zero_shot.json").is_file():
         return None
     # By number: the lists of support pictures lie beside the results.
-    few_shot = sorted(folder.glob("few_shot_[0-9].json"))
+    few_shot = buckets.named(folder, "few_shot_[0-9].json")
     return Results(
         zero_shot=schema.read(folder / "zero_shot.json", ZeroShot),
         few_shot=[schema.read(path, FewShot) for path in few_shot],

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.measures.paired import paired
@@ -26,7 +27,7 @@ class Held(NamedTuple):
     """What a folder holds of one task: the result, and key → answers."""
 
     folder: Path
-    result: schema.SpeciesResult
+    result: schema.SpeciesResult | schema.NewtResult
     answers: dict[str, Answers]
 
 
@@ -40,7 +41,7 @@ def compare(first: str | Path, second: str | Path) -> schema.Comparison:
       UsageError: a folder holds no such results, or they have no task in common.
       UserError: the results are of other pictures, names or supports, or are damaged.
     """
-    ours, theirs = _held(Path(first)), _held(Path(second))
+    ours, theirs = _held(files.place(first)), _held(files.place(second))
     common = [task for task in ours if task in theirs]
     if not common:
         raise UsageError(
@@ -69,10 +70,11 @@ def one_line(task: str, result: schema.TaskComparison) -> str:
 def _held(folder: Path) -> dict[str, Held]:
     """Every task in which at least one picture was asked for."""
     held = {}
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in buckets.named(folder, f"*{SUFFIX}"):
         task, answers = path.name.removesuffix(SUFFIX), _answers(path)
         if answers:
-            result = schema.read(folder / f"{task}.json", schema.SpeciesResult)
+            kind = schema.NewtResult if task == "newt" else schema.SpeciesResult
+            result = schema.read(folder / f"{task}.json", kind)
             held[task] = Held(folder, result, answers)
     if not held:
         raise UsageError(
@@ -90,14 +92,19 @@ def _compare_task(task: str, first: Held, second: Held) -> schema.TaskComparison
             f"{task}: {first.folder} and {second.folder} have no picture in common; evaluate both"
             " on the same --data and --split"
         )
-    lists = [each.result.classes_sha256 or each.result.num_classes for each in (first, second)]
-    if lists[0] != lists[1] or any(ours[key].name != theirs[key].name for key in keys):
+    (list_, count), (other_list, other_count) = map(_classes, (first.result, second.result))
+    if list_ != other_list or any(ours[key].name != theirs[key].name for key in keys):
         raise UserError(
             f"{task}: {first.folder} and {second.folder} name the pictures from different lists of"
-            f" classes ({first.result.num_classes} and {second.result.num_classes}); evaluate"
-            " both with the same --labels or --annotations"
+            f" classes ({count} and {other_count}); evaluate both with the same --labels or"
+            " --annotations"
         )
     if any(ours[key].trials != theirs[key].trials for key in keys):
+        if task == "newt":
+            raise UserError(
+                f"{task}: {first.folder} and {second.folder} ran it a different number of times;"
+                " evaluate both with the same --protocol"
+            )
         raise UserError(
             f"{task}: {first.folder} and {second.folder} drew other examples to learn from; give"
             f" --support {first.folder / task}_support.json to the second"
@@ -109,6 +116,13 @@ def _compare_task(task: str, first: Held, second: Held) -> schema.TaskComparison
         np.asarray([ours[key].trials for key in keys]),
     )
     return schema.TaskComparison(**vars(result), num_images=len(keys))
+
+
+def _classes(result: schema.SpeciesResult | schema.NewtResult) -> tuple[object, int | None]:
+    """What tells lists of classes apart, and their length; the classes of NeWT are its tasks."""
+    if isinstance(result, schema.NewtResult):
+        return sorted(result.tasks or ()), len(result.tasks or ())
+    return result.classes_sha256 or result.num_classes, result.num_classes
 
 
 def _answers(path: Path) -> dict[str, Answers]:

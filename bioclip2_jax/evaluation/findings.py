@@ -147,15 +147,20 @@ class Variants:
 
     Attributes:
       counts: pictures of variants 0 and 1.
-      rho: corrected for noise; None where the difference does not exceed its noise, or with fewer
-        than four pictures of a variant. Not clipped: an orthogonal difference is as often below 0
-        as above.
+      rho: corrected for noise; None where the difference does not exceed its noise, with fewer than
+        four pictures of a variant, or where no direction between species can be told from noise.
+        Not clipped: an orthogonal difference is as often below 0 as above.
       rho_raw: with U from all pictures, not corrected.
       rho_p: share of random divisions of the same pictures whose difference lies inside U at most
         as much; small means more orthogonal than the variation between individuals.
-      fisher: ||m1 - m2||^2 / (tr S1 + tr S2), S the covariance inside a variant.
-      fisher_removed: the same after U is projected out.
+      fisher_raw: ||m1 - m2||^2 / (tr S1 + tr S2), S the covariance inside a variant; None in files
+        of the first versions, whose `fisher` it was.
+      fisher: the same, corrected: what the noise of the means adds is subtracted, so that it is 0
+        on average where the variants do not differ, and as often below.
+      fisher_floor: what was subtracted, about 1 / n for n pictures of each variant.
+      fisher_removed, fisher_removed_raw: the same after U is projected out.
       fisher_p: share of random divisions whose means differ at least as much.
+      fisher_smallest_p: the least that so few pictures can give.
       signal, inside: unbiased estimates of ||v||^2 and ||U'v||^2; None where rho needs more
         pictures.
     """
@@ -166,7 +171,11 @@ class Variants:
     rho_p: float
     fisher: float
     fisher_removed: float
+    fisher_raw: float | None = None
+    fisher_removed_raw: float | None = None
+    fisher_floor: float | None = None
     fisher_p: float
+    fisher_smallest_p: float | None = None
     signal: float | None = None
     inside: float | None = None
 
@@ -184,6 +193,7 @@ class Share:
 
     mean: float | None
     interval: Interval | None = None
+    all_species: float | None = None
     null_mean: float
     p: float
     raw_mean: float
@@ -193,10 +203,32 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """A Fisher ratio over all species, and its 95 % interval."""
+    """A Fisher ratio over all species, and its 95 % interval.
+
+    `raw` is the uncorrected one, None in files of the first versions, whose `mean` it was.
+    """
 
     mean: float
     interval: Interval | None = None
+    raw: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """rho in the plane of three species' means, as the paper's figure shows it, over triples.
+
+    Attributes:
+      rho: sum of insides / sum of signals, as over all species; None where no plane can be told
+        from noise.
+      rho_raw: mean, not corrected.
+      random_direction: share of a random direction.
+      triples: of species that were taken.
+    """
+
+    rho: float | None
+    rho_raw: float
+    random_direction: float
+    triples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +267,8 @@ class WithinSettings:
       min_images: species with fewer pictures are left out of the space between species too.
       permutations: random divisions of the pictures of each species.
       seed: of all draws.
-      subspace_species, dim: species that span that space, and dimensions of the features.
+      subspace_species, dim: species that span the space between species, and dimensions of the
+        features.
     """
 
     split: str | None = None
@@ -249,7 +282,7 @@ class WithinSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Within:
-    """within.json."""
+    """within.json; `resolved`, `plane` and `cautions` as in `within.Within`."""
 
     analysis: str = "within"
     model: str | None = None
@@ -258,9 +291,13 @@ class Within:
     variants: tuple[str, str]
     num_species: int | None = None
     dimensions: int | None = None
+    resolved: int | None = None
     settings: WithinSettings = WithinSettings()
     rho: Share
     fisher: Ratio
     fisher_removed: Ratio
+    fisher_floor: float | None = None
+    plane: Plane | None = None
+    cautions: list[str] = field(default_factory=list)
     species: list[SpeciesVariants]
     panels: list[Panel] = field(default_factory=list)

@@ -5,14 +5,18 @@ and whole, so a restart after any kind of end repeats at most the task that was 
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.subject import Job
 from bioclip2_jax.evaluation.tasks import TASKS, bearing
+from bioclip2_jax.files import absolute, below, place
 from bioclip2_jax.weights import checkpoint
 
 POLL_SECONDS = 2.0
@@ -51,8 +55,8 @@ def new_checkpoints(
     last_new = time.monotonic()
     while True:
         # In this order: a checkpoint written just before the end is still found.
-        finished = (Path(workdir) / "done.json").exists()
-        fresh = [step for step in checkpoint.steps(workdir) if step not in seen]
+        finished = (place(workdir) / "done.json").exists()
+        fresh = checkpoint.steps(workdir, known=seen)
         for step in fresh:
             seen.add(step)
             yield step
@@ -89,6 +93,24 @@ def is_done(folder: Path, job: Job) -> bool:
     return bearing(job.task, made) == bearing(job.task, job.settings)
 
 
+def apart(folder: Path, job: Job) -> Job:
+    """The job, in a folder of its set's name where the result of another set has its place."""
+    name = job.folder or (absolute(job.root).name if job.root else job.name)
+    names = (f"{name}-{number}" for number in itertools.count(2))
+    places = itertools.chain([job.folder], [] if job.folder else [name], names)
+    return replace(job, folder=next(each for each in places if not _is_taken(folder / each, job)))
+
+
+def _is_taken(folder: Path, job: Job) -> bool:
+    """Whether a folder holds the result of the job's task on another set."""
+    try:
+        made = schema.read(folder / f"{job.task}.json", TASKS[job.task].result).settings
+    except UserError:
+        return False
+    ours, theirs = (bearing(job.task, settings) for settings in (job.settings, made))
+    return any(ours[name] != theirs[name] for name in ("data", "annotations") if name in ours)
+
+
 # ---- Curves
 
 
@@ -121,12 +143,19 @@ def curves(home: Path, board: Path) -> Iterator[Callable[[Path], None]]:
             return  # a result of another model, put here by hand
         writer.write(result.step, figures(result), "/".join(("eval", *set_name, path.stem)))
 
+    def draw_now(path: Path) -> None:
+        draw(path)
+        writer.flush()
+
     with contextlib.closing(Board(board, 0)) as writer:
-        named = (checkpoint.step_named(path.name) for path in home.glob("*"))
+        named = [checkpoint.step_named(path.name) for path in buckets.named(home, "*")]
         for step in sorted(step for step in named if step is not None):
-            for path in sorted((home / str(step)).glob("**/*.json")):
-                draw(path)
-        yield draw
+            folder = home / str(step)
+            for name in below(folder, leave_out=("features",)):
+                if name.endswith(".json"):
+                    draw(folder / name)
+        writer.flush()
+        yield draw_now
 
 
 def figures(result: schema.Result) -> dict[str, float]:

@@ -4,7 +4,8 @@ Every task writes `TASK.json`, and tables beside it: `TASK_classes.csv`, `TASK_d
 zero-shot also `zero_shot_images.csv` (the answers for every image) and `zero_shot_embeddings.npz`
 (one vector a class from its pictures and one from its name), for few-shot `TASK_support.json`.
 They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that is named; where the
-data are several species sets, in a folder of its own for each of them.
+data are several species sets, or the result of another set lies there, in a folder of the set's
+name.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +15,20 @@ from pathlib import Path
 import bioclip2_jax
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema, tables
-from bioclip2_jax.evaluation.follow import chosen_steps, curves, is_done, is_going, new_checkpoints
+from bioclip2_jax.evaluation.follow import (
+    apart,
+    chosen_steps,
+    curves,
+    is_done,
+    is_going,
+    new_checkpoints,
+)
 from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.evaluation.subject import Job, Subject
 from bioclip2_jax.evaluation.tasks import SPECIES_TASKS, TASKS, plan
 from bioclip2_jax.features import embed, store
 from bioclip2_jax.features.encode import spread
+from bioclip2_jax.files import place
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.weights.load import load
 
@@ -68,9 +77,9 @@ def run_once(
             " embed the pictures with that one"
         )
     subject = Subject(
-        model=model, features=kept, folder=Path(out), name=name, batch_size=batch_size, say=say
+        model=model, features=kept, folder=place(out), name=name, batch_size=batch_size, say=say
     )
-    evaluate_subject(subject, jobs)
+    evaluate_subject(subject, [apart(subject.folder, job) for job in jobs])
 
 
 # ---- Checkpoints of a run
@@ -107,13 +116,14 @@ def run(
       UserError: the data or a checkpoint cannot be used.
     """
     jobs = plan(settings, tasks, None)
-    home = Path(out) if out else Path(workdir) / tables.FOLDER
+    home = place(out) if out else place(workdir) / tables.FOLDER
     steps = new_checkpoints(workdir, timeout, say) if follow else chosen_steps(workdir, step)
-    board = (home if out else Path(workdir)) / "tensorboard" / "eval"
+    board = (home if out else place(workdir)) / "tensorboard" / "eval"
     with curves(home, board) as draw:
         for number in steps:
             folder = home / str(number)
-            todo = [job for job in jobs if not (follow and is_done(folder, job))]
+            here = [apart(folder, job) for job in jobs]
+            todo = [job for job in here if not (follow and is_done(folder, job))]
             if not todo:
                 continue
             path = checkpoint.step_dir(workdir, number)

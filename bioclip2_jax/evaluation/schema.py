@@ -42,7 +42,9 @@ class Settings:
       class_column: column of the table whose cells are the classes.
       where: "COLUMN=VALUE" that rows of the table must have.
       templates: sentences of zero-shot, a key of `TEMPLATES`.
-      protocol: of the tasks beyond species, "faithful" or "corrected".
+      protocol: the original's code that few-shot and the tasks beyond species follow: "v1", the
+        release that came with the paper, "v2", that of 2026, or "corrected", the latter without its
+        slips. "faithful", an older name of "v2", is taken for it.
       support: a file with the support of few-shot, as `few_shot_K_support.json`.
     """
 
@@ -54,8 +56,16 @@ class Settings:
     class_column: str | None = None
     where: tuple[str, ...] = ()
     templates: str = "bioclip2"
-    protocol: str = "faithful"
+    protocol: str = "v2"
     support: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", _release(self.protocol))
+
+
+def _release(protocol: str) -> str:
+    """The name of a protocol today."""
+    return "v2" if protocol == "faithful" else protocol
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class BeyondResult(Result):
 
     Attributes:
       value, std: mean and standard deviation of the runs.
-      protocol: "faithful" or "corrected".
+      protocol: as of `Settings`.
       metric: what the figure is.
       runs: the figure of each.
       num_images: that were used.
@@ -197,6 +207,9 @@ class BeyondResult(Result):
     num_images: int
     num_missing: int = 0
     bad: list[BadPicture] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", _release(self.protocol))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,9 +247,14 @@ class HerbariumResult(BeyondResult):
 
 @dataclass(frozen=True, kw_only=True)
 class PlantDocResult(BeyondResult):
-    """`plantdoc.json`: also the average over the classes."""
+    """`plantdoc.json`: also the average over the classes.
+
+    `loader_runs` are the draws from the pictures in the order of the original's loader, where none
+    is missing; `runs` are those from the order of the folder.
+    """
 
     macro: float | None = None
+    loader_runs: list[float] = field(default_factory=list)
 
 
 # ---- Comparisons

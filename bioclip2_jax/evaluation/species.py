@@ -190,7 +190,8 @@ def run_few_shot(job: SpeciesJob, subject: Subject, k: int) -> schema.FewShotRes
     keys = [question.pictures.keys[row] for row in rows]
     supports = questions.support_rows(support, keys) if support else None
     try:
-        result = few_shot(features, labels, k, groups, supports)
+        run_on = job.settings.protocol == "v1"
+        result = few_shot(features, labels, k, groups, supports, run_on=run_on)
     except UserError as error:
         raise UserError(f"{support}: {error}") from error
     asked = np.isin(labels, result.queried)

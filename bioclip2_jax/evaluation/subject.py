@@ -15,6 +15,7 @@ from bioclip2_jax.features import embed
 from bioclip2_jax.features.encode import SplitFeatures, embed_split
 from bioclip2_jax.features.pictures import open_pictures, pictures_below
 from bioclip2_jax.features.store import Store, align, read
+from bioclip2_jax.files import absolute, make_folder
 from bioclip2_jax.weights.load import Model
 
 Pictures = TypeVar("Pictures")
@@ -78,7 +79,7 @@ class Subject:
     def place(self, job: Job) -> Path:
         """The folder of a job's results."""
         folder = self.folder / job.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return folder
 
     def store(self, root: Path | None) -> Store:
@@ -86,7 +87,7 @@ class Subject:
         if self.features is not None or root is None:
             assert self.features is not None, "a plan without a folder is one of kept features"
             return self.features
-        root = root.absolute()
+        root = absolute(root)
         if root not in self._stores:
             digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
             kept = self.folder / "features" / f"{root.name}-{digest}"

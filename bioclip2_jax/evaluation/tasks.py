@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from bioclip2_jax.evaluation.published import species as sets
 from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.evaluation.subject import Job, Pictures, Subject, store_split
 from bioclip2_jax.features.store import Store
+from bioclip2_jax.files import absolute, below, place
 
 _PATHS = ("data", "annotations", "support")
 
@@ -64,8 +64,10 @@ def bearing(task: str, settings: Settings) -> dict[str, Any]:
         names = ["data", "split", "text_kind", "annotations", "class_column", "where"]
         names += ["labels", "templates"] if task == "zero_shot" else ["support"]
     values = {name: getattr(settings, name) for name in names}
+    if task.startswith("few_shot"):
+        values["run_on"] = settings.protocol == "v1"
     given = {name: value for name, value in values.items() if name in _PATHS and value}
-    return values | {name: os.path.abspath(path) for name, path in given.items()}
+    return values | {name: str(absolute(path)) for name, path in given.items()}
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ def plan(settings: Settings, tasks: Sequence[str], features: Store | None) -> li
     """
     if settings.data is None and features is None:
         raise UsageError("--data is missing: the pictures to evaluate on")
-    if settings.data is not None and not Path(settings.data).is_dir():
+    if settings.data is not None and not place(settings.data).is_dir():
         raise UsageError(f"--data {settings.data}: there is no such folder")
     if settings.support:
         questions.read_support(settings.support)
@@ -107,8 +109,8 @@ def plan(settings: Settings, tasks: Sequence[str], features: Store | None) -> li
             raise UsageError(
                 f"--tasks {name} needs --data: the folder of the set as it is published"
             )
-        below = Path(settings.data) / name
-        root = below if below.is_dir() else Path(settings.data)
+        inner = place(settings.data) / name
+        root = inner if inner.is_dir() else place(settings.data)
         jobs.append(Job(task=name, settings=settings, name=name, root=root, pictures=read(root)))
     return jobs
 
@@ -153,7 +155,7 @@ def _dataset_jobs(settings: Settings, tasks: Sequence[str], features: Store | No
         questions.dataset_classes(settings.data, split, settings.labels)
     elif features is not None:
         store_split(features, split, "--features")
-    name = Path(settings.data).absolute().name if settings.data else "features"
+    name = absolute(settings.data).name if settings.data else "features"
     filled = replace(settings, split=split, text_kind=kind)
     return [Job(task=task, settings=filled, name=name, pictures=None) for task in tasks]
 
@@ -162,11 +164,12 @@ def _species_sets(settings: Settings) -> list[sets.SpeciesSet] | None:
     """The sets that are asked for; None for a dataset, or for its features."""
     if settings.annotations:
         return [sets.of_table(settings.annotations, settings.data)]
-    if settings.data is None or (Path(settings.data) / "features.json").is_file():
+    if settings.data is None or (place(settings.data) / "features.json").is_file():
         return None
-    below = sets.find(settings.data)
-    if below or next(Path(settings.data).glob("**/features.json"), None):
-        return below or None
+    found = sets.find(settings.data)
+    names = below(place(settings.data)) if not found else ()
+    if found or any(name.endswith("/features.json") for name in names):
+        return found or None
     raise UsageError(
         f"--data {settings.data}: neither a dataset made by `bioclip2 prepare` nor a published set;"
         " for any folder of pictures give --annotations, a table with a column of file names"

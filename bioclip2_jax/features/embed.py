@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 import bioclip2_jax
+from bioclip2_jax import files
 from bioclip2_jax.data import folders
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features import store
@@ -64,7 +65,7 @@ def embed(
       UsageError: `out` holds other features.
       UserError: not one picture can be read, or the features are not finite.
     """
-    out = Path(out)
+    out = files.place(out)
     about = store.About(
         model=store.Maker(path=model_name, step=model.step, sha256=checksum(model)),
         preprocess=model.preprocess,
@@ -77,7 +78,7 @@ def embed(
     )
     about = msgspec.json.decode(msgspec.json.encode(about), type=store.About)  # as it comes back
     _check_same(out, about)
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     store.write_about(out, about)
     if pictures.others:
         say(folders.remark(pictures.others))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.data import dataset, folders
+from bioclip2_jax import files
+from bioclip2_jax.data import buckets, dataset, folders
 from bioclip2_jax.data.records import TEXT_FIELDS
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.features import store
@@ -47,7 +48,9 @@ def find_files(arguments: Sequence[str]) -> folders.Files:
     pictures, others = [], []
     for argument in arguments:
         found, rest = [argument], []
-        if os.path.isdir(argument):
+        if files.is_remote(argument):
+            found, rest = _in_bucket(argument)
+        elif os.path.isdir(argument):
             names, rest = folders.files_below(argument)
             found = [str(Path(argument, name)) for name in names]
         elif not os.path.exists(argument) and glob.has_magic(argument):
@@ -57,6 +60,16 @@ def find_files(arguments: Sequence[str]) -> folders.Files:
         pictures += found
         others += rest
     return folders.Files(pictures=pictures, others=others)
+
+
+def _in_bucket(argument: str) -> tuple[list[str], list[str]]:
+    place = files.place(argument)
+    if place.is_dir():
+        names, rest = folders.files_below(place)
+        return [str(place / name) for name in names], rest
+    if glob.has_magic(argument) and not place.exists():
+        return buckets.matching(argument), []
+    return [argument], []
 
 
 def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
@@ -70,10 +83,10 @@ def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
       UsageError: there is no picture, or a split is asked of a plain folder.
       UserError: the dataset is damaged.
     """
-    path = Path(path)
+    path = files.place(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; name a dataset or a folder of pictures")
-    if next(path.glob("**/features.json"), None):
+    if any(f"/{name}".endswith("/features.json") for name in files.below(path)):
         return _of_dataset(path, split)
     if split:
         raise UsageError(f"--split {split}: {path} is a plain folder, which has no splits")
@@ -101,7 +114,10 @@ def _of_dataset(path: Path, split: str | None) -> Pictures:
         return record["image"], row
 
     return Pictures(
-        name={"dataset": str(path.absolute()), "splits": {name: counts[name] for name in names}},
+        name={
+            "dataset": str(files.absolute(path)),
+            "splits": {name: counts[name] for name in names},
+        },
         labels=dataset.label_names(path),
         count=starts[-1],
         key=lambda number: "record {1} of split {0}".format(*find(number)),
@@ -116,7 +132,7 @@ def pictures_below(path: str | Path) -> Pictures:
       UsageError: there is none, or no such folder.
       UserError: a folder cannot be read, or a file name cannot be written down.
     """
-    path = Path(path)
+    path = files.place(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; name a folder of pictures")
     keys, others = folders.files_below(path)
@@ -125,13 +141,18 @@ def pictures_below(path: str | Path) -> Pictures:
 
     def read(number: int) -> tuple[bytes, store.Row]:
         row = store.Row(key=keys[number], index=number, texts={}, labels={})
-        return (path / keys[number]).read_bytes(), row
+        return buckets.read_bytes(path / keys[number]), row
 
     # Sizes tell pictures that were replaced under the same names.
-    listing = "\n".join(f"{key} {_size(path / key)}" for key in keys)
+    sizes = (
+        buckets.sizes_below(path)
+        if files.is_remote(path)
+        else {key: _size(path / key) for key in keys}
+    )
+    listing = "\n".join(f"{key} {sizes[key]}" for key in keys)
     digest = hashlib.sha256(listing.encode()).hexdigest()
     return Pictures(
-        name={"folder": str(path.absolute()), "listing_sha256": digest},
+        name={"folder": str(files.absolute(path)), "listing_sha256": digest},
         labels=[],
         count=len(keys),
         key=keys.__getitem__,

@@ -5,6 +5,7 @@ that in its own metadata, so that a file can be told apart on its own. A file is
 not at all, and the store is complete when `embedding.json` says so.
 """
 
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 from bioclip2_jax.weights.description import Preprocess
@@ -128,7 +130,7 @@ class Store:
 
 def part_path(folder: str | Path, number: int) -> Path:
     """Where part `number` lies."""
-    return Path(folder) / f"features-{number:05d}.parquet"
+    return files.place(folder) / f"features-{number:05d}.parquet"
 
 
 def write_part(path: Path, rows: Sequence[Row], features: np.ndarray, about: About) -> None:
@@ -173,7 +175,9 @@ def read_part_about(path: Path) -> About | None:
 
 
 def _read_part(path: Path) -> pa.Table:
-    return pq.read_table(path, page_checksum_verification=True)
+    # Of a bucket whole, and not through the client that Arrow would bring.
+    source = io.BytesIO(buckets.read_bytes(path)) if files.is_remote(path) else path
+    return pq.read_table(source, page_checksum_verification=True)
 
 
 def read_about(folder: str | Path) -> About:
@@ -182,7 +186,7 @@ def read_about(folder: str | Path) -> About:
     Raises:
       UserError: no feature store there, or a damaged one.
     """
-    path = Path(folder) / ABOUT
+    path = files.place(folder) / ABOUT
     if not path.is_file():
         raise UserError(
             f"{folder}: no feature store here (no {ABOUT}); make one with `bioclip2 embed`"
@@ -205,7 +209,7 @@ def read(folder: str | Path) -> Store:
     """Reads a complete feature store into memory.
 
     Raises:
-      UserError: none there, not complete, or damaged.
+      UserError: none there, not complete, damaged, or with features that are not finite.
     """
     about = read_about(folder)
     if not about.complete:
@@ -217,7 +221,7 @@ def read(folder: str | Path) -> Store:
         table = pa.concat_tables([_read_part(path) for path in paths])
         embedding = table["embedding"].combine_chunks()
         flat = embedding.flatten().to_numpy(zero_copy_only=False)
-        return Store(
+        store = Store(
             features=flat.reshape(len(table), about.dim).astype(np.float32),
             norms=table["norm"].to_numpy(),
             keys=table["key"].to_pylist(),
@@ -231,6 +235,14 @@ def read(folder: str | Path) -> Store:
             f"{folder}: damaged ({reason(error)}); run the same `bioclip2 embed` again, which makes"
             " only the damaged parts"
         ) from error
+    odd = np.flatnonzero(~np.isfinite(store.features).all(axis=1))
+    if len(odd):
+        raise UserError(
+            f"{folder}: the features of {len(odd):,} of {len(store.keys):,} pictures are not"
+            f" finite, {store.keys[odd[0]]} is the first; embed them"
+            " anew with a model whose weights are"
+        )
+    return store
 
 
 def align(files: Sequence[str], keys: Sequence[str]) -> list[str]:

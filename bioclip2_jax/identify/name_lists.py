@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.dataset import TAXA_FILE
 from bioclip2_jax.errors import UsageError, UserError
@@ -38,7 +39,7 @@ def read_labels(path: str | Path) -> LabelSet:
       UserError: unreadable, empty, or the same label twice.
     """
     lines: dict[str, int] = {}
-    for line, label in tables.read_lines(Path(path)):
+    for line, label in tables.read_lines(files.place(path)):
         if label in lines:
             raise UserError(
                 f"{path}: line {line} repeats the label {label!r} of line {lines[label]};"
@@ -93,7 +94,7 @@ def taxa_of(path: str | Path) -> list[tuple[Taxon, str]]:
     Raises:
       UserError: unreadable, or a row that names no taxon.
     """
-    path = Path(path)
+    path = files.place(path)
     table = tables.open_table(path / TAXA_FILE if path.is_dir() else path)
     columns = table.columns(tables.COMMON_NAME_COLUMNS)
     common: dict[Taxon, str] = {}

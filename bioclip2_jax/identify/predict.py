@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features.encode import embed_classes, embed_images
 from bioclip2_jax.identify.name_lists import LabelSet
@@ -46,7 +46,7 @@ def predict(
     label_features = embed_classes(model, labels.names, max(batch_size, 128), IMAGENET_TEMPLATES)
 
     def read(index: int) -> bytes:
-        return Path(paths[index]).read_bytes()
+        return buckets.read_bytes(files.place(paths[index]))
 
     for batch in embed_images(model, len(paths), read, batch_size):
         answers = {

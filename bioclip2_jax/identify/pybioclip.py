@@ -6,13 +6,16 @@ order, empty strings for what is missing. The text of a taxon is its ranks and i
 parted by blanks, in the 80 sentences of CLIP (TreeOfLife-toolbox, `make_txt_embedding.py`).
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.features.encode import embed_classes
 from bioclip2_jax.text.taxonomy import Taxon
@@ -54,8 +57,8 @@ def write_labels(
     names = [[list(taxon.ranks), common] for taxon, common in taxa]
     shape = (model.config.embed_dim, len(taxa))
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with files.replacing(out / FEATURES_FILE) as path:
+        files.make_folder(out)
+        with _written(out / FEATURES_FILE) as path:
             columns = np.lib.format.open_memmap(path, "w+", np.float32, shape)
             for start in range(0, len(taxa), _TAXA_AT_A_TIME):
                 part = taxa[start : start + _TAXA_AT_A_TIME]
@@ -70,3 +73,15 @@ def write_labels(
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
     return len(taxa)
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[str]:
+    """A name to map a file under that becomes `path`."""
+    if not files.is_remote(path):
+        with files.replacing(path) as partial:
+            yield partial
+        return
+    with tempfile.TemporaryDirectory(prefix="bioclip2-") as folder:
+        yield str(Path(folder, path.name))
+        buckets.upload(Path(folder, path.name), path)

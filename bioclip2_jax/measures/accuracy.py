@@ -131,7 +131,7 @@ def summarize(
     """Micro and class-averaged accuracy with 95 % bootstrap intervals.
 
     Images are resampled with replacement; a class that a resample misses is left out of that
-    resample's class average.
+    resample's class average. Where all answers are right, or all wrong, intervals are Wilson's.
 
     Args:
       outcomes: of n images.
@@ -157,6 +157,8 @@ def summarize(
     if trials.any():
         value = dict(zip(names, estimate(np.ones(len(labels))).tolist(), strict=True))
         bounds = intervals.bootstrap(estimate, len(labels), seed)
+        asked = int((trials > 0).sum())
+        bounds = [intervals.widened(each, asked) for each in bounds]
         interval = dict(zip(names, bounds, strict=True))
 
     def of_rank(rank: str) -> RankAccuracy:

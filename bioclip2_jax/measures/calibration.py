@@ -8,6 +8,8 @@ from scipy.optimize import minimize_scalar
 from bioclip2_jax.measures.scores import cosine_chunks
 
 BINS = 15
+HANDFUL = 50  # images, on fewer of which a temperature is no more than a guess
+WIDEST = np.log(100)  # of the temperatures that are looked at
 FIT_SCORES = 1 << 25  # image x class scores that a temperature is fitted on
 
 
@@ -49,6 +51,7 @@ class Scaling:
       num_fitted, num_judged: images it was found on, and those it was judged on.
       ece_before, ece_after: of the latter.
       nll_before, nll_after: their mean negative log-likelihood, in nats.
+      caution: why the temperature is not to be relied on; "" where nothing speaks against it.
     """
 
     temperature: float
@@ -58,6 +61,7 @@ class Scaling:
     nll_before: float
     ece_after: float
     nll_after: float
+    caution: str = ""
 
 
 def summary(scores: np.ndarray, right: np.ndarray) -> Calibration:
@@ -127,7 +131,7 @@ def temperature_scaling(
         return float(np.mean(np.log(totals) - scale * own))
 
     minimum = minimize_scalar(
-        loss, bounds=(-np.log(100), np.log(100)), method="bounded", options={"xatol": 1e-4}
+        loss, bounds=(-WIDEST, WIDEST), method="bounded", options={"xatol": 1e-4}
     )
     temperature = float(np.exp(minimum.x))
 
@@ -153,4 +157,14 @@ def temperature_scaling(
         nll_before=float(losses["before"].mean()),
         ece_after=summary(scores["after"], right).ece,
         nll_after=float(losses["after"].mean()),
+        caution=_caution(minimum.x, len(fitted)),
     )
+
+
+def _caution(log_temperature: float, num_fitted: int) -> str:
+    said = []
+    if abs(log_temperature) > WIDEST - 0.01:
+        said.append("the best temperature lies at the bound of those that were looked at")
+    if num_fitted < HANDFUL:
+        said.append(f"it was fitted on {num_fitted} pictures")
+    return ", and ".join(said)

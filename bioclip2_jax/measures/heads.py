@@ -61,8 +61,8 @@ def head_logits(
 
 
 def evaluation_logits(params: Params, features: np.ndarray, protocol: str, seed: int) -> np.ndarray:
-    """Logits as "faithful" gives them, with the dropout still on, or as "corrected" does."""
-    key = jax.random.key(seed + 1_000_000) if protocol == "faithful" else None
+    """Logits as both releases give them, with the dropout still on, or "corrected" ones."""
+    key = jax.random.key(seed + 1_000_000) if protocol != "corrected" else None
     return np.asarray(head_logits(params, jnp.asarray(features, jnp.float32), key))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 RESAMPLES = 1000
+MIN_CASES = 3  # with fewer, nothing is known of how they vary
 
 Interval = tuple[float, float]
 
@@ -31,9 +32,34 @@ def bootstrap(
     return list(zip(low, high, strict=True))
 
 
+def widened(interval: Interval, count: int) -> Interval:
+    """The interval of a share; Wilson's of so many cases where none or all are hits.
+
+    What is drawn from cases that are all alike is like them, so that the bootstrap has no width.
+    """
+    low, high = interval
+    return wilson(round(high) * count, count) if low == high and high in (0, 1) else interval
+
+
 def wilson(hits: int, count: int) -> Interval:
     """Score interval of the share of hits among so many cases (Wilson 1927)."""
     from scipy.stats import binomtest
 
     interval = binomtest(hits, count).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def student(values: np.ndarray) -> Interval | None:
+    """Interval of the mean of what cases vary around (Student 1908); None for fewer than three."""
+    if len(values) < MIN_CASES:
+        return None
+    mean, error = values.mean(), values.std(ddof=1) / len(values) ** 0.5
+    half = student_quantile(len(values) - 1) * error
+    return float(mean - half), float(mean + half)
+
+
+def student_quantile(freedom: float) -> float:
+    """Upper 2.5 % point of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))

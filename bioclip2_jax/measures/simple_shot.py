@@ -2,9 +2,11 @@
 
 Protocol of BioCLIP 2: five folds seeded 0 ... 4, k images of every class as support, all other
 images as queries; features are centred by the mean of the support and normalised again, centroids
-are plain means.
+are plain means. The code's first release (v1.0.0) shuffles one set of lists all along, so that a
+fold depends on those before it, and 5-shot on the folds of 1-shot; the later one takes copies.
 """
 
+import operator
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +84,8 @@ def few_shot(
     k: int,
     rank_groups: Mapping[str, np.ndarray],
     supports: list[list[int]] | None = None,
+    *,
+    run_on: bool = False,
 ) -> FewShot:
     """Names images by the nearest centroid of k labelled images a class.
 
@@ -91,6 +95,8 @@ def few_shot(
       k: support images a class.
       rank_groups: rank → [classes] int, lineage number of every label.
       supports: the support rows of every fold, as `FewShot.support` gives them; drawn if None.
+      run_on: each fold shuffles the order that the last one left, and the first one that of 1-shot
+        after its folds, as in the original's first release.
 
     Raises:
       UserError: a fold of `supports` does not hold k rows of every class that has more.
@@ -98,6 +104,9 @@ def few_shot(
     images_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels.tolist()):
         images_of.setdefault(label, []).append(row)
+    for fold in range(FOLDS if run_on and k > 1 else 0):
+        _, orders = split_support(images_of, 0, fold)
+        images_of = dict(zip(images_of, orders, strict=True))
     left_out = [label for label, rows in images_of.items() if len(rows) < k]
     images_of = {label: rows for label, rows in images_of.items() if len(rows) >= k}
     # With a single class there is nothing to tell apart.
@@ -112,6 +121,9 @@ def few_shot(
     for fold in range(folds if queried else 0):
         if supports is None:
             support, queries = split_support(images_of, k, fold)
+            if run_on:
+                orders = map(operator.add, support, queries)
+                images_of = dict(zip(images_of, orders, strict=True))
         else:
             support, queries = _given_support(images_of, k, supports[fold])
         drawn.append([row for rows in support for row in rows])

@@ -26,6 +26,11 @@ class VisionConfig:
         """Attention heads."""
         return self.width // self.head_width
 
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP, cut to a whole number as open_clip cuts it."""
+        return int(self.width * self.mlp_ratio)
+
 
 @dataclass(frozen=True)
 class TextConfig:

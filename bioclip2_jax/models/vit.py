@@ -24,7 +24,7 @@ class ImageTower(nnx.Module):
         replay_projection: bool = False,
     ):
         vision, width = config.vision, config.vision.width
-        hidden, std = int(vision.mlp_ratio * width), width**-0.5
+        hidden, std = vision.hidden, width**-0.5
         self.execution = execution
         self.patch_embed = PatchEmbed(vision.patch_size, width, rngs)
         self.class_embedding = layers.normal(rngs, (width,), std)

@@ -4,6 +4,10 @@ A conversion that was interrupted, by anything, goes on when it is called again,
 those of one that never was. Nothing is visible under the final name before all of it is there.
 """
 
+import contextlib
+import dataclasses
+import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,10 +17,18 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bioclip2_jax import files
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import shards, spool
-from bioclip2_jax.prepare.publish import Summary, check_free, is_made_from, publish
+from bioclip2_jax.prepare.publish import (
+    Summary,
+    check_free,
+    is_made_from,
+    publish,
+    read_summary,
+    upload,
+)
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
 from bioclip2_jax.prepare.workshop import Order, Workshop
 from bioclip2_jax.workers import tasks as workers
@@ -32,6 +44,8 @@ def build(order: Order, say: Callable[[str], None] = print) -> Summary | None:
         done is kept, and calling again goes on from there; nothing is kept where there is nothing
         to go on from.
     """
+    if files.is_remote(order.out):
+        return _build_for_bucket(order, say)
     out, share = order.out.resolve(), order.runner.share
     workshop = Workshop(out.parent / f".{out.name}.preparing", order)
     if share and order.overwrite:
@@ -103,6 +117,36 @@ class _AtHand:
                 yield example
             else:
                 yield Picture(file=example.get("file", ""), split=part.file, record=example)
+
+
+def _build_for_bucket(order: Order, say: Callable[[str], None]) -> Summary:
+    """Makes the dataset in the cache of this machine, and puts it into the bucket.
+
+    The engine lives on names that appear at once, which a bucket has not. Called again after any
+    end, this goes on; readers find the dataset when all of it is there.
+    """
+    if order.runner.share or order.runner.ray is not None:
+        option = "--task" if order.runner.share else "--runner ray"
+        raise UsageError(
+            f"{option} needs an --out on a disk that all machines share, not {order.out}; copy the"
+            " dataset then (`gcloud storage cp --recursive`), or convert on one machine"
+        )
+    check_free(order.out, order.overwrite)
+    name = hashlib.sha256(str(order.out).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = cache / "bioclip2_jax" / "prepare" / name
+    here = dataclasses.replace(order, out=home / order.out.name)
+    say(f"{order.out}: made in {home} (XDG_CACHE_HOME), then uploaded")
+    try:
+        if not is_made_from(here.out, Workshop(home, here).digest) or not order.can_go_on:
+            build(here, say)
+        upload(here.out, order.out)
+        summary = read_summary(here.out)
+        shutil.rmtree(home)
+    finally:
+        with contextlib.suppress(OSError):
+            home.rmdir()  # with nothing in it to go on from
+    return summary
 
 
 # ---- The halves

@@ -5,6 +5,7 @@ The rows of media are cut into slices; those of the core are joined to each slic
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.data.tables import normal
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.files import is_remote
 from bioclip2_jax.prepare import joins, recognise
 from bioclip2_jax.prepare.columns import describe, key_column
 from bioclip2_jax.prepare.dwca_files import Archive, last_part, names_of, opened
@@ -26,6 +29,7 @@ from bioclip2_jax.prepare.tar_members import printable
 from bioclip2_jax.text.taxonomy import clean
 
 _ROWS_A_PART = 5000
+_COPY = "archive.zip"  # of one in a bucket, among the parts
 _KEYS = ("gbifid", "occurrenceid", "taxonid", "id")
 _NO_LABELS = ("id", "coreid", "type", "format", "associatedmedia", *_KEYS)
 _ADDRESSES = ("accessuri", "identifier", "accessurl", "associatedmedia", "references")
@@ -53,7 +57,9 @@ class DwcaSource:
         if self.media and not self.media.is_dir():
             raise UsageError(f"--media {self.media}: there is no such folder")
         recognise.refuse_others([str(self.archive)], "dwca", "archive")
-        with opened(self.archive) as archive, faults_of(self.archive):
+        if self._is_packed_far():
+            buckets.fetch(self.archive, folder).rename(folder / _COPY)
+        with self._opened(folder) as archive, faults_of(self.archive):
             core, media = archive.tables()
             _write(archive.lines(core), folder / "core.parquet")
             lines = archive.lines(media) if media else _associated_media(core, archive)
@@ -80,11 +86,18 @@ class DwcaSource:
         """The pictures of a slice; media of other kinds are passed over."""
         shared = pq.read_table(Path(part.file).with_name("shared.parquet"))["name"].to_pylist()
         core_rows = joins.load(part.joined)
-        with opened(self.archive) as archive:
+        with self._opened(Path(part.file).parent) as archive:
             core, media = archive.tables()
             rows = _Rows(archive, core, media or _associated(core), frozenset(shared), self.media)
             for row in pq.read_table(part.file).to_pylist():
                 yield from rows.read(row, core_rows.get(row["key"], {}))
+
+    def _is_packed_far(self) -> bool:
+        return is_remote(self.archive) and not self.archive.is_dir()
+
+    def _opened(self, folder: Path) -> AbstractContextManager[Archive]:
+        copy = folder / _COPY
+        return opened(self.archive, copy if copy.exists() else None)
 
 
 @dataclass(frozen=True)

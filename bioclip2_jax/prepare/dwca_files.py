@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError, reason
+from bioclip2_jax.files import is_remote
 from bioclip2_jax.prepare.dwca_meta import DwcTable, Line, lines_of, read_meta
 from bioclip2_jax.prepare.local_files import Unreadable, read_below
 from bioclip2_jax.prepare.tar_members import printable
@@ -108,9 +110,13 @@ class Archive:
                 file = self.zip.open(info)
             else:
                 path = self.path / name
-                if not path.resolve().is_relative_to(self.path.resolve()):
+                if is_remote(path):
+                    is_inside = ".." not in name.split("/")
+                else:
+                    is_inside = path.resolve().is_relative_to(self.path.resolve())
+                if not is_inside:
                     raise UserError(f"{self.path}: {printable(name)} lies outside the archive")
-                file = path.open("rb")
+                file = buckets.open_bytes(path)
             with file:
                 yield file
         except (KeyError, *_DAMAGES) as error:
@@ -119,8 +125,8 @@ class Archive:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Archive]:
-    """Opens an archive.
+def opened(path: Path, copy: Path | None = None) -> Iterator[Archive]:
+    """Opens an archive; `copy` is where a zip lies that `path` says to be in a bucket.
 
     Raises:
       UsageError: it is not there, or none.
@@ -135,7 +141,7 @@ def opened(path: Path) -> Iterator[Archive]:
             yield Archive(path)
             return
         try:
-            packed = stack.enter_context(zipfile.ZipFile(path))
+            packed = stack.enter_context(zipfile.ZipFile(copy or path))
         except (OSError, zipfile.BadZipFile) as error:
             what = getattr(error, "strerror", None) or reason(error)
             raise UsageError(

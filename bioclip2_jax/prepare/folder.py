@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bioclip2_jax import files
-from bioclip2_jax.data import tables
+from bioclip2_jax.data import buckets, tables
 from bioclip2_jax.data.tables import Table, normal, open_table
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.prepare import columns, recognise
@@ -53,30 +53,31 @@ class Folder:
 
     def read(self, part: Part) -> Iterator[Picture | Rejected]:
         """The pictures of the rows of a slice."""
-        for row in read_slice(part.file):
-            file, split, key = row["file"], row["split"], row["key"]
-            path = f"{row['images']}/{file}" if file else ""
-            if not file:
-                fault = f"the {row['column']} cell is empty ({row['place']})"
-            elif re.match("(https?|ftp)://", file):
-                fault = "a web address; download the picture and name its file"
-            else:
-                try:
-                    found = _find(Path(row["images"]), file)
-                    described = columns.describe(
-                        row["cells"], captions=row["captions"], besides=row["besides"]
-                    )
-                    described.fields["dataset_name"] = row["dataset"]
-                    yield Picture(
-                        file=str(found),
-                        split=split,
-                        record=described.record(key, found.read_bytes()),
-                    )
-                    continue
-                except (OSError, ValueError) as error:
-                    detail = getattr(error, "strerror", None) or reason(error)
-                    fault = f"cannot be read ({detail})"
-            yield Rejected(key=key, file=path, split=split, reason=fault)
+        rows = list(read_slice(part.file))
+        is_far = any(files.is_remote(row["images"]) for row in rows)
+        yield from buckets.each(_picture, rows) if is_far else map(_picture, rows)
+
+
+def _picture(row: dict[str, Any]) -> Picture | Rejected:
+    file, split, key = row["file"], row["split"], row["key"]
+    path = f"{row['images']}/{file}" if file else ""
+    if not file:
+        fault = f"the {row['column']} cell is empty ({row['place']})"
+    elif re.match("(https?|ftp)://", file):
+        fault = "a web address; download the picture and name its file"
+    else:
+        try:
+            found = _find(files.place(row["images"]), file)
+            described = columns.describe(
+                row["cells"], captions=row["captions"], besides=row["besides"]
+            )
+            described.fields["dataset_name"] = row["dataset"]
+            image = buckets.read_bytes(found)
+            return Picture(file=str(found), split=split, record=described.record(key, image))
+        except (OSError, ValueError) as error:
+            detail = getattr(error, "strerror", None) or reason(error)
+            fault = f"cannot be read ({detail})"
+    return Rejected(key=key, file=path, split=split, reason=fault)
 
 
 def write_slices(rows: Iterable[Mapping[str, Any]], folder: Path, size: int) -> Iterator[Part]:
@@ -119,7 +120,7 @@ class _Table:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for each picture, in the order of the table."""
-        home = self.table.path.absolute().parent.name
+        home = files.absolute(self.table.path).parent.name
         for line, row in self.table.rows():
             dataset = (row[self.dataset] if self.dataset else "") or home
             start = f"{dataset}/" if self.prefix else ""
@@ -191,13 +192,13 @@ def _open_table(images: Path | None, path: Path, captions: str, *, prefix: bool)
 
 def _find(images: Path, file: str) -> Path:
     """The picture's path: below `images`, or below the folder above it, in either spelling."""
-    path = images / file
+    path, whole = images / file, files.absolute(images)
     for name in dict.fromkeys((file, file.replace("\\", "/"))):
         if (images / name).exists():
             return images / name
         # A table may also count from the folder above the pictures.
-        if Path(name).parts[:1] == (images.absolute().name,):
-            above = images.absolute().parent / name
+        if Path(name).parts[:1] == (whole.name,):
+            above = whole.parent / name
             if above.exists():
                 return above
     return path

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError, reason
+from bioclip2_jax.files import is_remote
 from bioclip2_jax.prepare.columns import key_column
 
 _MEMORY = "3GB"  # that DuckDB may take before it goes to disk
@@ -37,14 +40,16 @@ class Table:
 
     @classmethod
     def open(cls, path: Path, copy: Path) -> "Table":
-        """Opens a table; of one that is no Parquet makes a copy that is."""
+        """Opens a table; of one that is no Parquet, or in a bucket, makes a copy that is not."""
         if not path.exists():
             raise UsageError(f"{path}: there is no such table")
-        found = sorted(path.rglob("*.parquet"), key=str) if path.is_dir() else [path]
+        found = _parquet_below(path) if path.is_dir() else [path]
         if not found:
             raise UsageError(f"{path}: there is no Parquet file in this folder")
         if not path.is_dir() and not is_parquet(path):
             found = [_as_parquet(path, copy)]
+        elif is_remote(path):
+            found = [_copied(file, copy, number) for number, file in enumerate(found)]
         columns: dict[str, str] = {}
         with faults_of(path):
             for field in (field for file in found for field in pq.read_schema(file)):
@@ -90,10 +95,22 @@ def faults_of(path: Path) -> Iterator[None]:
 def is_parquet(path: Path) -> bool:
     """Whether a file says at its start that it is Parquet."""
     try:
-        with path.open("rb") as file:
+        with buckets.open_bytes(path) as file:
             return file.read(4) == b"PAR1"
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parquet_below(folder: Path) -> list[Path]:
+    if is_remote(folder):
+        return [folder / n for n in buckets.sizes_below(folder) if n.endswith(".parquet")]
+    return sorted(folder.rglob("*.parquet"), key=str)
+
+
+def _copied(file: Path, copy: Path, number: int) -> Path:
+    """A file of a bucket beside `copy`, whose name its own begins with."""
+    with buckets.fetched(file) as local:
+        return Path(shutil.move(local, copy.with_name(f"{copy.stem}-{number:05d}.parquet")))
 
 
 def _as_parquet(path: Path, copy: Path) -> Path:

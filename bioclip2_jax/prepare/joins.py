@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import duckdb
 import numpy as np
@@ -110,7 +110,7 @@ def _write_by_shard(
     """Writes the pictures of the parts by their files' names, if the table knows those."""
     if _SHARD not in table.columns:
         return False
-    names = [Path(part.file).name for part in parts]
+    names = [PurePosixPath(part.file).name for part in parts]
     shards = pa.table({"part": pa.array(range(len(parts)), pa.int32()), "file": names})
     database.register("shards", shards)
     shard, key = cell_text("t", table.columns[_SHARD]), cell_text("t", table.key)
@@ -275,6 +275,8 @@ def _is_among(parts: range, column: pa.Array) -> pa.Array:
 
 def _write_parts(ordered: pa.Table, folder: Path) -> dict[int, str]:
     """Number of a part → its file."""
+    if not len(ordered):  # the tables know no picture
+        return {}
     numbers = ordered.column("joined_part").to_numpy()
     starts, joined = np.flatnonzero(np.diff(numbers, prepend=-1)), {}
     for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):

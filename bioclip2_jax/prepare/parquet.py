@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.data.images import MAX_PIXELS
 from bioclip2_jax.data.tables import SPLIT_COLUMNS, normal, split_name
 from bioclip2_jax.errors import UsageError, reason
+from bioclip2_jax.files import absolute, is_remote, place
 from bioclip2_jax.prepare import joins, recognise
 from bioclip2_jax.prepare.columns import (
     describe,
@@ -78,11 +80,11 @@ class ParquetSource:
 
     def read(self, part: Part) -> Iterator[Picture | Rejected]:
         """The pictures of a slice; of a damaged file one, and of a damaged part every row."""
-        file = Path(part.file)
+        file = place(part.file)
         name = self._name(file)
         split = split_in(name) or "train"
         try:
-            with opened(file) as parquet:
+            with buckets.fetched(file) as local, opened(local) as parquet:
                 rows = _Rows(
                     file=file,
                     name=name,
@@ -105,9 +107,9 @@ class ParquetSource:
             if not source.is_dir():
                 yield source, True
                 continue
-            for path in sorted(source.rglob("*.[pP][aA][rR][qQ][uU][eE][tT]"), key=str):
+            for path in _parquet_below(source):
                 below = path.relative_to(source).parts
-                if path.is_file() and not any(name.startswith((".", "_")) for name in below):
+                if not any(name.startswith((".", "_")) for name in below):
                     yield path, False
 
     def _name(self, file: Path) -> str:
@@ -116,7 +118,7 @@ class ParquetSource:
             if file == source:
                 return file.name
             if file.is_relative_to(source):
-                return f"{source.absolute().name}/{file.relative_to(source).as_posix()}"
+                return f"{absolute(source).name}/{file.relative_to(source).as_posix()}"
         return str(file)
 
     def _check_names(self, file: Path, layout: "Layout") -> None:
@@ -144,6 +146,14 @@ class ParquetSource:
                 f" pictures' own captions, --captions COLUMN (there are"
                 f" {', '.join(layout.columns) or 'none'})"
             )
+
+
+def _parquet_below(folder: Path) -> list[Path]:
+    if is_remote(folder):
+        names = buckets.sizes_below(folder)
+        return [folder / name for name in names if name.lower().endswith(".parquet")]
+    found = folder.rglob("*.[pP][aA][rR][qQ][uU][eE][tT]")
+    return sorted((path for path in found if path.is_file()), key=str)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bioclip2_jax.data import buckets
 from bioclip2_jax.data.tables import normal
 from bioclip2_jax.errors import UsageError, reason
+from bioclip2_jax.files import is_remote, place
 from bioclip2_jax.prepare.columns import key_column, name_columns, text_of
 from bioclip2_jax.prepare.source import Part
 
@@ -112,15 +114,22 @@ def opened(file: Path) -> pq.ParquetFile:
     """
     try:
         # With a buffer a column is read by pages, without one as a whole.
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+        source = buckets.open_bytes(file) if is_remote(file) else file
+        return pq.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(reason(error)) from error
 
 
 def slices(file: Path, metadata: pq.FileMetaData) -> Iterator[Part]:
-    """Parts of whole row groups that are small, and of slices of such as are large."""
-    if metadata.num_rows > file.stat().st_size:
+    """Parts of whole row groups that are small, and of slices of such as are large.
+
+    A file in a bucket is one part.
+    """
+    if metadata.num_rows > buckets.size(file):
         raise Damaged(f"it says that it has {metadata.num_rows} rows")
+    if is_remote(file):  # to be fetched once
+        yield Part(file=str(file), rows=(0, metadata.num_rows))
+        return
     begin, end, size = 0, 0, 0
     for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
         rows, group_size = group.num_rows, group.total_byte_size
@@ -142,7 +151,7 @@ def keys_of(parts: Sequence[Part]) -> Iterator[tuple[int, list[str]]]:
     for number, part in enumerate(parts):
         if part.rows is None:
             continue
-        file, first = Path(part.file), 0
+        file, first = place(part.file), 0
         with opened(file) as parquet:
             key = Layout.of(parquet, file).key
             for group in range(parquet.num_row_groups):

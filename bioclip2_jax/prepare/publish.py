@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import settle, shards, spool
 from bioclip2_jax.prepare.catalogue import Whole
@@ -23,6 +24,7 @@ from bioclip2_jax.prepare.spool import ReadTask
 from bioclip2_jax.prepare.workshop import Workshop
 
 QUARANTINE_FILE, SUMMARY_FILE, CONFLICTS_FILE = "quarantine.csv", "summary.json", "conflicts.csv"
+_LAST = "features.json"  # by which readers know a dataset
 _QUARANTINE_COLUMNS = ("key", "file", "split", "reason")
 _OURS = re.compile(
     r"LICENSE|(features|dataset_info|captions|lanes|summary)\.json|(taxa|quarantine|conflicts)\.csv"
@@ -155,13 +157,37 @@ def check_free(out_dir: Path, overwrite: bool) -> None:
     if not names:
         return
     others = sorted(name for name in names if not _OURS.fullmatch(name))
-    if others or "features.json" not in names:
+    # Into a bucket the last file comes last: without it an upload was interrupted.
+    is_unfinished = files.is_remote(out_dir) and _LAST not in names
+    if others or (_LAST not in names and not is_unfinished):
         raise UsageError(
             f"--out {out_dir} holds other files ({(others or sorted(names))[0]}); name a new or"
             " empty folder"
         )
-    if not overwrite:
+    if not overwrite and not is_unfinished:
         raise UsageError(f"--out {out_dir} already holds a dataset; add --overwrite to replace it")
+
+
+def upload(folder: Path, out: Path) -> None:
+    """Puts a dataset into a bucket, what readers look for last, and removes what an earlier left.
+
+    Raises:
+      UserError: the bucket refuses; called again, this goes on.
+    """
+    buckets.upload(folder, out, last=(SUMMARY_FILE, _LAST))
+    for name in buckets.sizes_below(out):
+        if not (folder / name).exists():
+            (out / name).unlink()
+
+
+def read_summary(folder: Path) -> Summary:
+    """What `summary.json` says.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    values = files.read_json_object(folder / SUMMARY_FILE)
+    return Summary(**{field.name: values[field.name] for field in dataclasses.fields(Summary)})
 
 
 def is_made_from(out: Path, digest: str) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from bioclip2_jax.data import images
+from bioclip2_jax import files
+from bioclip2_jax.data import buckets, images
 from bioclip2_jax.data.tables import FILE_COLUMNS, normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare.columns import RANKED
@@ -80,8 +81,8 @@ def refuse_others(paths: Sequence[str], *kinds: str) -> None:
         # An archive's media lie in a folder of pictures, too.
         if found and (not set(kinds) & set(found) or found[0] == "dwca" not in kinds):
             what, way = _ADVICE[found[0]]
-            if found[0] == "folder" and Path(path).is_dir():
-                path = str(table_in(Path(path)))
+            if found[0] == "folder" and files.place(path).is_dir():
+                path = str(table_in(files.place(path)))
             raise UsageError(f"{path}: this is {what}; {way.replace('PATH', path)}")
 
 
@@ -90,7 +91,7 @@ def kinds_of(path: str | Path) -> list[str]:
 
     Of a folder the first 2,000 files are looked at; it may hold several kinds.
     """
-    path = Path(path)
+    path = files.place(path)
     if path.is_dir():
         return _kinds_of_folder(path)
     kind = _kind_of_file(path)
@@ -98,16 +99,16 @@ def kinds_of(path: str | Path) -> list[str]:
 
 
 def _kinds_of_folder(folder: Path) -> list[str]:
-    files = list(itertools.islice(_files(folder), _MOST_FILES))
-    first = {file.suffix.lower(): file for file in reversed(files)}
-    names = {file.name for file in files if len(file.relative_to(folder).parts) < 3}
+    found = list(itertools.islice(_files(folder), _MOST_FILES))
+    first = {file.suffix.lower(): file for file in reversed(found)}
+    names = {file.name for file in found if _depth(file, folder) < 3}
     if {"dataset_info.json", "features.json"} <= names:
         return ["dataset"]
     kinds = ["dwca"] if (folder / "meta.xml").exists() else []
     packed = (".tar", ".tgz", ".gz", ".parquet")
     kinds += [_kind_of_file(first[suffix]) for suffix in packed if suffix in first]
     kinds += ["folder"] if table_in(folder) else []
-    picture = next((file for file in files if file.suffix.lower() in images.suffixes()), None)
+    picture = next((file for file in found if file.suffix.lower() in images.suffixes()), None)
     if picture:
         beside = (picture.with_suffix(".json"), picture.with_suffix(".txt"))
         kinds.append("img2dataset files" if all(file.exists() for file in beside) else "tree")
@@ -116,8 +117,20 @@ def _kinds_of_folder(folder: Path) -> list[str]:
 
 def table_in(folder: Path) -> Path | None:
     """The first table of pictures in a folder, or in one right below it."""
-    tables = [*sorted(folder.glob("*.[ct]sv")), *sorted(folder.glob("*/*.[ct]sv"))]
+    if files.is_remote(folder):  # which may hold millions of files
+        found = [file for file in itertools.islice(_files(folder), _MOST_FILES) if _is_table(file)]
+        tables = [file for depth in (1, 2) for file in found if _depth(file, folder) == depth]
+    else:
+        tables = [*sorted(folder.glob("*.[ct]sv")), *sorted(folder.glob("*/*.[ct]sv"))]
     return next((table for table in tables[:9] if _kind_of_file(table) == "folder"), None)
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix in (".csv", ".tsv")
+
+
+def _depth(file: Path, folder: Path) -> int:
+    return len(file.relative_to(folder).parts)
 
 
 def _kind_of_file(path: Path) -> str:
@@ -128,7 +141,7 @@ def _kind_of_file(path: Path) -> str:
 
 
 def _kind_by_content(path: Path) -> str:
-    with path.open("rb") as file:
+    with buckets.open_bytes(path) as file:
         start = file.read(512)
         if is_header(start) or start[:2] == b"\x1f\x8b":
             return _kind_of_tar(Stream(file))
@@ -136,7 +149,8 @@ def _kind_by_content(path: Path) -> str:
     if kind == "parquet":
         return _kind_of_parquet(path)
     if start[:2] == b"PK":
-        names = zipfile.ZipFile(path).namelist()
+        with buckets.open_bytes(path) as file:
+            names = zipfile.ZipFile(file).namelist()
         return "dwca" if any(name.split("/")[-1] == "meta.xml" for name in names) else kind
     return kind or ("" if b"\0" in start else _kind_of_text(path, start))
 
@@ -161,7 +175,8 @@ def _kind_of_tar(stream: Stream) -> str:
 
 
 def _kind_of_parquet(path: Path) -> str:
-    schema = pq.read_schema(path)
+    with buckets.open_bytes(path) as file:
+        schema = pq.read_schema(file)
     names = {normal(name) for name in schema.names}
     kinds = "".join(str(kind) for kind in schema.types)
     if "binary" in kinds or names & set(FILE_COLUMNS):
@@ -185,6 +200,9 @@ def _kind_of_text(path: Path, start: bytes) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    if files.is_remote(folder):
+        yield from (folder / name for name in files.below(folder))
+        return
     for place, below, names in os.walk(folder):
         below.sort()
         yield from (Path(place, name) for name in sorted(names))

@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from bioclip2_jax.data import folders, images
+from bioclip2_jax import files
+from bioclip2_jax.data import buckets, folders, images
 from bioclip2_jax.data.records import Record
 from bioclip2_jax.data.tables import SPLIT_COLUMNS, normal, split_name
 from bioclip2_jax.errors import UsageError, UserError, reason
@@ -54,21 +55,22 @@ def tar_files(paths: Sequence[str]) -> list[str]:
     Raises:
       UsageError: a path that is not there, or a folder without tars.
     """
-    files: list[str] = []
+    found: list[str] = []
     for path in paths:
-        if Path(path).is_dir():
-            names = folders.files_below(path).others
-            tars = (Path(path, name) for name in names if name.lower().endswith(_SUFFIXES))
-            below = [str(file) for file in tars if file.is_file()]
+        folder = files.place(path)
+        if folder.is_dir():
+            names = folders.files_below(folder).others
+            tars = (folder / name for name in names if name.lower().endswith(_SUFFIXES))
+            below = [str(file) for file in tars if files.is_remote(file) or file.is_file()]
             if not below:
                 raise UsageError(f"{path}: no tar lies in this folder")
-            files += below
+            found += below
             continue
         for name in _expanded(path):
-            if not Path(name).is_file():
+            if not files.place(name).is_file():
                 raise UsageError(f"{name}: there is no such file")
-            files.append(name)
-    return list(dict.fromkeys(files))
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 def pictures(
@@ -140,13 +142,13 @@ def samples(path: str, texts: frozenset[str]) -> Iterator[Sample]:
         except End as end:
             start = "the archive ends early" if stream.members else "no tar archive"
             where = f"{printable(stream.member)}: " if stream.member else ""
-            yield Sample(key=printable(Path(path).name), problem=f"{start} ({where}{end})")
+            yield Sample(key=printable(PurePosixPath(path).name), problem=f"{start} ({where}{end})")
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Stream]:
     try:
-        with open(path, "rb", buffering=1 << 18) as file:
+        with buckets.fetched(path) as local, open(local, "rb", buffering=1 << 18) as file:
             yield Stream(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from error
@@ -154,7 +156,7 @@ def _opened(path: str) -> Iterator[Stream]:
 
 def _expanded(path: str) -> Iterator[str]:
     braces = _BRACES.search(path)
-    if not braces or Path(path).exists():
+    if not braces or files.place(path).exists():
         yield path
         return
     for number in range(int(braces[1]), int(braces[2]) + 1):
@@ -214,7 +216,7 @@ def _rank(suffix: str) -> int:
 
 
 def _split(file: str, roots: Sequence[str]) -> str:
-    path = Path(file)
+    path = PurePosixPath(file)
     below = [path.relative_to(root) for root in roots if path.is_relative_to(root)]
     return split_in(str(below[0]) if below and below[0].name else path.name) or "train"
 

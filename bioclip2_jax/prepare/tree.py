@@ -3,6 +3,7 @@
 A folder called train, val or test (or training_set, val2018, …) at the top is a split.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.data.folders import is_picture_name, kind_of, remark_of_kinds
 from bioclip2_jax.data.records import make_record
 from bioclip2_jax.errors import UsageError, UserError, reason
@@ -40,12 +42,13 @@ class Tree:
         parts: list[Part] = []
         others: Counter[str] = Counter()
         for root in self.paths:
-            is_folder = Path(root).is_dir()
+            is_folder = files.place(root).is_dir()
             # Beside pictures there may be a table; here the folders are asked for.
             recognise.refuse_others([root], "tree", *["folder"] * is_folder)
             if not is_folder:
                 raise UsageError(f"{root}: there is no such folder")
-            pictures = _walk(root, others)
+            walk = _walk_bucket if files.is_remote(root) else _walk
+            pictures = walk(root, others)
             while names := list(itertools.islice(pictures, self.slice_size)):
                 slice_file = folder / f"{len(parts):06d}.txt"
                 lines = "".join(json.dumps(name) + "\n" for name in (root, *names))
@@ -57,9 +60,9 @@ class Tree:
     def read(self, part: Part) -> Iterator[Picture | Rejected]:
         """Reads the pictures of a slice."""
         root, *names = map(json.loads, files.read_text(part.file).splitlines())
-        prefix = f"{Path(root).absolute().name}/" if len(self.paths) > 1 else ""
-        for name in names:
-            yield _picture(root, name, prefix)
+        prefix = f"{_name(root)}/" if len(self.paths) > 1 else ""
+        picture = functools.partial(_picture, root, prefix)
+        yield from buckets.each(picture, names) if files.is_remote(root) else map(picture, names)
 
 
 def _walk(root: str, others: Counter[str]) -> Iterator[str]:
@@ -90,9 +93,28 @@ def _walk(root: str, others: Counter[str]) -> Iterator[str]:
         waiting += reversed(inner)
 
 
-def _picture(root: str, name: str, prefix: str) -> Picture | Rejected:
+def _walk_bucket(root: str, others: Counter[str]) -> Iterator[str]:
+    """The same of a bucket, in the same order: a folder's own pictures before those below it."""
+
+    def order(name: str) -> list[tuple[bool, str]]:
+        *folders, own = name.split("/")
+        return [*((True, folder) for folder in folders), (False, own)]
+
+    for name in sorted(buckets.sizes_below(root), key=order):
+        own = name.rpartition("/")[2]
+        if is_picture_name(own):
+            yield name
+        else:
+            others[kind_of(own)] += 1
+
+
+def _name(root: str) -> str:
+    return files.absolute(files.place(root)).name
+
+
+def _picture(root: str, prefix: str, name: str) -> Picture | Rejected:
     folders = PurePosixPath(name).parts[:-1]
-    split = next(filter(None, map(split_in, (*folders, Path(root).absolute().name))), "")
+    split = next(filter(None, map(split_in, (*folders, _name(root)))), "")
     label = named(tuple(folder for folder in folders if not split_in(folder)))
     key = printable(prefix + name)
     file = printable(os.path.join(root, name))
@@ -101,12 +123,12 @@ def _picture(root: str, name: str, prefix: str) -> Picture | Rejected:
         problem = "a name that is not UTF-8 or has control characters"
     if not problem:
         try:
-            path = Path(root, name)
-            size = path.stat().st_size
+            path = files.place(root) / name
+            size = buckets.size(path)
             if size > MAX_PICTURE:
                 problem = f"the file is too large ({size:,} bytes)"
             else:
-                image = path.read_bytes()
+                image = buckets.read_bytes(path)
         except (OSError, ValueError) as error:
             problem = f"cannot be read ({getattr(error, 'strerror', None) or reason(error)})"
     if problem:

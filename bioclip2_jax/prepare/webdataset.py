@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bioclip2_jax.data.records import Record, make_record
+from bioclip2_jax.files import place
 from bioclip2_jax.prepare import joins, recognise
 from bioclip2_jax.prepare.columns import describe
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
@@ -45,7 +46,7 @@ class Webdataset:
         if not self.tables:
             return parts
         found = ((number, list(keys(part.file))) for number, part in enumerate(parts))
-        return joins.join(parts, found, tables=[*map(Path, self.tables)], folder=folder / "joined")
+        return joins.join(parts, found, tables=[*map(place, self.tables)], folder=folder / "joined")
 
     def read(self, part: Part) -> Iterator[Picture | Rejected]:
         """Streams a tar; what the tables say of its 10,000 pictures is held at once."""

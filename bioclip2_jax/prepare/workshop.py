@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bioclip2_jax import __version__, files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.prepare import settle, shards, spool
 from bioclip2_jax.prepare.hygiene import Corrections
@@ -118,11 +119,14 @@ class Workshop:
             folder = self.path / "parts"
             with self._first(folder) as own:
                 parts = [_moved(part, own, folder) for part in self.order.source.parts(own)]
-            rows = [dataclasses.asdict(part) | {"seen": _seen(part.file)} for part in parts]
+            seen = buckets.each(_seen, [part.file for part in parts])
+            pairs = zip(parts, seen, strict=True)
+            rows = [dataclasses.asdict(part) | {"seen": version} for part, version in pairs]
             files.write_json(manifest, rows, indent=None)
         parts = []
-        for row in files.read_json(manifest):
-            if row.pop("seen") != _seen(row["file"]):
+        rows = files.read_json(manifest)
+        for row, seen in zip(rows, buckets.each(_seen, [row["file"] for row in rows]), strict=True):
+            if row.pop("seen") != seen:
                 raise UserError(
                     f"{row['file']}: changed since this conversion began; remove {self.path} to"
                     " begin again"
@@ -195,6 +199,8 @@ def _moved(part: Part, before: Path, after: Path) -> Part:
 
 def _seen(file: str) -> list[int] | None:
     """What shows that a file is another; None where the part is no file."""
+    if files.is_remote(file):
+        return buckets.version(file)
     with contextlib.suppress(OSError, ValueError):
         status = os.stat(file)
         return [status.st_size, status.st_mtime_ns]

@@ -1,5 +1,6 @@
 """Fills the report's page with what evaluations and analyses wrote."""
 
+import io
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,14 +38,14 @@ def build(workdir: str | Path, data_dir: str | Path, out: str | Path) -> Path:
     Raises:
       UserError: not evaluated yet, or evaluated on another dataset.
     """
-    folder = Path(workdir) / FOLDER
+    folder = files.place(workdir) / FOLDER
     results = gather.gather([folder]) if folder.is_dir() else []
     if not any(isinstance(result.values, schema.ZeroShotResult) for result in results):
         raise UserError(
             f"{workdir}: no results to report; run `bioclip2 evaluate --workdir {workdir}"
             f" --data {data_dir}` first"
         )
-    return _write(results, out, data_dir, Path(workdir))
+    return _write(results, out, data_dir, files.place(workdir))
 
 
 def build_results(folders: Sequence[str | Path], out: str | Path) -> Path:
@@ -89,8 +90,9 @@ def _write(
         "parts": parts,
         "named": len(parts) != 1,
         "papers": [
-            (table, tables.paper_rows(table, answered + beyond))
+            (table, rows)
             for table in (published.ZERO_SHOT, published.BEYOND_SPECIES)
+            if (rows := tables.paper_rows(table, answered + beyond))
         ],
         "few_shot": tables.few_shot_rows(latest),
         "beyond": beyond,
@@ -101,8 +103,8 @@ def _write(
         "version": bioclip2_jax.__version__,
     }
     page = _environment().get_template("report.html.j2").render(context)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = files.place(out)
+    files.make_folder(out.parent)
     files.write_text(out, page)
     return out
 
@@ -186,8 +188,9 @@ def picture_parts(
     """Right and wrong answers, and the hardest taxa, with pictures as far as they are there.
 
     Returns:
-      `right`, `wrong`: lists of pictures; `hardest`: pairs of a taxon's row and pictures taken for
-      something else; `no_pictures`: why some or all are missing, "" where none is.
+      `right`, `wrong`: lists of pictures; `hardest`: a taxon's row, the share named rightly at
+      most, and pictures taken for something else; `no_pictures`: why some or all are missing, ""
+      where none is.
 
     Raises:
       UserError: `data_dir` is not the dataset that was evaluated.
@@ -221,9 +224,9 @@ def picture_parts(
 
     right, wrong = pictures.choose_pictures(answers)
     hardest = []
-    for row in pictures.worst_classes(classes):
+    for row, most in pictures.worst_classes(classes):
         mistakes = pictures.wrong_of_class(answers, row["scientificName"])
-        hardest.append((row, show(mistakes, pictures.THUMBNAIL_PIXELS)))
+        hardest.append((row, most, show(mistakes, pictures.THUMBNAIL_PIXELS)))
     return {
         "right": show(right, pictures.CARD_PIXELS),
         "wrong": show(wrong, pictures.CARD_PIXELS),
@@ -243,7 +246,7 @@ def class_maps(folder: Path, classes: list[dict[str, str]]) -> list[tuple[str, s
     if not path.exists() or len(classes) < 2:
         return []
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             vectors = {name: stored[name] for name in ("image", "text")}
         if {len(array) for array in vectors.values()} != {len(classes)}:
             raise ValueError(f"not one vector for each of {len(classes)} classes")
@@ -261,7 +264,7 @@ def class_maps(folder: Path, classes: list[dict[str, str]]) -> list[tuple[str, s
 
 def _run_folder(result: ResultFile) -> Path | None:
     """The training run of a result, if it is still there."""
-    model = Path(result.source or "-")
+    model = files.place(result.source or "-")
     places = [model.parent.parent, model, result.path.parent.parent.parent]
     return next((place for place in places if (place / "model.json").is_file()), None)
 
@@ -283,7 +286,7 @@ def training_parts(latest: Sequence[ResultFile], workdir: Path | None) -> list[d
     for result in latest:
         folder = workdir or _run_folder(result)
         if folder is not None:
-            runs.setdefault(folder.resolve(), result.model)
+            runs.setdefault(gather.whole(folder), result.model)
     parts = []
     for folder, name in runs.items():
         rows = gather.read_jsonl(folder / "metrics.jsonl")

@@ -89,10 +89,10 @@ def gather(folders: Iterable[str | Path]) -> list[ResultFile]:
       UserError: a folder holds no result, or a file is damaged.
     """
     paths: dict[Path, None] = {}
-    for folder in map(Path, folders):
+    for folder in map(files.place, folders):
         if not folder.is_dir():
             raise UsageError(f"--results {folder}: no such folder")
-        below = {path.resolve(): None for path in _result_files(folder)}
+        below = {whole(path): None for path in _result_files(folder)}
         if not below:
             raise UserError(
                 f"{folder}: no results in it or below; run `bioclip2 evaluate` or"
@@ -115,9 +115,14 @@ def newest(results: Iterable[ResultFile]) -> list[ResultFile]:
 
 
 def _result_files(folder: Path) -> Iterable[Path]:
-    for place, below, names in os.walk(folder):
-        below[:] = sorted(n for n in below if n not in _NO_RESULTS and not n.startswith("."))
-        yield from (Path(place, f"{kind}.json") for kind in KINDS if f"{kind}.json" in names)
+    names = files.below(folder, leave_out=_NO_RESULTS)
+    paths = (folder / name for name in names)
+    return [path for path in paths if path.suffix == ".json" and path.stem in KINDS]
+
+
+def whole(path: Path) -> Path:
+    """The same file by the one name that it always has."""
+    return path if files.is_remote(path) else path.resolve()
 
 
 def _natural(path: Path) -> list:
@@ -145,9 +150,12 @@ def _read(path: Path) -> ResultFile:
 
 def _origin(model: str) -> str:
     """A workdir, a file, or a name on the Hub; "" without a model."""
-    parts = Path(model).parts
-    if len(parts) > 2 and parts[-2] == "checkpoints":
-        model = str(Path(*parts[:-2]))
+    path = files.place(model)
+    if path.parent.name == "checkpoints" and len(path.parts) > 2:
+        path = path.parent.parent
+        model = str(path)
+    if files.is_remote(path):
+        return model
     return os.path.abspath(model) if model and os.path.exists(model) else model
 
 
@@ -186,7 +194,7 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 def read_jsonl(path: Path) -> list[dict]:
     """Rows of `metrics.jsonl`; a last line still being written is left out, no file is no row."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().decode().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
     return rows

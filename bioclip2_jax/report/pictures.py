@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset, images
-from bioclip2_jax.errors import UserError
+from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.measures.intervals import wilson
 
 PICTURES = 6  # right ones, and as many wrong ones
 WORST_CLASSES = 10
@@ -41,9 +43,20 @@ def choose_pictures(answers: list[dict[str, str]]) -> tuple[list[dict], list[dic
     return [spread[place] for place in places], list(wrong.values())[:PICTURES]
 
 
-def worst_classes(classes: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The taxa least often named rightly; of equals those with more images first."""
-    order = sorted(classes, key=lambda row: (float(row["top1"]), -int(row["num_images"])))
+def worst_classes(classes: list[dict[str, str]]) -> list[tuple[dict[str, str], float]]:
+    """The taxa least often named rightly for all that chance can do, the hardest first.
+
+    Returns:
+      Rows of `zero_shot_classes.csv`, and the upper end of the Wilson interval of the share that
+      was named rightly, which orders them.
+    """
+
+    def most(row: dict[str, str]) -> float:
+        count = int(row["num_images"])
+        return wilson(round(float(row["top1"]) * count), count)[1]
+
+    missed = [(row, most(row)) for row in classes if float(row["top1"]) < 1]
+    order = sorted(missed, key=lambda pair: pair[1])
     return order[:WORST_CLASSES]
 
 
@@ -87,7 +100,7 @@ def open_pictures(data: str | None, split: str, is_folder: bool) -> Opener:
     if data is None:
         raise UserError("the evaluation took kept features and tells no place of the pictures")
     if is_folder:
-        root = Path(data)
+        root = files.place(data)
         if not root.is_dir():
             raise UserError(f"{data}: no such folder any more")
         return lambda row: (_read_below(root, row["key"]), "")
@@ -109,13 +122,18 @@ def open_pictures(data: str | None, split: str, is_folder: bool) -> Opener:
 
 def _read_below(root: Path, key: str) -> bytes:
     """A file of the folder, and of no other place."""
-    path = (root / key).resolve()
-    if not path.is_relative_to(root.resolve()):
+    path = root / key
+    if files.is_remote(root):
+        is_inside = ".." not in path.parts and str(path).startswith(f"{root}/")
+    else:
+        path = path.resolve()
+        is_inside = path.is_relative_to(root.resolve())
+    if not is_inside:
         raise UserError(f"picture {key} of the results lies outside {root}")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or reason(error)})") from error
 
 
 def picture(opener: Opener, row: dict[str, str], pixels: int) -> dict:

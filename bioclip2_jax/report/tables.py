@@ -73,7 +73,9 @@ def _set_of(result: ResultFile) -> BenchmarkSet | None:
 
 def _variant(result: ResultFile) -> str:
     """What may differ between two results on one set."""
-    return str(result.settings.get("text_kind" if result.kind == "zero_shot" else "protocol") or "")
+    if result.kind == "zero_shot":
+        return result.settings.get("text_kind") or ""
+    return f"protocol {result.settings['protocol']}"
 
 
 def _row(table: PublishedTable, name: str, measured: dict[BenchmarkSet, ResultFile]) -> Row:
@@ -147,14 +149,15 @@ def left_out(result: ResultFile) -> dict[str, Any] | None:
     """What an evaluation could not use; None where there is nothing.
 
     Returns:
-      `excluded`: number of pictures off the list; `num_bad`, `bad`: unreadable ones; `too_few`:
-      names of taxa without enough pictures.
+      `excluded`: number of pictures off the list, or in few-shot of those that were no question;
+      `num_bad`, `bad`: missing and unreadable ones; `too_few`: names of taxa without enough
+      pictures; `k`: examples a taxon, None of other tasks.
     """
     names = {"excluded": "num_excluded", "num_bad": "num_bad", "bad": "bad", "too_few": "left_out"}
     if isinstance(result.values, schema.BeyondResult):
         names["num_bad"] = "num_missing"
     lost = {key: getattr(result.values, name, None) for key, name in names.items()}
-    return lost if any(lost.values()) else None
+    return lost | {"k": getattr(result.values, "k", None)} if any(lost.values()) else None
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """Updates whose loss or gradient is no finite number: skipped and told, or the end of a run."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from bioclip2_jax import files
 from bioclip2_jax.data import pipeline
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.training.recipe import Settings
@@ -78,5 +80,5 @@ class Nonfinite:
     def _log(self, step: int, row: Mapping[str, float]) -> None:
         keys = pipeline.keys_of_step(self._settings.data, step - 1)
         numbers = {name: repr(row[name]) for name in ("loss", "gradient_norm", "logit_scale")}
-        with (self._workdir / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | numbers | {"keys": keys}) + "\n")
+        with contextlib.closing(files.appending(self._workdir / LOG_FILE)) as file:
+            file.write((json.dumps({"step": step} | numbers | {"keys": keys}) + "\n").encode())

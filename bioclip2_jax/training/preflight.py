@@ -11,12 +11,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.training.recipe import Settings
+from bioclip2_jax.training.recipe import Settings, flat
 from bioclip2_jax.training.step import TrainState
 from bioclip2_jax.workers import processes
 
+# What the order of the pictures is drawn from, beside the step.
+_DRAWN_BY = ("seed", "data.dir", "data.replay_dir", "data.split")
 _DESCRIBING = ("dataset_info.json", "features.json")
 _SEEN_SECONDS = 15.0  # network folders may show a new file late
 
@@ -35,9 +38,9 @@ def check_same_folders(settings: Settings, workdir: Path) -> None:
     token = processes.agree(int(uuid.uuid4()) & 0x7FFFFFFF)
     path = workdir / f".seen-{token}"
     if processes.is_main():
-        path.touch()
+        files.write_text(path, "")
     end = time.monotonic() + _SEEN_SECONDS
-    while not (seen := path in workdir.iterdir()) and time.monotonic() < end:  # not from a cache
+    while not (seen := _is_there(path)) and time.monotonic() < end:
         time.sleep(0.2)
     all_see_it = processes.all_true(seen)
     if processes.is_main():
@@ -60,11 +63,13 @@ def check_space(state: TrainState, workdir: Path) -> None:
 
     Args:
       state: its shapes.
-      workdir: of the run, on a local disk or a mounted one.
+      workdir: of the run, on a local disk or a mounted one; buckets have no end.
 
     Raises:
       UserError: says what is needed and what is free.
     """
+    if files.is_remote(workdir):
+        return
     leaves = jax.tree.leaves(state)
     needed = 2 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     free = shutil.disk_usage(workdir).free
@@ -93,6 +98,44 @@ def repeats(settings: Settings) -> list[str]:
                 f" {data.split!r}: they repeat within a batch, as negatives of themselves"
             )
     return notes
+
+
+def moves(settings: Settings, workdir: Path, done: int) -> list[str]:
+    """What a run that goes on with other data will meet again, or never: one sentence, or none.
+
+    Args:
+      settings: of this start; `WORKDIR/config.json` has those of the last.
+      workdir: of the run.
+      done: finished updates.
+
+    Raises:
+      UserError: what an earlier start saved cannot be read.
+    """
+    path = workdir / "config.json"
+    if not done or not path.exists():
+        return []
+    before, now = flat(files.read_json_object(path)), flat(settings.recipe)
+    parts = [
+        f"config.{key} is another: pictures already seen may come again before others come at all"
+        for key in _DRAWN_BY
+        if before.get(key, now[key]) != now[key]
+    ]
+    for key, folder in (("batch_size", "dir"), ("replay_batch_size", "replay_dir")):
+        was, size = before.get(f"train.{key}", 0), now[f"train.{key}"]
+        if was != size and was and now[f"data.{folder}"]:
+            what = "come again" if size < was else "are left out"
+            parts.append(
+                f"config.train.{key} was {was}, is {size}: config.data.{folder} goes on at place"
+                f" {done * size} of its order, not at {done * was}, so that"
+                f" {done * abs(size - was)} pictures {what}"
+            )
+    return [f"after step {done}: {'; '.join(parts)}"] if parts else []
+
+
+def _is_there(path: Path) -> bool:
+    if files.is_remote(path):
+        return path.exists()
+    return path in path.parent.iterdir()  # not from a cache, such as that of NFS
 
 
 def _all_equal(value: int) -> bool:

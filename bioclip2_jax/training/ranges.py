@@ -43,6 +43,7 @@ _RANGES = {
     "train.checkpoint_every": "[1, inf)",
     "train.keep_checkpoints": "[1, inf)",
     "train.stuck_minutes": "(0, inf)",
+    "train.profile": "[1, inf)",
 }
 _CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("float32", "bfloat16"),
@@ -122,6 +123,12 @@ def _check_pairs(recipe: Mapping[str, Any]) -> None:
     if recipe["model.block_parts"] > 1 and recipe["model.remat"] == "none":
         raise UsageError(
             "config.model.block_parts above 1 needs config.model.remat=full, or another but none"
+        )
+    profile, steps = recipe["train.profile"], recipe["train.steps"]
+    if profile and not (len(profile) == 2 and profile[0] <= steps):
+        raise UsageError(
+            f"config.train.profile={profile} must be (first step, how many), within"
+            f" config.train.steps={steps}"
         )
     weights = recipe["train.rank_weights"]
     if weights and not (len(weights) == len(RANKS) and min(weights) >= 0 and weights[-1] > 0):

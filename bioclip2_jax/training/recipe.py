@@ -16,11 +16,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from bioclip2_jax.data.pipeline import DataSettings
-from bioclip2_jax.errors import UsageError
-from bioclip2_jax.files import check_local, read_json_object, write_json
+from bioclip2_jax.errors import UsageError, naming
+from bioclip2_jax.files import place, read_json_object, write_json
 from bioclip2_jax.training import ranges, sharding
 from bioclip2_jax.training.step import StepSettings
 
+_PLACES = ("init", "compile_cache", "data.dir", "data.replay_dir")
 # What a run keeps of its first start, and what that was before there was the key.
 _KEPT = {"data.decode": "pillow", "data.order": 1, "train.ema": 0.0}
 
@@ -34,8 +35,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
     config, workdir = _parse(argv)
     if not workdir:
         raise UsageError("--workdir is missing: name the folder of this run, --workdir=runs/NAME")
-    check_local("--workdir", workdir)
-    return config, Path(workdir)
+    return config, place(workdir)
 
 
 def parse_recipe(argv: Sequence[str]) -> ConfigDict:
@@ -97,6 +97,7 @@ class Settings:
     checkpoint_every: int
     keep_checkpoints: int
     stuck_minutes: float
+    profile: tuple[int, ...]
     mesh: sharding.MeshSettings
     data: DataSettings
     step: StepSettings
@@ -115,7 +116,10 @@ def compose(config: ConfigDict) -> Settings:
         step = values | {"optimizer": values, "execution": execution}
         parts = {"recipe": recipe, "model": values["name"], "data": values, "step": step}
         settings = msgspec.convert(values | parts, Settings)
-        ranges.check(_flat(recipe))
+        ranges.check(flat(recipe))
+        for key in _PLACES:
+            with naming(f"config.{key}"):
+                place(flat(recipe)[key])
         return settings
     except KeyError as error:
         raise UsageError(f"the recipe has no {error}; see configs/common.py") from error
@@ -134,7 +138,7 @@ def keep_as_begun(config: ConfigDict, workdir: Path) -> list[str]:
     """
     path, notes = workdir / "config.json", []
     if path.exists():
-        begun, now = _flat(read_json_object(path)), _flat(config.to_dict())
+        begun, now = flat(read_json_object(path)), flat(config.to_dict())
         for key, before in _KEPT.items():
             value = begun.get(key, before)
             if now.get(key, value) != value:
@@ -153,9 +157,9 @@ def save(settings: Settings, workdir: Path) -> list[str]:
       UserError: the earlier one cannot be read.
     """
     path, old = workdir / "config.json", {}
-    new = {key: json.dumps(value) for key, value in _flat(settings.recipe).items()}
+    new = {key: json.dumps(value) for key, value in flat(settings.recipe).items()}
     if path.exists():
-        old = {key: json.dumps(value) for key, value in _flat(read_json_object(path)).items()}
+        old = {key: json.dumps(value) for key, value in flat(read_json_object(path)).items()}
     write_json(path, settings.recipe, indent=2)
     return [
         f"config.{key} was {old.get(key, 'null')}, is {new.get(key, 'null')}"
@@ -197,7 +201,7 @@ def _run_recipe(recipe: Path) -> ConfigDict:
 
 
 def _refuse_unknown_keys(arguments: Sequence[str], config: ConfigDict, recipe: Path) -> None:
-    keys = list(_flat(config.to_dict()))
+    keys = list(flat(config.to_dict()))
     for argument in arguments:
         match = re.match(r"--?config\.([^=]+)", argument)
         if match and match[1] not in keys:
@@ -206,5 +210,6 @@ def _refuse_unknown_keys(arguments: Sequence[str], config: ConfigDict, recipe: P
             raise UsageError(f"config.{match[1]} is not a key of {recipe}{hint}")
 
 
-def _flat(tree: dict) -> dict[str, Any]:
+def flat(tree: dict) -> dict[str, Any]:
+    """Nested settings by the names that they have in flags, "train.steps"."""
     return flatten_dict(tree, sep=".")

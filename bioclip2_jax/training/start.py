@@ -39,6 +39,12 @@ def model_sizes(settings: Settings, workdir: Path | None = None) -> ClipConfig:
     return PRESETS[name]
 
 
+def cache_folder(settings: Settings, workdir: Path) -> Path:
+    """Where compiled steps are kept: in the workdir, or wherever a whole name says."""
+    cache = files.place(settings.compile_cache)
+    return cache if files.is_remote(cache) else workdir / cache
+
+
 def check_same_model(model: ClipConfig, workdir: Path) -> None:
     """Refuses a recipe of other sizes than those that a run was begun with.
 

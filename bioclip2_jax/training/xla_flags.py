@@ -22,6 +22,12 @@ GPU_FLAGS = {
 # backward pass adds that way too, and a train step with this flag ends in an error (jax 0.11.2).
 # Not with the project's own kernels either: they need no scatter, and no flag that costs speed.
 DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": "true"}
+# Who waits for a host that stands still is ended by the watchdog, which says where it waits. XLA
+# would abort forty seconds into the first collective operation; later ones have no such limit.
+PATIENT = {
+    "xla_gpu_first_collective_call_terminate_timeout_seconds": "86400",
+    "xla_gpu_nccl_termination_timeout_seconds": "-1",
+}
 
 
 def set_flags(attention: str = "xla") -> None:
@@ -30,7 +36,7 @@ def set_flags(attention: str = "xla") -> None:
     What the caller's environment says itself wins. Flags for GPUs do nothing elsewhere.
     `attention` is `config.model.attention`.
     """
-    wanted = GPU_FLAGS | (DETERMINISTIC if attention == "xla" else {})
+    wanted = GPU_FLAGS | PATIENT | (DETERMINISTIC if attention == "xla" else {})
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags += [f"--{k}={v}" for k, v in wanted.items() if f"--{k}=" not in " ".join(flags)]
     os.environ["XLA_FLAGS"] = " ".join(flags)

@@ -2,27 +2,32 @@
 
 A converted model has the same layout with one step and no `training`.
 `params` is a nested dict with names of our own (see `models/clip.py`), so that a reader needs
-neither Flax nor the optimizer. Orbax writes into a temporary folder and renames it, hence a
-folder named by a number is complete. `seal` tells whether it still is what was written.
+neither Flax nor the optimizer. On a disk Orbax writes into a temporary folder and renames it, hence
+a folder named by a number is complete. In a bucket it writes there and then `commit_success.txt`:
+complete is what has that file. `seal` tells whether it still is what was written.
 """
 
+import collections
 import contextlib
 import errno
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.files import absolute, below, is_remote, make_folder, place
 from bioclip2_jax.weights import seal
 from bioclip2_jax.weights.layout import flatten
+from bioclip2_jax.workers import processes
 
 FOLDER = "checkpoints"
 _TRAINED = "params"  # Orbax item of the parameters in a run's checkpoints
@@ -30,13 +35,24 @@ _CONVERTED = "state"  # and in one made by `save_leaves`, named so by Orbax
 _PART_BYTES = 2**24  # of a model written in parts: each takes Orbax a tenth of a second
 
 
-def steps(workdir: str | Path) -> list[int]:
-    """Steps of the complete checkpoints of a training run, ascending."""
-    folder = Path(workdir) / FOLDER
-    if not folder.is_dir():
+def steps(workdir: str | Path, known: Container[int] = ()) -> list[int]:
+    """Steps of the complete checkpoints of a training run, ascending.
+
+    Args:
+      workdir: of the run.
+      known: steps to leave out, which in a bucket saves a question each.
+    """
+    folder = place(workdir) / FOLDER
+    try:
+        named = [step_named(path.name) for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    named = [step_named(path.name) for path in folder.iterdir()]
-    return sorted(step for step in named if step is not None)
+    found = sorted(step for step in named if step is not None and step not in known)
+    return [step for step in found if not is_remote(folder) or _is_committed(folder / str(step))]
+
+
+def _is_committed(folder: Path) -> bool:
+    return (folder / seal.COMMITTED).exists()
 
 
 def step_named(name: str) -> int | None:
@@ -51,7 +67,7 @@ def latest_step(workdir: str | Path) -> int | None:
 
 def step_dir(workdir: str | Path, step: int) -> Path:
     """The folder of one checkpoint."""
-    return Path(workdir) / FOLDER / str(step)
+    return place(workdir) / FOLDER / str(step)
 
 
 class Writer:
@@ -63,15 +79,17 @@ class Writer:
     def __init__(self, workdir: str | Path, keep: int):
         """Removes what an interrupted save left behind."""
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax narrates every save
-        self._folder = (Path(workdir) / FOLDER).absolute()
+        self._folder = absolute(workdir) / FOLDER
         self._step: int | None = None  # being written
         self._response: ocp.AsyncResponse | None = None
         context = ocp.Context()
-        # Called by one process, when all files are there and not yet renamed. Orbax copies the
-        # options deeply: a bound method would take a copy of this writer along.
+        # Called by one process, when all files are there and the checkpoint is not complete yet.
+        # Orbax copies the options deeply: a bound method would take a copy of this writer along.
         context.async_options.post_finalization_callback = lambda: self._seal()
         policy = ocp.training.preservation_policies.LatestN(keep)
         with self._explained():
+            if is_remote(self._folder) and jax.process_index() == 0:
+                _remove_incomplete(self._folder)
             self._checkpointer = ocp.training.Checkpointer(
                 str(self._folder),
                 context=context,
@@ -100,8 +118,11 @@ class Writer:
                 custom_metadata=seal.MARK,
             )
 
-    def wait(self) -> None:
-        """Returns when the last save is complete.
+    def wait(self, *, obeying: bool = True) -> None:
+        """Returns when the last save is complete; see `processes.wait_for`.
+
+        Args:
+          obeying: whether a signal ends the waiting.
 
         Raises:
           UserError: it cannot be written.
@@ -110,7 +131,8 @@ class Writer:
             return
         response, self._response = self._response, None
         with self._explained():
-            response.result()
+            what = f"the checkpoint of step {self._step}"
+            processes.wait_for(response.result, what, self._missing, obeying=obeying)
             if jax.process_index() == 0:
                 seal.complete(self._folder / str(self._step))
 
@@ -124,8 +146,20 @@ class Writer:
         with self._explained():
             self._checkpointer.close()
 
+    def _missing(self) -> list[int]:
+        """Processes whose part of the save is not written."""
+        written = collections.Counter(
+            path.parent.name
+            for folder in (f"{self._step}", f"{self._step}.orbax-checkpoint-tmp*")
+            for path in self._folder.glob(f"{folder}/*/ocdbt.process_*/manifest.ocdbt")
+        )
+        names = enumerate(f"ocdbt.process_{index}" for index in range(jax.process_count()))
+        return [index for index, name in names if written[name] < 2]  # params and training
+
     def _seal(self) -> None:
-        (pending,) = self._folder.glob(f"{self._step}.orbax-checkpoint-tmp*")
+        pending = self._folder / str(self._step)
+        if not is_remote(pending):
+            (pending,) = self._folder.glob(f"{self._step}.orbax-checkpoint-tmp*")
         seal.write(pending)
 
     @contextlib.contextmanager
@@ -152,7 +186,7 @@ def restore(workdir: str | Path, step: int, params: dict, training: Any) -> tupl
     Raises:
       UserError: unreadable, or made by another model; names every tensor that differs.
     """
-    folder = step_dir(workdir, step).absolute()
+    folder = step_dir(workdir, step)
     _require_equal(folder, params)
     context, this = ocp.Context(), jax.process_index()
     if jax.process_count() > 1:
@@ -165,12 +199,29 @@ def restore(workdir: str | Path, step: int, params: dict, training: Any) -> tupl
 
 
 def set_aside(workdir: str | Path, step: int) -> Path:
-    """Moves a checkpoint to `WORKDIR/damaged`, where no reader looks, and returns its new place."""
-    home = Path(workdir) / "damaged"
-    home.mkdir(exist_ok=True)
+    """Moves a checkpoint to `WORKDIR/damaged`, where no reader looks, and returns its new place.
+
+    In a bucket, which cannot rename, it is copied; an end in the middle leaves it where it was.
+    """
+    home, folder = place(workdir) / "damaged", step_dir(workdir, step)
+    make_folder(home)
     names = (f"{step}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 10_000))))
-    place = next(home / name for name in names if not (home / name).exists())
-    return step_dir(workdir, step).rename(place)
+    aside = next(home / name for name in names if not (home / name).exists())
+    if not is_remote(folder):
+        return folder.rename(aside)
+    for name in below(folder):
+        epath.Path(folder / name).copy(aside / name)
+    (folder / seal.COMMITTED).unlink(missing_ok=True)  # first, or it would seem complete
+    epath.Path(folder).rmtree(missing_ok=True)
+    return aside
+
+
+def _remove_incomplete(folder: Path) -> None:
+    """Takes what a killed save left in a bucket away; Orbax knows only some of that."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in list(folder.iterdir()):
+            if step_named(path.name) is not None and not _is_committed(path):
+                epath.Path(path).rmtree(missing_ok=True)
 
 
 def is_full_disk(error: BaseException | None) -> bool:
@@ -217,7 +268,7 @@ def stored_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     Raises:
       UserError: the folder holds no readable checkpoint, or its files are not what was written.
     """
-    what = seal.damage(Path(folder), below=f"{_TRAINED}/")
+    what = seal.damage(place(folder), below=f"{_TRAINED}/")
     if what:
         raise UserError(f"{folder}: unreadable checkpoint ({what})")
     return {name: tuple(leaf.shape) for name, leaf in _stored(folder)[1].items()}
@@ -251,13 +302,13 @@ def leaf_reader(folder: str | Path) -> Callable[[str], np.ndarray]:
 
 def _load(folder: str | Path, items: dict[str, Any]) -> dict[str, Any]:
     with _naming(folder):
-        return ocp.load_checkpointables(str(Path(folder).absolute()), items)
+        return ocp.load_checkpointables(str(absolute(folder)), items)
 
 
 def _stored(folder: str | Path) -> tuple[str, dict]:
     """The item that holds the parameters, and their metadata by name."""
     with _naming(folder):
-        metadata = ocp.checkpointables_metadata(str(Path(folder).absolute())).metadata
+        metadata = ocp.checkpointables_metadata(str(absolute(folder))).metadata
         item = _TRAINED if _TRAINED in metadata else _CONVERTED
         return item, flatten(metadata[item])
 

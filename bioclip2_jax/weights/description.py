@@ -1,15 +1,19 @@
 """What goes with the weights: sizes and preprocessing, as open_clip writes them down."""
 
 import dataclasses
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from bioclip2_jax import files
 from bioclip2_jax.data import images
 from bioclip2_jax.errors import UserError, naming
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.weights.settings import channels, check_settings, positive, section, side
+
+CONFIG_FILE = "open_clip_config.json"
 
 Tower = TypeVar("Tower", VisionConfig, TextConfig)
 
@@ -33,8 +37,10 @@ def read_description(path: Path) -> tuple[ClipConfig, Preprocess]:
     """
     description = files.read_json_object(path)
     with naming(path):
+        _check("", description, followed={"model_cfg", "preprocess_cfg"})
         config = from_open_clip(description.get("model_cfg"))
-        return config, _preprocess(description.get("preprocess_cfg") or {}, config)
+        preprocess = section("preprocess_cfg", description.get("preprocess_cfg") or {})
+        return config, _preprocess(preprocess, config)
 
 
 def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
@@ -47,15 +53,20 @@ def write_description(config: ClipConfig, preprocess: Preprocess) -> dict:
 
 
 def _preprocess(settings: Mapping[str, Any], config: ClipConfig) -> Preprocess:
+    settings = {name: value for name, value in settings.items() if value is not None}
+    followed = {"size", "mean", "std", "resize_mode", "interpolation"}
+    # Pictures are never padded, so it does not matter with what.
+    _check("preprocess_cfg", settings, followed, fixed={"mode": ("RGB",)}, idle={"fill_color"})
     size = config.vision.image_size
-    if settings.get("size", size) not in (size, [size, size]):
+    if side("preprocess_cfg.size", settings.get("size", size)) != size:
         raise UserError(
             f"preprocess_cfg.size {settings['size']} is not vision_cfg.image_size {size}"
         )
+    std = settings.get("std", images.CLIP_STD)
     return Preprocess(
         size=size,
-        mean=channels("preprocess_cfg.mean", settings.get("mean") or images.CLIP_MEAN),
-        std=channels("preprocess_cfg.std", settings.get("std") or images.CLIP_STD),
+        mean=channels("preprocess_cfg.mean", settings.get("mean", images.CLIP_MEAN)),
+        std=channels("preprocess_cfg.std", std, above_zero=True),
         resize_mode=_choice("resize_mode", settings, images.RESIZE_MODES),
         interpolation=_choice("interpolation", settings, images.INTERPOLATIONS),
     )
@@ -68,17 +79,33 @@ def _choice(name: str, settings: Mapping[str, Any], choices: tuple[str, ...]) ->
     return value
 
 
-def channels(where: str, value: Any) -> tuple[float, ...]:
-    """A number for each channel, or one for all; `where` it stands, for messages."""
-    values = [value] * 3 if isinstance(value, int | float) else value
-    try:
-        red, green, blue = map(float, values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where} {value!r} is not three numbers") from error
-    return red, green, blue
-
-
 # ---- model_cfg
+
+# What a plain CLIP ViT has where open_clip offers a choice; its defaults, which may be spelled out.
+_BLOCKS = {
+    "block_type": (None, "default"),
+    "act_kwargs": (None, {}, {"approximate": "none"}),
+    "norm_kwargs": (None, {}, {"eps": 1e-5}),
+}
+_FIXED = {
+    "model_cfg": {"quick_gelu": (None, True, False)},
+    "vision_cfg": _BLOCKS | {"pool_type": ("tok",), "pos_embed_type": ("learnable",)},
+    "text_cfg": _BLOCKS
+    | {
+        "pool_type": ("argmax",),
+        "proj_type": ("linear",),
+        "tokenizer_kwargs": (None, {}, {"clean": "lower"}),
+    },
+}
+# What starts a training, drops patches in it, or belongs to what is switched off. Whether there are
+# further projections (of BioCLIP 2, of BioCAP) the weights themselves tell.
+_IDLE = {
+    "model_cfg": {"init_logit_scale", "nonscalar_logit_scale", "output_dict"},
+    "vision_cfg": {"attn_pooler_heads", "attn_pooler_queries", "patch_dropout"}
+    | {"timm_drop", "timm_drop_path", "timm_model_pretrained", "timm_pool", "timm_proj"}
+    | {"dual_projector", "is_continual"},
+    "text_cfg": {"eos_id", "pad_id", "hf_model_pretrained", "hf_pooler_type", "hf_proj_type"},
+}
 
 
 def to_open_clip(config: ClipConfig) -> dict:
@@ -97,12 +124,12 @@ def from_open_clip(model_cfg: object) -> ClipConfig:
     Raises:
       UserError: a setting that a plain CLIP ViT does not have, or a size that is missing or wrong.
     """
-    if not isinstance(model_cfg, dict):
-        raise UserError("model_cfg is missing or not an object")
-    vision = _tower("model_cfg.vision_cfg", VisionConfig, model_cfg.get("vision_cfg"))
-    text = _tower("model_cfg.text_cfg", TextConfig, model_cfg.get("text_cfg"))
-    _refuse_extra("model_cfg", model_cfg, {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"})
-    embed_dim = _positive("model_cfg.embed_dim", model_cfg.get("embed_dim"))
+    settings = section("model_cfg", model_cfg)
+    vision = _tower("vision_cfg", VisionConfig, settings.get("vision_cfg"))
+    text = _tower("text_cfg", TextConfig, settings.get("text_cfg"), {"mlp_ratio"})
+    followed = {"embed_dim", "vision_cfg", "text_cfg"}
+    _check("model_cfg", settings, followed, _FIXED["model_cfg"], _IDLE["model_cfg"])
+    embed_dim = positive("model_cfg.embed_dim", settings.get("embed_dim"))
     for what, whole, part in (
         ("vision_cfg.image_size", vision.image_size, vision.patch_size),
         ("vision_cfg.width", vision.width, vision.head_width),
@@ -110,34 +137,40 @@ def from_open_clip(model_cfg: object) -> ClipConfig:
     ):
         if whole % part:
             raise UserError(f"model_cfg.{what} {whole} cannot be divided by {part}")
-    quick_gelu = bool(model_cfg.get("quick_gelu"))
+    if vision.hidden < 1:
+        raise UserError(f"model_cfg.vision_cfg.mlp_ratio {vision.mlp_ratio} leaves no MLP")
+    ratio = positive(
+        "model_cfg.text_cfg.mlp_ratio", settings["text_cfg"].get("mlp_ratio", 4), float
+    )
+    if int(text.width * ratio) != 4 * text.width:
+        raise UserError(f"model_cfg.text_cfg.mlp_ratio is {ratio}; 4.0 can be read")
+    quick_gelu = bool(settings.get("quick_gelu"))
     return ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)
 
 
-def _tower(where: str, kind: type[Tower], settings: object) -> Tower:
-    if not isinstance(settings, dict):
-        raise UserError(f"{where} is missing or not an object")
+def _tower(name: str, kind: type[Tower], settings: object, more: Collection[str] = ()) -> Tower:
+    where = f"model_cfg.{name}"
+    tower = section(where, settings)
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    _refuse_extra(where, settings, fields.keys())
+    _check(where, tower, {*fields, *more}, _FIXED[name], _IDLE[name])
     values = {}
-    for name, field in fields.items():
-        value = settings.get(name, field.default)
-        if name == "image_size" and isinstance(value, list) and len(set(value)) == 1:
-            value = value[0]  # open_clip also takes [height, width]
-        values[name] = _positive(f"{where}.{name}", value, float if name == "mlp_ratio" else int)
+    for field in fields.values():
+        default = None if field.default is dataclasses.MISSING else field.default
+        value, place = tower.get(field.name, default), f"{where}.{field.name}"
+        if field.name in ("image_size", "patch_size"):
+            values[field.name] = side(place, value)  # open_clip also takes [height, width]
+        else:
+            values[field.name] = positive(place, value, float if field.type is float else int)
     return kind(**values)
 
 
-def _positive(where: str, value: Any, kind: type = int) -> Any:
-    if value is None or value is dataclasses.MISSING:
-        raise UserError(f"{where} is missing")
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value <= 0:
-        raise UserError(f"{where} is {value!r}, not a positive number")
-    return value
-
-
-def _refuse_extra(where: str, settings: Mapping[str, Any], known: Container[str]) -> None:
-    # What is null, false or zero is switched off, and so the plain model again.
-    names = sorted(name for name, value in settings.items() if value and name not in known)
-    if names:
-        raise UserError(f"{where} holds {', '.join(names)}: not a plain CLIP ViT, all that is read")
+def _check(
+    where: str,
+    settings: Mapping[str, Any],
+    followed: Collection[str],
+    fixed: Mapping[str, Collection[Any]] = MappingProxyType({}),
+    idle: Collection[str] = (),
+) -> None:
+    # Everything else in open_clip is off by default: false or zero is the plain model again.
+    said = {name: value for name, value in settings.items() if value or name in fixed}
+    check_settings(where, said, followed=followed, fixed=fixed, idle=idle)

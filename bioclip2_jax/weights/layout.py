@@ -1,6 +1,7 @@
 """One table between open_clip's names and ours, read in both directions."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,11 @@ from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights.tensors import Tensor, Tensors
 
 POSITION = "visual.positional_embedding"
+PROJECTION = "visual.proj"
 REPLAY = "visual.continual_proj"
+# Further projections of the same picture, as BioCAP's `visual.caption_proj`.
+_FURTHER = re.compile(r"visual\.(?:(?P<before>\w+)_proj|proj_(?P<behind>\w+))")
+_TEMPERATURE = "logit_scale"
 _FLOATS = ("float32", "float16", "bfloat16")
 _LISTED = 40  # misfits named in one error
 # Beside the weights, OpenAI's files hold these three numbers.
@@ -177,6 +182,45 @@ def read_params(tensors: Tensors, config: ClipConfig) -> dict:
     """
     check(tensors, config)
     return unflatten_dict(dict(read_leaves(tensors, config)), sep="/")
+
+
+# ---- Further projections
+
+
+def take_projection(tensors: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """A plain CLIP's state dict: with one of its projections, whatever further ones there are.
+
+    BioCLIP 2's replay projection is kept, as we have a place for it.
+
+    Args:
+      tensors: open_clip's name → anything with a shape.
+      name: the projection that becomes `visual.proj`, with its own temperature (BioCAP's
+        `caption_proj` has `logit_scale_caption`) if there is one; None for `visual.proj` itself.
+
+    Raises:
+      UserError: there is no such projection; names those that there are.
+    """
+    own = tensors.get(PROJECTION)
+    further = {
+        theirs: f"{_TEMPERATURE}_{match['before'] or match['behind']}"
+        for theirs, tensor in tensors.items()
+        if (match := _FURTHER.fullmatch(theirs)) and (own is None or own.shape == tensor.shape)
+    }
+    kept = {
+        theirs: tensor
+        for theirs, tensor in tensors.items()
+        if (theirs == REPLAY or theirs not in further) and not theirs.startswith(f"{_TEMPERATURE}_")
+    }
+    wanted = f"visual.{name.removeprefix('visual.')}" if name else PROJECTION
+    if wanted in further:
+        kept.pop(wanted, None)
+        kept[PROJECTION] = tensors[wanted]
+        if further[wanted] in tensors:
+            kept[_TEMPERATURE] = tensors[further[wanted]]
+    elif wanted != PROJECTION:
+        there = ", ".join(sorted({PROJECTION} & tensors.keys() | further.keys()))
+        raise UserError(f"holds no projection {wanted}, but {there or 'none'}")
+    return kept
 
 
 # ---- Position embeddings of another image size

@@ -96,8 +96,8 @@ def load(path: str | Path) -> Model:
 
     Args:
       path: a training workdir (its newest step) or one of its step folders; a folder of open_clip
-        or of transformers; a `.safetensors`, `.pt`, `.pth` or `.bin` file; or
-        `hf-hub:organisation/model[@revision]`.
+        or of transformers; a `.safetensors`, `.pt`, `.pth` or `.bin` file; all of them here or in a
+        bucket (gs://…); or `hf-hub:organisation/model[@revision]`.
 
     Raises:
       UserError: the path is none of these, or damaged.

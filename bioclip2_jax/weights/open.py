@@ -2,21 +2,23 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError, naming
 from bioclip2_jax.files import read_json_object, sha256
-from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
+from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.weights import checkpoint, hub, layout, transformers
-from bioclip2_jax.weights.description import Preprocess, read_description
+from bioclip2_jax.weights.description import CONFIG_FILE, Preprocess, read_description
+from bioclip2_jax.weights.infer import infer_config
 from bioclip2_jax.weights.tensors import Tensors, open_safetensors, open_torch
 
-CONFIG_FILE = "open_clip_config.json"
 MODEL_FILE = "model.json"  # the same in a training run
 WEIGHTS_FILE = "open_clip_model.safetensors"
 # In open_clip's order; `.pt`, which it does not look for, comes from training.
@@ -33,7 +35,6 @@ _OPEN_CLIP_WEIGHTS = (
 _TRANSFORMERS_WEIGHTS = (transformers.WEIGHTS_FILE, transformers.INDEX_FILE, "pytorch_model.bin")
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES)
-_HEAD_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Source:
         of a checkpoint.
       step: training step of a checkpoint.
       resized: whether position embeddings are resized on reading.
+      projection: the further projection that is read as `visual.proj`, if one is.
       notes: what was assumed or changed, a sentence each.
     """
 
@@ -59,6 +61,7 @@ class Source:
     path: Path
     step: int | None = None
     resized: bool = False
+    projection: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -68,15 +71,23 @@ def open_source(
     revision: str | None = None,
     model_config: Path | None = None,
     image_size: int | None = None,
+    heads: int | None = None,
+    text_heads: int | None = None,
+    projection: str | None = None,
 ) -> Source:
     """Opens a model; no tensor is read yet.
 
     Args:
       where: workdir or step folder of a training run, folder of open_clip or of transformers, a
-        `.safetensors`, `.pt`, `.pth` or `.bin` file, or `hf-hub:organisation/model[@revision]`.
+        `.safetensors`, `.pt`, `.pth` or `.bin` file, all of them here or in a bucket (gs://…), or
+        `hf-hub:organisation/model[@revision]`.
       revision: of a model on the Hub.
       model_config: an `open_clip_config.json` for a bare file, whose sizes are otherwise inferred.
       image_size: pixels; position embeddings are resized to it. None: as stored.
+      heads: of the image tower of a bare file, which does not tell them.
+      text_heads: of its text tower.
+      projection: a further projection of open_clip's weights that is read in the place of
+        `visual.proj`, such as BioCAP's `caption_proj`.
 
     Raises:
       UsageError: an argument that is not for this kind of model.
@@ -84,7 +95,7 @@ def open_source(
         when a tensor is read, that a value of it is not finite.
     """
     notes: list[str] = []
-    path = Path(where)
+    path = files.place(where)
     from_hub = str(where).startswith(hub.PREFIX)
     if revision and not from_hub:
         raise UsageError(f"--revision is for models on the Hub ({hub.PREFIX}...), not for {where}")
@@ -93,10 +104,14 @@ def open_source(
     if from_hub:
         path = hub.fetch(str(where), revision, (*_OPEN_CLIP_WEIGHTS, transformers.INDEX_FILE))
         notes.append(f"{where}: commit {path.name}")
+    if (heads or text_heads) and (model_config or not path.is_file()):
+        raise UsageError(f"--heads and --text-heads are for a bare weight file alone, not {where}")
     if path.is_file():
-        source = _open_file(path, model_config, notes)
+        source = _open_file(path, model_config, heads, text_heads, projection, notes)
     elif (path / CONFIG_FILE).is_file():
-        source = _open_open_clip(path)
+        source = _open_open_clip(path, projection, notes)
+    elif projection:
+        raise UsageError(f"--projection is for weights of open_clip, which {where} is not")
     elif (path / transformers.CONFIG_FILE).is_file() and not (path / MODEL_FILE).is_file():
         source = _open_transformers(path)
     else:
@@ -146,7 +161,7 @@ def _finite(tensors: Tensors, path: Path) -> Tensors:
 def open_files(path: Path) -> Tensors:
     """The tensors of a weight file, under its own names."""
     if path.suffix in _TORCH_SUFFIXES:
-        return open_torch(path)
+        return open_torch(_here(path))
     if path.name.endswith(".json"):
         parts = read_json_object(path).get("weight_map")
         if not isinstance(parts, dict) or not parts:
@@ -154,8 +169,19 @@ def open_files(path: Path) -> Tensors:
         names = sorted(set(map(str, parts.values())))
         if any(Path(name).name != name for name in names):
             raise UserError(f"{path}: names a file outside its folder")
-        return open_safetensors(*(path.parent / name for name in names))
-    return open_safetensors(path)
+        return open_safetensors(*(_here(path.parent / name) for name in names))
+    return open_safetensors(_here(path))
+
+
+_fetched: list[tempfile.TemporaryDirectory] = []  # removed when the program ends
+
+
+def _here(path: Path) -> Path:
+    """A weight file on this machine, whose tensors are read one by one."""
+    if not files.is_remote(path):
+        return path
+    _fetched.append(tempfile.TemporaryDirectory(prefix="bioclip2-"))
+    return buckets.fetch(path, Path(_fetched[-1].name))
 
 
 def _first_of(folder: Path, names: Sequence[str]) -> Path:
@@ -165,11 +191,31 @@ def _first_of(folder: Path, names: Sequence[str]) -> Path:
     raise UserError(f"{folder}: no weights here; looked for {', '.join(names)}")
 
 
-def _open_open_clip(folder: Path) -> Source:
-    description = read_description(folder / CONFIG_FILE)
+def _open_open_clip(folder: Path, projection: str | None, notes: list[str]) -> Source:
+    config, preprocess = read_description(folder / CONFIG_FILE)
     others = sorted(path.name for path in folder.iterdir() if path.suffix == ".pt")
     weights = _first_of(folder, (*_OPEN_CLIP_WEIGHTS, *others))
-    return Source(*description, tensors=open_files(weights), kind="open_clip", path=weights)
+    return Source(
+        config=config,
+        preprocess=preprocess,
+        tensors=_open_plain(weights, projection, notes),
+        kind="open_clip",
+        path=weights,
+        projection=projection,
+    )
+
+
+def _open_plain(path: Path, projection: str | None, notes: list[str]) -> Tensors:
+    """The tensors of open_clip's model, and of all its visual projections one."""
+    tensors = open_files(path)
+    with naming(path):
+        plain = layout.take_projection(tensors, projection)
+    left = sorted(tensors.keys() - plain.keys())
+    if projection:
+        notes.append(f"{projection} is read in the place of {layout.PROJECTION}")
+    elif left:
+        notes.append(f"left out: {', '.join(left)}; --projection NAME takes another projection")
+    return plain
 
 
 def _open_transformers(folder: Path) -> Source:
@@ -182,33 +228,49 @@ def _open_transformers(folder: Path) -> Source:
     )
 
 
-def _open_file(path: Path, model_config: Path | None, notes: list[str]) -> Source:
+def _open_file(
+    path: Path,
+    model_config: Path | None,
+    heads: int | None,
+    text_heads: int | None,
+    projection: str | None,
+    notes: list[str],
+) -> Source:
     if path.suffix not in _SUFFIXES:
         raise UserError(
             f"{path}: no weight file by its name; these are read: {', '.join(_SUFFIXES)}"
         )
-    tensors = open_files(path)
+    tensors = _open_plain(path, projection, notes)
     beside = path.parent / CONFIG_FILE
     if model_config is None and beside.is_file():
         model_config = beside
     if model_config is not None:
+        if heads or text_heads:
+            raise UsageError(f"--heads and --text-heads: {model_config} tells the heads of {path}")
         config, preprocess = read_description(model_config)
     else:
         with naming(path):
-            config = infer_config(tensors)
+            config = infer_config(tensors, heads=heads, text_heads=text_heads)
         preprocess = Preprocess(config.vision.image_size)
         notes.append(
             f"sizes inferred from the weights, with {config.vision.heads} and {config.text.heads}"
-            f" heads, {'QuickGELU' if config.quick_gelu else 'GELU'} and CLIP's mean and std; if"
-            f" the model has others, put its {CONFIG_FILE} beside the file or name it with"
-            " --model-config"
+            f" heads, {'QuickGELU' if config.quick_gelu else 'GELU'} and CLIP's mean, std and"
+            f" tokens; if the model has others, put its {CONFIG_FILE} beside the file or name it"
+            " with --model-config"
         )
-    return Source(config=config, preprocess=preprocess, tensors=tensors, kind="weights", path=path)
+    return Source(
+        config=config,
+        preprocess=preprocess,
+        tensors=tensors,
+        kind="weights",
+        path=path,
+        projection=projection,
+    )
 
 
 def _open_checkpoint(path: Path) -> Source:
     workdir, step = path, checkpoint.latest_step(path)
-    whole = path.absolute()
+    whole = files.absolute(path)
     named = checkpoint.step_named(whole.name)
     if named is not None and whole.parent.name == checkpoint.FOLDER:
         workdir, step = whole.parent.parent, named
@@ -231,7 +293,7 @@ def _open_checkpoint(path: Path) -> Source:
             f"{folder}: {len(wrong)} tensors do not fit the run's model.json, such as {wrong[0]};"
             " one of the two comes from another run"
         )
-    read = checkpoint.leaf_reader(folder)
+    read = _read_at_once(folder) if files.is_remote(folder) else checkpoint.leaf_reader(folder)
     return Source(
         config=config,
         preprocess=preprocess,
@@ -242,59 +304,11 @@ def _open_checkpoint(path: Path) -> Source:
     )
 
 
-def infer_config(tensors: Tensors) -> ClipConfig:
-    """Sizes from the shapes of open_clip's tensors.
+def _read_at_once(folder: Path) -> Callable[[str], np.ndarray]:
+    """Of a checkpoint in a bucket, where each parameter by itself would take Orbax a second."""
 
-    The number of heads cannot be seen: a preset's where all else agrees, else 64 channels each.
-    QuickGELU cannot either: it is taken for OpenAI's files, which hold three numbers more.
+    @functools.cache
+    def leaves() -> dict[str, np.ndarray]:
+        return layout.flatten(checkpoint.restore_params(folder))
 
-    Raises:
-      UserError: these are not the tensors of a plain CLIP ViT.
-    """
-    try:
-        width, _, patch, _ = tensors["visual.conv1.weight"].shape
-        grid = math.isqrt(tensors[layout.POSITION].shape[0] - 1)
-        hidden = tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
-        vocabulary, text_width = tensors["token_embedding.weight"].shape
-        context, _ = tensors["positional_embedding"].shape
-        _, embed_dim = tensors["visual.proj"].shape
-    except KeyError as error:
-        raise UserError(f"not a CLIP ViT of open_clip: {error.args[0]} is missing") from error
-    except (ValueError, IndexError) as error:
-        raise UserError("not a CLIP ViT of open_clip: a tensor has the wrong rank") from error
-    if min(width, patch, grid, hidden, vocabulary, text_width, context, embed_dim) < 1:
-        raise UserError("not a CLIP ViT of open_clip: a tensor is empty")
-    depths = [
-        sum(name.startswith(prefix) and name.endswith(".ln_1.bias") for name in tensors)
-        for prefix in ("visual.transformer.resblocks.", "transformer.resblocks.")
-    ]
-    vision = VisionConfig(
-        image_size=grid * patch,
-        patch_size=patch,
-        width=width,
-        layers=depths[0],
-        head_width=_HEAD_WIDTH,
-        mlp_ratio=hidden / width,
-    )
-    text = TextConfig(
-        width=text_width,
-        heads=text_width // _HEAD_WIDTH,
-        layers=depths[1],
-        context_length=context,
-        vocab_size=vocabulary,
-    )
-    quick_gelu = "input_resolution" in tensors
-    seen = ClipConfig(embed_dim=embed_dim, vision=vision, text=text, quick_gelu=quick_gelu)
-    for preset in PRESETS.values():
-        # What cannot be seen, and the image size, may differ.
-        resized = dataclasses.replace(preset.vision, image_size=vision.image_size)
-        seen_text = dataclasses.replace(preset.text, heads=text.heads)
-        if (dataclasses.replace(resized, head_width=_HEAD_WIDTH), seen_text) == (vision, text):
-            return dataclasses.replace(seen, vision=resized, text=preset.text)
-    if width % _HEAD_WIDTH or text_width % _HEAD_WIDTH:
-        raise UserError(
-            f"widths {width} and {text_width} are no multiples of {_HEAD_WIDTH}, so the number of"
-            f" heads is unknown; put the model's {CONFIG_FILE} beside the file or name it with"
-            " --model-config"
-        )
-    return seen
+    return lambda name: leaves()[name]

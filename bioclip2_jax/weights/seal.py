@@ -1,7 +1,8 @@
 """Proof that a checkpoint is what was written: `SHA256SUMS` beside its files.
 
-The list is made of the files in the temporary folder, just before Orbax renames it, so a complete
-checkpoint has one. `cd CHECKPOINT && sha256sum -c SHA256SUMS` checks the same by hand.
+The list is made just before Orbax declares the checkpoint complete, by renaming its temporary
+folder, or in a bucket by writing `commit_success.txt`; so a complete one has a list.
+`cd CHECKPOINT && sha256sum -c SHA256SUMS` checks the same by hand.
 """
 
 from collections.abc import Collection
@@ -10,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from bioclip2_jax import files
+from bioclip2_jax.errors import reason
 
 NAME = "SHA256SUMS"
 # Said in Orbax's own metadata of a checkpoint, so that a lost list is noticed.
 MARK: dict[str, Any] = {"sealed_by": NAME}
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
-# Orbax writes these when it renames the folder: the list gets them afterwards, by `complete`.
-_LATE = (_ORBAX_METADATA, "commit_success.txt")
+COMMITTED = "commit_success.txt"
+# Orbax writes these when it completes the checkpoint: the list gets them afterwards, by `complete`.
+_LATE = (_ORBAX_METADATA, COMMITTED)
 _THREADS = 8  # hashing lets go of the interpreter lock
 
 
 def write(folder: Path) -> None:
-    """Lists all files of a checkpoint that is about to be renamed.
+    """Lists all files of a checkpoint that is about to be completed.
 
     Raises:
       OSError: a file cannot be read, or the list not be written.
@@ -30,7 +33,7 @@ def write(folder: Path) -> None:
 
 
 def complete(folder: Path) -> None:
-    """Adds the files that Orbax wrote with the rename. A crash before leaves them unchecked.
+    """Adds the files that Orbax wrote at the end. A crash before leaves them unchecked.
 
     Raises:
       OSError: as `write`.
@@ -50,8 +53,10 @@ def damage(folder: Path, below: str = "") -> str | None:
     """
     try:
         if not (folder / NAME).exists():
-            metadata = (folder / _ORBAX_METADATA).read_text(encoding="utf-8", errors="replace")
-            return f"{NAME} is missing" if NAME in metadata else None
+            if not (folder / _ORBAX_METADATA).exists():
+                return f"{_ORBAX_METADATA} is missing"
+            metadata = (folder / _ORBAX_METADATA).read_bytes()
+            return f"{NAME} is missing" if NAME.encode() in metadata else None
         listed = {n: digest for n, digest in _read_lines(folder).items() if n.startswith(below)}
         present = {name for name in _files(folder) if name.startswith(below)}
         missing = sorted(listed.keys() - present)
@@ -63,9 +68,7 @@ def damage(folder: Path, below: str = "") -> str | None:
             return f"{NAME} does not name {extra[0]}"
         actual = _digests(folder, listed)
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and Path(error.filename).name == _ORBAX_METADATA:
-            return f"{_ORBAX_METADATA} is missing"
-        return f"{error.filename or folder}: {error.strerror}"
+        return f"{error.filename or folder}: {error.strerror or reason(error)}"
     except ValueError:
         return f"{NAME} is unreadable"
     wrong = [name for name in listed if actual[name] != listed[name]]
@@ -74,9 +77,7 @@ def damage(folder: Path, below: str = "") -> str | None:
 
 def _files(folder: Path) -> list[str]:
     """All files, relative; hidden ones, such as those of NFS, are not ours."""
-    inner = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    visible = (path for path in inner if not any(part.startswith(".") for part in path.parts))
-    return sorted(path.as_posix() for path in visible if path.name != NAME)
+    return sorted(name for name in files.below(folder) if name.rpartition("/")[2] != NAME)
 
 
 def _digests(folder: Path, names: Collection[str]) -> dict[str, str]:
@@ -86,7 +87,7 @@ def _digests(folder: Path, names: Collection[str]) -> dict[str, str]:
 
 
 def _read_lines(folder: Path) -> dict[str, str]:
-    text = (folder / NAME).read_text(encoding="utf-8")
+    text = (folder / NAME).read_bytes().decode()
     if not text.endswith("\n"):
         raise ValueError("cut off")
     lines = text.splitlines()

@@ -1,22 +1,33 @@
 """The layout of transformers' `CLIPModel`: `config.json`, other names, q, k and v apart."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bioclip2_jax.data import images
 from bioclip2_jax.errors import UserError, naming
 from bioclip2_jax.files import read_json_object
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text import tokenizer
 from bioclip2_jax.weights import layout
-from bioclip2_jax.weights.description import Preprocess, channels
+from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.weights.settings import (
+    channels,
+    check_settings,
+    mlp_ratio,
+    positive,
+    section,
+    side,
+)
 from bioclip2_jax.weights.tensors import Tensor, Tensors
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -55,6 +66,7 @@ _OF_BLOCK = re.compile(r"(.+)\.(\d+)\.(.+)[._](weight|bias)")
 _BUFFERS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
 _ACTIVATIONS = {"gelu": False, "quick_gelu": True}
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
+_LARGEST = 2  # as the end mark it has a meaning of its own: the largest id, as in CLIP
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
@@ -117,103 +129,216 @@ def _turned(tensor: Tensor) -> Tensor:
     )
 
 
-# ---- config.json
+# ---- config.json and preprocessor_config.json
+
+# What these files say beside the model: where it came from, how its training began, how texts would
+# be generated, how results are handed over. Dropout is over when a model is used.
+_IDLE = frozenset(
+    "_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path"
+    " add_cross_attention attention_dropout attn_implementation bad_words_ids"
+    " begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size"
+    " decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping"
+    " encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task"
+    " forced_bos_token_id forced_eos_token_id id2label initializer_factor initializer_range"
+    " is_decoder is_encoder_decoder label2id length_penalty logit_scale_init_value max_length"
+    " min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences"
+    " output_attentions output_hidden_states output_scores pad_token_id prefix problem_type"
+    " remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id"
+    " suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder"
+    " tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript"
+    " transformers_version typical_p use_bfloat16 use_cache".split()
+)
+_IDLE_OF_PROCESSOR = frozenset(
+    "_valid_processor_keys data_format device disable_grouping do_convert_rgb input_data_format"
+    " processor_class return_tensors transformers_version use_fast".split()
+)
+# What a file leaves out has the value of transformers' own default, that of ViT-B/32.
+_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+}
+_TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "vocab_size": 49408,
+    "hidden_act": "quick_gelu",
+    "eos_token_id": tokenizer.END,
+}
+_ACTIVATION = {"hidden_act": tuple(_ACTIVATIONS)}
+_FIXED = {"layer_norm_eps": (1e-5,), "pruned_heads": (None, {})} | _ACTIVATION
+_FIXED_VISION = _FIXED | {"num_channels": (3,), "model_type": ("clip_vision_model",)}
+_FIXED_TEXT = _FIXED | {"model_type": ("clip_text_model",)}
+_FIXED_MODEL = {"model_type": ("clip",), "architectures": (None, [], ["CLIPModel"])}
+_PROCESSORS = tuple(
+    f"CLIP{x}" for x in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil")
+)
+_FIXED_PROCESSOR = {
+    "image_processor_type": (None, *_PROCESSORS, "CLIPFeatureExtractor"),
+    "feature_extractor_type": (None, *_PROCESSORS, "CLIPFeatureExtractor"),
+    "do_resize": (True,),
+    "do_rescale": (True,),
+    "do_normalize": (True, False),
+    "do_center_crop": (True, False),
+    "do_pad": (None, False),
+    "default_to_square": (None, False),
+}
 
 
 def read_config(folder: Path) -> tuple[ClipConfig, Preprocess]:
-    """Reads `config.json` and, if there, `preprocessor_config.json`.
+    """Reads `config.json` and what is there of `processor_config.json`, `preprocessor_config.json`.
 
     Raises:
-      UserError: unreadable, or not a CLIP with two plain ViT towers.
+      UserError: unreadable, not a CLIP with two plain ViT towers, or a setting that we cannot
+        follow.
     """
     path = folder / CONFIG_FILE
-    settings = read_json_object(path)
     with naming(path):
-        try:
-            config = _config(settings)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"a setting is missing or of the wrong kind ({error})") from error
-    path = folder / PREPROCESSOR_FILE
+        config = _config(read_json_object(path))
     size = config.vision.image_size
-    return config, _preprocess(path, size) if path.is_file() else Preprocess(size)
+    # As transformers looks for it: newer versions keep it inside the processor of both kinds.
+    whole, alone = folder / PROCESSOR_FILE, folder / PREPROCESSOR_FILE
+    if whole.is_file() and "image_processor" in (both := read_json_object(whole)):
+        with naming(whole):
+            return config, _preprocess(section("image_processor", both["image_processor"]), size)
+    if alone.is_file():
+        with naming(alone):
+            return config, _preprocess(read_json_object(alone), size)
+    return config, Preprocess(size)
 
 
 def _config(settings: dict[str, Any]) -> ClipConfig:
-    if settings.get("model_type") != "clip":
-        raise UserError(f"model_type {settings.get('model_type')!r} is not 'clip'")
-    # What the file leaves out has the value of transformers' own default, that of ViT-B/32.
-    vision: dict[str, Any] = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "image_size": 224,
-        "patch_size": 32,
-    } | (settings.get("vision_config") or {})
-    text: dict[str, Any] = {
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "max_position_embeddings": 77,
-        "vocab_size": 49408,
-    } | (settings.get("text_config") or {})
-    for tower in (vision, text):
-        if tower.get("layer_norm_eps", 1e-5) != 1e-5:
-            raise UserError(f"layer_norm_eps {tower['layer_norm_eps']} is not 1e-05")
-        if tower["hidden_size"] % tower["num_attention_heads"]:
-            raise UserError("hidden_size cannot be divided by num_attention_heads")
-    if text["intermediate_size"] != 4 * text["hidden_size"]:
-        raise UserError("text_config.intermediate_size is not four times its hidden_size")
-    if vision["image_size"] % vision["patch_size"]:
+    if "model_type" not in settings:
+        raise UserError("model_type is missing")
+    sections = {f"{kind}_config{end}" for kind in ("vision", "text") for end in ("", "_dict")}
+    followed = {"projection_dim", *sections}
+    check_settings("", settings, followed=followed, fixed=_FIXED_MODEL, idle=_IDLE)
+    vision = _settings_of("vision_config", settings, _VISION, _FIXED_VISION)
+    text = _settings_of("text_config", settings, _TEXT, _FIXED_TEXT)
+    activations = {tower["hidden_act"] for tower in (vision, text)}
+    if len(activations) > 1:
+        raise UserError(f"hidden_act is {' and '.join(sorted(activations))}: one for both is read")
+    image_size, patch_size = (
+        side(f"vision_config.{name}", vision[name]) for name in ("image_size", "patch_size")
+    )
+    if image_size % patch_size:
         raise UserError("vision_config.image_size cannot be divided by its patch_size")
-    activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
-    if len(activations) > 1 or not activations <= _ACTIVATIONS.keys():
-        raise UserError(f"hidden_act {', '.join(sorted(activations))}: gelu or quick_gelu is read")
+    width, hidden, layers, heads = _sizes("vision_config", vision)
+    text_width, text_hidden, text_layers, text_heads = _sizes("text_config", text)
+    if text_hidden != 4 * text_width:
+        raise UserError("text_config.intermediate_size is not four times its hidden_size")
+    context, vocabulary = (
+        positive(f"text_config.{name}", text[name])
+        for name in ("max_position_embeddings", "vocab_size")
+    )
+    if text["eos_token_id"] not in (_LARGEST, vocabulary - 1):
+        raise UserError(
+            f"text_config.eos_token_id is {text['eos_token_id']!r}; texts are read at the largest"
+            f" id, for which {vocabulary - 1} or {_LARGEST}, transformers' mark for it, can stand"
+        )
     return ClipConfig(
-        embed_dim=int(settings.get("projection_dim", 512)),
+        embed_dim=positive("projection_dim", settings.get("projection_dim", 512)),
         vision=VisionConfig(
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            width=vision["hidden_size"],
-            layers=vision["num_hidden_layers"],
-            head_width=vision["hidden_size"] // vision["num_attention_heads"],
-            mlp_ratio=vision["intermediate_size"] / vision["hidden_size"],
+            image_size=image_size,
+            patch_size=patch_size,
+            width=width,
+            layers=layers,
+            head_width=width // heads,
+            mlp_ratio=mlp_ratio(hidden, width),
         ),
         text=TextConfig(
-            width=text["hidden_size"],
-            heads=text["num_attention_heads"],
-            layers=text["num_hidden_layers"],
-            context_length=text["max_position_embeddings"],
-            vocab_size=text["vocab_size"],
+            width=text_width,
+            heads=text_heads,
+            layers=text_layers,
+            context_length=context,
+            vocab_size=vocabulary,
         ),
         quick_gelu=_ACTIVATIONS[activations.pop()],
     )
 
 
-def _preprocess(path: Path, size: int) -> Preprocess:
-    settings, default = read_json_object(path), Preprocess(size)
+def _settings_of(
+    where: str,
+    settings: dict[str, Any],
+    defaults: dict[str, Any],
+    fixed: dict[str, Any],
+) -> dict[str, Any]:
+    """One tower's, with defaults; old files say them twice, and `..._dict` is what counts."""
+    for name in (f"{where}_dict", where):
+        if settings.get(name) is not None:
+            tower = section(name, settings[name])
+            # Of a tower alone; the whole model's is what counts. Pictures have no end mark.
+            idle = {*_IDLE, "projection_dim", "architectures", "eos_token_id"}
+            check_settings(name, tower, followed=defaults, fixed=fixed, idle=idle)
+            return defaults | tower
+    return defaults
+
+
+def _sizes(where: str, tower: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Width, hidden width, layers, heads."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    width, hidden, layers, heads = (positive(f"{where}.{name}", tower[name]) for name in names)
+    if width % heads:
+        raise UserError(f"{where}.hidden_size {width} cannot be divided into {heads} heads")
+    return width, hidden, layers, heads
+
+
+def _preprocess(settings: dict[str, Any], size: int) -> Preprocess:
+    followed = {"size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor"}
+    check_settings("", settings, followed=followed, fixed=_FIXED_PROCESSOR, idle=_IDLE_OF_PROCESSOR)
+    given = {name: value for name, value in settings.items() if value is not None}
     filters = {number: name for name, number in _RESAMPLE.items()}
-    resample = settings.get("resample", _RESAMPLE["bicubic"])
+    resample = given.get("resample", _RESAMPLE["bicubic"])
     if resample not in filters:
-        raise UserError(f"{path}: resample {resample!r} is neither 2 (bilinear) nor 3 (bicubic)")
+        raise UserError(f"resample {resample!r} is neither 2 (bilinear) nor 3 (bicubic)")
+    factor = given.get("rescale_factor", 1 / 255)
+    if not isinstance(factor, int | float) or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+        raise UserError(f"rescale_factor is {factor!r}; 1/255 can be read")
+    mean = channels("image_mean", given.get("image_mean", images.CLIP_MEAN))
+    std = channels("image_std", given.get("image_std", images.CLIP_STD), above_zero=True)
+    if not settings.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return Preprocess(
         size=size,
-        mean=channels(f"{path}: image_mean", settings.get("image_mean") or default.mean),
-        std=channels(f"{path}: image_std", settings.get("image_std") or default.std),
-        resize_mode="shortest" if settings.get("do_center_crop", True) else "squash",
+        mean=mean,
+        std=std,
+        resize_mode=_resize_mode(given, size),
         interpolation=filters[resample],
     )
 
 
+def _resize_mode(settings: dict[str, Any], size: int) -> str:
+    crops = settings.get("do_center_crop", True)
+    resized = settings.get("size", {"shortest_edge": 224})
+    cropped = settings.get("crop_size", {"height": 224, "width": 224})
+    square = {"height": size, "width": size}
+    to_size = cropped in (size, square)  # old files have the number alone
+    if resized == square and (to_size or not crops):
+        return "squash"
+    if resized in (size, {"shortest_edge": size}) and to_size and crops:
+        return "shortest"
+    what = f"crops to {cropped}" if crops else "crops nothing"
+    raise UserError(
+        f"resizes to {resized} and {what}; for a model of {size} pixels can be read: the shorter"
+        f" side to {size} and the middle of it, or all of it squashed to {size} x {size}"
+    )
+
+
 def _tower(
-    kind: str, config: ClipConfig, sizes: VisionConfig | TextConfig, mlp_ratio: float
+    kind: str, config: ClipConfig, sizes: VisionConfig | TextConfig, hidden: int
 ) -> dict[str, Any]:
     """What both towers say of themselves."""
     return {
         "model_type": f"clip_{kind}_model",
         "hidden_size": sizes.width,
-        "intermediate_size": int(mlp_ratio * sizes.width),
+        "intermediate_size": hidden,
         "num_hidden_layers": sizes.layers,
         "num_attention_heads": sizes.heads,
         "projection_dim": config.embed_dim,
@@ -226,24 +351,23 @@ def write_files(config: ClipConfig, preprocess: Preprocess, dtype: str) -> dict[
     """File name → text, of all that a folder holds beside the weights and the model card."""
     vision, text, size = config.vision, config.text, preprocess.size
     squash = preprocess.resize_mode == "squash"
-    whole_vocabulary = text.vocab_size > tokenizer.END
+    clips_own = text.vocab_size == tokenizer.END + 1
     model = {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "dtype": dtype,
         "projection_dim": config.embed_dim,
         "vision_config": {
-            **_tower("vision", config, vision, vision.mlp_ratio),
+            **_tower("vision", config, vision, vision.hidden),
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
         },
         "text_config": {
-            **_tower("text", config, text, 4.0),
+            **_tower("text", config, text, 4 * text.width),
             "max_position_embeddings": text.context_length,
             "vocab_size": text.vocab_size,
-            "bos_token_id": tokenizer.START if whole_vocabulary else 0,
-            # 2 has a meaning of its own there: pool at the largest id, as CLIP does.
-            "eos_token_id": tokenizer.END if whole_vocabulary else 2,
+            "bos_token_id": tokenizer.START if clips_own else 0,
+            "eos_token_id": tokenizer.END if clips_own else _LARGEST,
             "pad_token_id": 0,
         },
     }

@@ -49,7 +49,12 @@ def verify(source: Source, out: Path, to: str, dtype: str) -> list[str]:
     """
     if to == "pt":  # a bare file does not tell its number of heads
         written = dataclasses.replace(
-            source, tensors=open_files(out), kind="weights", path=out, resized=False
+            source,
+            tensors=open_files(out),
+            kind="weights",
+            path=out,
+            resized=False,
+            projection=None,
         )
         layout.check(written.tensors, written.config)
     else:
@@ -144,6 +149,7 @@ def _in_transformers(module: Any, side: Source, pictures: Any, tokens: Any) -> F
 def _in_open_clip(module: Any, side: Source, pictures: Any, tokens: Any) -> Features:
     model = module.model.CLIP(**to_open_clip(side.config))
     weights = module.factory.load_state_dict(str(side.path), device="cpu", weights_only=True)
+    weights = layout.take_projection(weights, side.projection)
     for name in (layout.REPLAY, *layout.OPENAI_NUMBERS):
         weights.pop(name, None)
     model.load_state_dict(weights, strict=True)

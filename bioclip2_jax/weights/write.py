@@ -11,6 +11,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.weights import card, checkpoint, layout, transformers
 from bioclip2_jax.weights.description import write_description
@@ -18,7 +20,7 @@ from bioclip2_jax.weights.open import CONFIG_FILE, MODEL_FILE, WEIGHTS_FILE, Sou
 from bioclip2_jax.weights.tensors import SAFETENSORS_NAMES, Tensors, import_torch
 
 LAYOUTS = ("orbax", "open_clip", "pt", "transformers")
-HOW_TO_OPEN = {
+_HOW_TO_OPEN = {
     "orbax": "train with --config.init={0} --config.model.name=init, or use it as a workdir",
     "open_clip": "open_clip loads it as local-dir:{0}",
     "pt": "open_clip loads it as pretrained={0}",
@@ -26,6 +28,9 @@ HOW_TO_OPEN = {
 }
 CARD_FILE = "README.md"
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+# What may lie in a folder whose upload to a bucket was interrupted; its seal comes last.
+_BEFORE_SEAL = {CARD_FILE, WEIGHTS_FILE, transformers.WEIGHTS_FILE, transformers.PREPROCESSOR_FILE}
+_BEFORE_SEAL |= {"tokenizer_config.json", "vocab.json", "merges.txt"}
 _ALIGNMENT = 64  # bytes, of every tensor in a `.pt` file, as PyTorch writes it
 
 
@@ -44,8 +49,8 @@ def write(
 
     Args:
       source: what is written.
-      out: new, or an empty folder; with `overwrite`, one that holds the files of this layout, which
-        are replaced.
+      out: new, or an empty folder, here or in a bucket; with `overwrite`, one that holds the files
+        of this layout, which are replaced.
       to: one of `LAYOUTS`.
       dtype: of the stored weights, a key of `DTYPES`; "orbax" takes float32 alone.
       keep_replay_projection: else it is left out, as open_clip's strict loading expects; "orbax"
@@ -71,9 +76,10 @@ def write(
         tensors = {name: x for name, x in tensors.items() if name != layout.REPLAY}
     seal = {"orbax": MODEL_FILE, "transformers": transformers.CONFIG_FILE}.get(to, CONFIG_FILE)
     _require_free(out, to, seal, overwrite)
+    parent = None if files.is_remote(out) else out.absolute().parent
     try:
-        parent = out.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=parent) as partial:
             unfinished = Path(partial, out.name)
             if to == "pt":
@@ -86,12 +92,21 @@ def write(
                     (unfinished / name).write_text(text, encoding="utf-8")
             if check:
                 check(unfinished)
-            if to == "pt":
+            if parent is None:
+                buckets.upload(unfinished, out, last=(seal,))
+            elif to == "pt":
                 os.replace(unfinished, out)
             else:
                 _move_into(unfinished, out, seal)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
+
+
+def how_to_open(to: str, out: Path) -> str:
+    """What can be done with what was written."""
+    if to == "orbax" or not files.is_remote(out):
+        return _HOW_TO_OPEN[to].format(out)
+    return "copied to a disk, " + _HOW_TO_OPEN[to].format(out.name)
 
 
 def usual_layout(source: Source, out: Path) -> str:
@@ -111,10 +126,20 @@ def _require_free(out: Path, to: str, seal: str, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a new or empty folder")
     if out.is_dir() and any(out.iterdir()):
+        if _is_unfinished(out):
+            return
         if to == "orbax" or not (out / seal).is_file():
             raise UsageError(f"{out} holds other files; name a new or empty folder")
         if not overwrite:
             raise UsageError(f"{out} already holds a model; name another folder or add --overwrite")
+
+
+def _is_unfinished(out: Path) -> bool:
+    """Whether a folder in a bucket holds nothing but what an upload put there before its end."""
+    return files.is_remote(out) and all(
+        name in _BEFORE_SEAL or name.startswith(f"{checkpoint.FOLDER}/")
+        for name in buckets.sizes_below(out)
+    )
 
 
 def _descriptions(

@@ -14,13 +14,14 @@ import sys
 import time
 import traceback
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax._src import distributed  # its key-value store has no public name
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
@@ -30,9 +31,13 @@ _FLAGS = ("coordinator", "num-processes", "process-id")
 _START_SECONDS = 600  # machines of one job come up minutes apart
 _WAIT_SECONDS = 3600  # process 0 may have terabytes of checkpoints to check
 _LEAVE_SECONDS = 20  # all have met before; only a crashed process is late
+_TELL_SECONDS = 30.0  # of waiting in silence
+_OBEY_SECONDS = 45.0  # from the wish to stop to the end of a process that waits
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # where JAX tells all processes of a SIGTERM to one
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 _barriers = itertools.count()  # a name serves once
+_caught: list[int] = []  # signals that ask a process without others to stop
 
 
 @dataclass(frozen=True)
@@ -251,10 +256,10 @@ def stop_on_signal() -> Iterator[Stop]:
 
     Every process asks after every step. A second signal ends a process at once.
     """
-    caught: list[int] = []
+    _caught.clear()
 
     def handler(number: int, _frame: object) -> None:
-        caught.append(number)
+        _caught.append(number)
         signal.signal(number, signal.SIG_DFL)
 
     def forward(number: int, _frame: object) -> None:
@@ -262,11 +267,11 @@ def stop_on_signal() -> Iterator[Stop]:
         signal.raise_signal(signal.SIGTERM)
 
     def ask(taken: int, *, wanted: bool) -> bool:
-        return wanted or bool(caught)
+        return wanted or bool(_caught)
 
     def ask_all(taken: int, *, wanted: bool) -> bool:
-        if wanted and not caught:
-            caught.append(signal.SIGTERM)
+        if wanted and not _caught:
+            _caught.append(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
         return multihost_utils.reached_preemption_sync_point(taken)
 
@@ -281,3 +286,59 @@ def stop_on_signal() -> Iterator[Stop]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def is_asked_to_stop() -> bool:
+    """Whether a signal came, to any of the processes."""
+    if jax.process_count() == 1:
+        return bool(_caught)
+    client: Any = distributed.global_state.client
+    try:
+        return bool(client.key_value_try_get(_NOTICE))
+    except Exception:  # there is no such key, or process 0 has left
+        return False
+
+
+def wait_for(
+    result: Callable[[float], object],
+    what: str,
+    missing: Callable[[], Sequence[int]],
+    *,
+    obeying: bool,
+) -> None:
+    """Waits for what other processes or a disk have to do; says so after half a minute.
+
+    Args:
+      result: returns when it is done; after so many seconds without, raises TimeoutError.
+      what: is waited for.
+      missing: processes that have not done their part yet, where that is known.
+      obeying: whether a signal ends the waiting, and this process, within a minute.
+    """
+    began = time.monotonic()
+    tell_after, leave_at = _TELL_SECONDS, float("inf")
+    while True:
+        before = time.monotonic()
+        try:
+            result(1.0)
+            return
+        except TimeoutError:
+            if time.monotonic() - before < 0.9:  # not of the waiting
+                raise
+        now = time.monotonic()
+        if now - began > tell_after:
+            absent = missing()
+            if is_main() or 0 in absent:
+                hosts = f" (host {', '.join(map(str, absent))})" if absent else ""
+                words = f"waiting for {what}{hosts}, for {now - began:.0f} s so far"
+                print(words, file=sys.stderr, flush=True)
+            tell_after *= 2
+        if obeying and leave_at == float("inf") and is_asked_to_stop():
+            leave_at = now + _OBEY_SECONDS + 5 * is_main()  # whose end is the end of all
+        if now > leave_at:
+            print(
+                f"bioclip2: told to stop while waiting for {what}; ends without it, and the same"
+                " command goes on from the newest checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(0)

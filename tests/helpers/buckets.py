@@ -9,7 +9,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from bioclip2_jax import files
+
 BUCKET = "bucket"
+# It lets five callers wait; the sixth would try again after seconds.
+_PROGRAM = """
+import socketserver
+from gcp_storage_emulator.__main__ import main
+socketserver.TCPServer.request_queue_size = 128
+main()
+"""
 
 
 @contextlib.contextmanager
@@ -19,10 +28,11 @@ def emulator() -> Iterator[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
     options = ["--host=127.0.0.1", f"--port={port}", "--in-memory", f"--default-bucket={BUCKET}"]
     process = subprocess.Popen(
-        [program, "start", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", _PROGRAM, "start", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         _wait_for(f"{address}/storage/v1/b/{BUCKET}", process)
@@ -36,6 +46,13 @@ def emulator() -> Iterator[dict[str, str]]:
     finally:
         process.kill()
         process.wait()
+
+
+def upload(folder: Path, target: str) -> str:
+    """Copies a local folder into a bucket; returns where it is there."""
+    for name in files.below(folder):
+        (files.place(target) / name).write_bytes((folder / name).read_bytes())
+    return target
 
 
 def _wait_for(address: str, process: subprocess.Popen) -> None:

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from bioclip2_jax.data.records import make_record
+from bioclip2_jax.files import absolute, place
 from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.weights import checkpoint
@@ -26,11 +29,12 @@ _KINGDOMS = ("Animalia", "Plantae", "Fungi")
 
 
 def arguments(
-    workdir: Path, data: Path, *flags: str, recipe: str = "smallest", **changes: object
+    workdir: Path | str, data: Path | str, *flags: str, recipe: str = "smallest", **changes: object
 ) -> list[str]:
     """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
 
-    Compiled steps are kept in the cache of all tests. The recipe "slowly" is for processes only.
+    Compiled steps are kept in the cache of all tests, or without one in the workdir. The recipe
+    "slowly" is for processes only.
     """
     settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
     settings |= {"warmup_steps": 3} | changes
@@ -38,7 +42,7 @@ def arguments(
         f"--config={Path(__file__).with_name(recipe)}.py",
         f"--workdir={workdir}",
         f"--config.data.dir={data}",
-        f"--config.compile_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
+        f"--config.compile_cache={os.environ.get('JAX_COMPILATION_CACHE_DIR', 'compile_cache')}",
         *(f"--config.train.{key}={value}" for key, value in settings.items()),
         *flags,
     ]
@@ -142,21 +146,30 @@ def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen
         time.sleep(0.02)
 
 
-def rows(workdir: Path) -> list[dict]:
+def rows(workdir: Path | str) -> list[dict]:
     """The logged metrics, one row for every step; a last line that is being written is left out."""
-    path = Path(workdir) / "metrics.jsonl"
+    path = place(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
     assert [row["step"] for row in found] == list(range(1, len(found) + 1))
     return found
 
 
-def losses(workdir: Path) -> list[float]:
+def losses(workdir: Path | str) -> list[float]:
     """The logged losses, from step 1 on."""
     return [row["loss"] for row in rows(workdir)]
 
 
+def state_at(workdir: Path | str, step: int) -> dict:
+    """All arrays of a checkpoint: parameters, Adam's moments, counters."""
+    folder = str(absolute(checkpoint.step_dir(workdir, step)))
+    stored = ocp.checkpointables_metadata(folder).metadata
+    wanted = {name: stored[name] for name in ("params", "training")}
+    wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), wanted)
+    return ocp.load_checkpointables(folder, wanted)
+
+
 @functools.cache
-def parameters(workdir: Path, step: int) -> dict:
+def parameters(workdir: Path | str, step: int) -> dict:
     """The model at a checkpoint."""
     return checkpoint.restore_params(checkpoint.step_dir(workdir, step))

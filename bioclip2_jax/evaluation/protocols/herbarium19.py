@@ -1,10 +1,11 @@
 """Herbarium 19: finding classes nobody named (generalised category discovery, Vaze et al. 2022).
 
 Four fifths of the pictures of the old classes are labelled, the other pictures, of old and of new
-classes, are not. Protocol of BioCLIP 2: semi-supervised k-means over features of length 1 with as
-many clusters as there are classes; labelled pictures stay with their class. Clusters are matched
-with classes by the Hungarian method, in the original apart for the unlabelled pictures of the old
-and of the new classes, so that two classes may claim one cluster.
+classes, are not. Protocol of BioCLIP 2: semi-supervised k-means with as many clusters as there are
+classes, over features of length 1, in the code's first release over features as the model gives
+them; labelled pictures stay with their class. Clusters are matched with classes by the Hungarian
+method, in both releases apart for the unlabelled pictures of the old and of the new classes, so
+that two classes may claim one cluster.
 """
 
 from dataclasses import dataclass
@@ -59,17 +60,18 @@ def herbarium19(
     labels: np.ndarray,
     is_labelled: np.ndarray,
     is_old_class: np.ndarray,
-    protocol: str = "faithful",
+    protocol: str = "v2",
     seed: int = 0,
 ) -> HerbariumScores:
     """Clusters the pictures and counts how many unlabelled ones fell in with their class.
 
     Args:
-      features: [n, dim] float32.
+      features: [n, dim] float32, for "v1" as the model gives them.
       labels: [n] int.
       is_labelled: [n] bool, pictures whose label the clustering may see.
       is_old_class: [classes] bool; as many clusters are made as there are classes.
-      protocol: "faithful" matches old and new classes apart, "corrected" all at once.
+      protocol: "v1" takes features as they are, others bring them to length 1; "corrected" matches
+        old and new classes all at once, others apart.
       seed: of the first centres.
 
     Raises:
@@ -77,8 +79,9 @@ def herbarium19(
     """
     if not is_labelled.any() or is_labelled.all():
         raise UserError("Herbarium 19: needs labelled and unlabelled pictures")
+    points = np.asarray(features, np.float32)
     clusters, inertia = semi_supervised_kmeans(
-        unit(np.asarray(features, np.float32)),
+        points if protocol == "v1" else unit(points),
         np.where(is_labelled, labels, -1),
         len(is_old_class),
         seed,
@@ -86,7 +89,7 @@ def herbarium19(
     own, truth = clusters[~is_labelled], labels[~is_labelled]
     old = is_old_class[truth]
     right = np.zeros(len(truth), bool)
-    for part in (old, ~old) if protocol == "faithful" else (slice(None),):
+    for part in (slice(None),) if protocol == "corrected" else (old, ~old):
         right[part] = _matched(own[part], truth[part])
 
     def share(part: np.ndarray) -> float | None:

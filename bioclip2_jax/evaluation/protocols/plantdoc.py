@@ -1,7 +1,9 @@
 """PlantDoc: diseases of plants from one example each (Singh et al. 2020).
 
 Protocol of BioCLIP 2: in each of five draws one training picture a class; features centred by the
-mean of those and normalised again, the nearest of them names every test picture (SimpleShot).
+mean of those and normalised again, the nearest of them names every test picture (SimpleShot). In
+the code's first release one generator makes all the draws and features are not of length 1; the
+later one seeds it for each.
 """
 
 from dataclasses import dataclass
@@ -29,13 +31,31 @@ class PlantDocScores:
     support: list[int]
 
 
-def plantdoc(parts: Parts, seed: int) -> PlantDocScores:
+def loader_order(count: int) -> np.ndarray:
+    """The order in which PyTorch's loader hands out so many pictures after `manual_seed(0)`.
+
+    The original draws among training pictures in this order, which is the reason why draws of the
+    same seed differ from those of the folder's order. Both libraries have the Mersenne Twister:
+    the fourth number of the first one seeds a second one, which swaps each place with a later one.
+    """
+
+    def numbers(seed: int, count: int) -> list[int]:
+        return np.random.RandomState(seed).randint(0, 1 << 32, count, np.uint32).tolist()
+
+    order = np.arange(count)
+    for place, drawn in enumerate(numbers(numbers(0, 4)[3], count - 1)):
+        other = place + drawn % (count - place)
+        order[[place, other]] = order[[other, place]]
+    return order
+
+
+def plantdoc(parts: Parts, seed: int | np.random.RandomState) -> PlantDocScores:
     """Names the test pictures from one training picture a class.
 
     Args:
-      parts: features of length 1, and labels [n] int.
+      parts: features, and labels [n] int.
       seed: of NumPy's generator, which shuffles the rows of every class, in ascending order of the
-        classes.
+        classes; or the generator, for draws that follow one another.
 
     Raises:
       UserError: a class of the test has no training picture.
@@ -45,12 +65,13 @@ def plantdoc(parts: Parts, seed: int) -> PlantDocScores:
     unknown = np.setdiff1d(test_labels, classes)
     if len(unknown):
         raise UserError(f"PlantDoc: class {unknown[0]} has test pictures but none to learn from")
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(seed) if isinstance(seed, int) else seed
     support = []
     for label in classes:
         rows = np.flatnonzero(train_labels == label)
         rng.shuffle(rows)
         support.append(rows[0])
+    rng.permutation(len(support))  # the original mixes them: the next draw begins behind that
     mean = train_features[support].mean(axis=0)
     centroids = unit(train_features[support] - mean)
     queries = unit(test_features - mean)

@@ -160,7 +160,7 @@ def herbarium19(root: Path) -> OldAndNew:
     if not path.exists():
         raise UserError(
             f"{path}: missing; write the numbers of the old classes into it, one a line: they are"
-            " the list under the key train_classes of the published herbarium_19_class_splits.pkl"
+            " the list under the key Old of the published herbarium_19_class_splits.pkl"
         )
     numbers = folders.read_lines(path)
     if not all(line.isdigit() and int(line) < len(names) for line in numbers):

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bioclip2_jax.data import tables
+from bioclip2_jax.data import buckets, tables
 from bioclip2_jax.data.tables import normal, open_table
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.published.folders import no_column, read_lines
 from bioclip2_jax.evaluation.schema import Settings
-from bioclip2_jax.files import read_json_object
+from bioclip2_jax.files import absolute, place, read_json_object
 from bioclip2_jax.measures.scores import number
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
@@ -85,7 +85,7 @@ def find(folder: str | Path) -> list[SpeciesSet]:
     Raises:
       UserError: a set's description cannot be read.
     """
-    folder = Path(folder)
+    folder = place(folder)
     sets = list(_find(folder, _DEPTH)) if folder.is_dir() else []
     often = Counter(species_set.name for species_set in sets)
     return [
@@ -106,23 +106,23 @@ def of_table(path: str | Path, root: str | Path | None) -> SpeciesSet:
     Raises:
       UserError: the table cannot be read.
     """
-    path = Path(path)
+    path = place(path)
     header = {normal(name) for name in open_table(path).header}
     text_kind = "taxon_com" if header & {*RANKS, *_SCIENTIFIC} - {"class"} else "asis"
     name = path.stem.removesuffix(_BALANCED)
     plain = name in ("metadata", "annotations", "labels")
-    name = path.absolute().parent.name if plain else name
-    place = Path(root) if root else path.parent
-    return SpeciesSet(name=name, root=place, table=path, text_kind=text_kind)
+    name = absolute(path).parent.name if plain else name
+    pictures = place(root) if root else path.parent
+    return SpeciesSet(name=name, root=pictures, table=path, text_kind=text_kind)
 
 
 def _find(folder: Path, depth: int) -> Iterator[SpeciesSet]:
     if all((folder / name).is_file() for name in _NABIRDS):
-        name = folder.absolute().name
+        name = absolute(folder).name
         yield SpeciesSet(name=name, root=folder, table=folder / _NABIRDS[0], text_kind="asis")
     elif (folder / "labels.csv").is_file() and (folder / "info.json").is_file():
         yield _meta_album(folder)
-    elif tables_here := sorted(folder.glob(f"*{_BALANCED}.csv")):
+    elif tables_here := buckets.named(folder, f"*{_BALANCED}.csv"):
         for path in tables_here:
             name = path.stem.removesuffix(_BALANCED)
             yield SpeciesSet(name=name, root=folder, table=path, text_kind="taxon_com")
@@ -140,7 +140,7 @@ def _meta_album(folder: Path) -> SpeciesSet:
     except UserError as error:
         raise UserError(f"{path}: not the description of a Meta-Album set ({error})") from error
     return SpeciesSet(
-        name=folder.absolute().name,
+        name=absolute(folder).name,
         root=folder,
         table=folder / "labels.csv",
         text_kind="asis",

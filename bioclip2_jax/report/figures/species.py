@@ -46,31 +46,30 @@ def _curve(axes: Axes, points: Sequence[tuple[int, float]], color: str, label: s
     axes.plot(steps, _smooth(values, max(1, len(values) // 30)), color=color, label=label)
 
 
-def training_curves(rows: list[dict]) -> str:
-    """Loss, learning rate, logit scale and speed over the steps of `metrics.jsonl`."""
-    panels = [
-        ("Loss", {"contrastive_loss": "pictures and names", "replay_loss": "replay"}),
-        ("Learning rate", {"learning_rate": ""}),
-        ("Logit scale", {"logit_scale": ""}),
-        ("Samples per second", {"samples_per_second": ""}),
-    ]
-    with pyplot.rc_context(STYLE):
-        figure, all_axes = pyplot.subplots(
-            len(panels), 1, figsize=(WIDTH, 6.6), sharex=True, height_ratios=[2.2, 1, 1, 1]
-        )
-        for axes, (title, series) in zip(all_axes, panels, strict=True):
+def training_curves(rows: list[dict]) -> list[tuple[str, str]]:
+    """Loss, learning rate, logit scale and speed over the steps of `metrics.jsonl`: title → SVG."""
+    panels: dict[str, dict[str, str]] = {
+        "Loss": {"contrastive_loss": "pictures and names", "replay_loss": "replay"},
+        "Learning rate": {"learning_rate": ""},
+        "Logit scale": {"logit_scale": ""},
+        "Samples per second": {"samples_per_second": ""},
+    }
+    drawn = []
+    for title, series in panels.items():
+        with pyplot.rc_context(STYLE):
+            figure, axes = pyplot.subplots(figsize=(WIDTH, 2.4))
             for color, (name, label) in zip(COLORS, series.items(), strict=False):
                 points = [(row["step"], row[name]) for row in rows if name in row]
                 if points:
                     _curve(axes, points, color, label)
-            axes.set_title(title, loc="left", fontsize=9.5)
+            axes.set_xlabel("step")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if title == "Learning rate":
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
             if len(axes.get_legend_handles_labels()[0]) > 1:
                 axes.legend()
-        all_axes[-1].set_xlabel("step")
-        figure.tight_layout()
-        return svg(figure, "Training curves")
+            drawn.append((title, svg(figure, f"Training: {title.lower()}")))
+    return drawn
 
 
 def accuracy_over_steps(results: Sequence[schema.ZeroShotResult]) -> str:
