@@ -14,7 +14,8 @@ def product_flops(program: core.ClosedJaxpr | core.Jaxpr) -> float:
     block that keeps nothing does not compute its last product again, whose result nobody needs.
     """
     total = 0.0
-    for equation in getattr(program, "jaxpr", program).eqns:
+    equations: list[Any] = getattr(program, "jaxpr", program).eqns
+    for equation in equations:
         name, given = equation.primitive.name, equation.params
         if name == "dot_general":
             left = equation.invars[0].aval.shape
