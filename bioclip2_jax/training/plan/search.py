@@ -263,38 +263,39 @@ def search(
         received = moved * (1 + choice.micro_batches)
         return max(costs.flops(choice) / target.chip.flops, received / target.chip.network)
 
-    def beside(choice: choices.Choice, plan: Plan) -> float:
-        """Bytes that a compilation took for all but what blocks keep."""
-        total = plan.total_gib or plan.needed_gib
-        if total is None:
-            return target.chip.memory / 10
-        return max(total * GIB - costs.kept_bytes(choice), 0)
+    others = choices.choices(settings, model, own, chips)
+    times = {choice: expected_seconds(choice) for choice in (own, *others)}
+    known = {choice: costs.known_bytes(choice) for choice in times}
 
-    other, best, best_seconds, tried = beside(own, first), None, math.inf, {own}
-    if first.fits:
-        best_seconds = expected_seconds(own)
-    left = {
-        choice: expected_seconds(choice) for choice in choices.choices(settings, model, own, chips)
-    }
+    def unknown(choice: choices.Choice, plan: Plan) -> float:
+        """Bytes that a compilation took beside what was known."""
+        total = plan.total_gib or plan.needed_gib
+        return total * GIB - known[choice] if total else target.usable * 1.05 - known[choice]
 
     def preferred(choice: choices.Choice) -> tuple:
         changed = choice.block_parts != own.block_parts, choice.fsdp != own.fsdp
-        return left[choice], changed, costs.kept_bytes(choice)
+        return times[choice], changed, known[choice]
 
+    best, fastest, tried, margin = None, times[own] if first.fits else math.inf, {own}, 0.0
+    if first.fits or first.needed_gib:
+        margin = unknown(own, first)
     while len(tried) < compilations:
-        options = [c for c in left if c not in tried and left[c] < _WORTH_IT * best_seconds]
-        fitting = [c for c in options if costs.kept_bytes(c) + other <= target.usable]
-        if not fitting and (best_seconds < math.inf or not options):
+        options = [c for c in times if c not in tried and times[c] < _WORTH_IT * fastest]
+        fitting = [c for c in options if known[c] + margin <= target.usable]
+        if not options or (not fitting and fastest < math.inf):
             break
         # Where nothing is expected to fit, what takes least may all the same.
-        choice = min(fitting, key=preferred) if fitting else min(options, key=costs.kept_bytes)
+        choice = min(fitting, key=preferred) if fitting else min(options, key=known.__getitem__)
         tried.add(choice)
         plan = compiled(choice.applied(settings))
-        other = beside(choice, plan)
+        found = unknown(choice, plan)
         if plan.fits:
-            best, best_seconds = plan, left[choice]
-        elif plan.total_gib is None and plan.needed_gib is None:
-            other = target.usable - costs.kept_bytes(choice) + target.chip.memory / 20
+            best, fastest, margin = plan, times[choice], found
+        elif fastest < math.inf:
+            # Compilers are uneven, and what does not fit is refused early: less may do.
+            margin += max(found - margin, target.usable / 100) / 2
+        else:
+            margin = found
     return first, best
 
 

@@ -23,6 +23,7 @@ def product_flops(program: core.ClosedJaxpr | core.Jaxpr) -> float:
             total += 2 * contracted * math.prod(equation.outvars[0].aval.shape)
         times = given["length"] if name == "scan" else 1
         times *= given["mesh"].size if name == "shard_map" else 1
+        times *= math.prod(given["grid_mapping"].grid) if name == "pallas_call" else 1
         total += times * sum(map(product_flops, _within(list(given.values()))))
     return total
 
