@@ -151,7 +151,7 @@ def test_weights_and_biases_that_are_silent_are_not_waited_for(tmp_path, wandb, 
     assert "warning: wandb: no answer in 0 s" in capfd.readouterr().err
 
 
-def test_what_cannot_be_reported_to_is_a_wrong_call(monkeypatch):
+def test_what_cannot_be_reported_to_is_a_wrong_call(wandb, monkeypatch):
     assert reporting.take_flag(["--report", "wandb", "--workdir=x"]) == ("wandb", ["--workdir=x"])
     assert reporting.take_flag(["--workdir=x"]) == (None, ["--workdir=x"])
     with pytest.raises(UsageError, match="--report=mlflow"):
