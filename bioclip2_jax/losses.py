@@ -19,31 +19,22 @@ from jax.sharding import PartitionSpec as P
 _ABSENT = -1e9  # instead of -inf, which would make the gradient of an absent row not a number
 
 
-class Targets(NamedTuple):
-    """Which other captions count as right, see `taxon_targets`.
-
-    Attributes:
-      ids: [batch, ranks] int32, equal where two pairs share the taxon of a rank; -1: unknown.
-      shares: [batch, ranks] float32, the target of a pair is the sum of its shares where ids agree.
-    """
-
-    ids: jax.Array
-    shares: jax.Array
-
-
 def contrastive_loss(
     image_features: jax.Array,
     text_features: jax.Array,
     logit_scale: jax.Array,
     weights: jax.Array | None = None,
-    targets: Targets | None = None,
     *,
+    text_ids: jax.Array | None = None,
     mesh: Mesh | None = None,
     tile: int | None = None,
 ) -> jax.Array:
-    """Symmetric InfoNCE over the whole batch; by default pair i is the only positive of i.
+    """Symmetric InfoNCE over the whole batch; pair i is the only positive of i.
 
-    Equal captions in a batch then stay each other's negatives, as in the original.
+    Equal captions in a batch stay each other's negatives, as in the original, so a text that many
+    pictures share is held down: an image learns log p(text | image) less the log of how common the
+    text is. With `text_ids` each distinct text is one choice of an image, and that of a picture's
+    own caption is right. Texts choose among the images as ever, a text as often as it has pictures.
 
     Args:
       image_features: [batch, dim] float32 or bfloat16, L2-normalised.
@@ -51,7 +42,7 @@ def contrastive_loss(
       logit_scale: [] float32, the exponential of the learned parameter.
       weights: [batch] float32, or None for ones. A pair of weight 0 (an unreadable image) is
         neither a positive nor a negative, whatever its features are.
-      targets: more captions that count as right, or None.
+      text_ids: [batch] integers, equal where captions are; None: each caption is a choice.
       mesh: devices that the batch is split over, along all axes; None: computed in one place.
       tile: columns of the similarity matrix that exist at a time; None: all.
 
@@ -63,7 +54,13 @@ def contrastive_loss(
       ValueError: the devices do not divide the batch.
     """
     return contrastive_loss_and_accuracy(
-        image_features, text_features, logit_scale, weights, targets, mesh=mesh, tile=tile
+        image_features,
+        text_features,
+        logit_scale,
+        weights,
+        text_ids=text_ids,
+        mesh=mesh,
+        tile=tile,
     )[0]
 
 
@@ -72,8 +69,8 @@ def contrastive_loss_and_accuracy(
     text_features: jax.Array,
     logit_scale: jax.Array,
     weights: jax.Array | None = None,
-    targets: Targets | None = None,
     *,
+    text_ids: jax.Array | None = None,
     mesh: Mesh | None = None,
     tile: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -91,52 +88,27 @@ def contrastive_loss_and_accuracy(
         present = weights[:, None] > 0  # what is not a number times 0 is not 0
         image_features = jnp.where(present, image_features, 0)
         text_features = jnp.where(present, text_features, 0)
-        targets = None if targets is None else _among_present(targets, weights)
+    shares = None if text_ids is None else 1 / _pairs_of_text(jnp.asarray(text_ids), weights)
     scale = jnp.asarray(logit_scale, jnp.float32)
-    pairs = _Pairs(image=image_features, text=text_features, weights=weights, targets=targets)
+    pairs = _Pairs(image=image_features, text=text_features, weights=weights, shares=shares)
     return _loss(mesh, tile, pairs, scale)
 
 
-def taxon_targets(ids: jax.Array, rank_weights: tuple[float, ...]) -> Targets:
-    """Soft targets over a taxonomy: each rank's weight is spread evenly over those who share it.
-
-    With all the weight on the last rank, pairs of the same taxon are positives alike (supervised
-    contrastive learning, arXiv 2004.11362); with weight on higher ranks relatives get some, too.
-    The targets of a pair sum to one: unknown ranks leave their weight to the others.
-
-    Args:
-      ids: [batch, ranks] int32, a number for each taxon of a rank; -1: unknown. The last rank is
-        always known.
-      rank_weights: one a rank, not negative, the last above zero.
-    """
-    ids = jnp.asarray(ids, jnp.int32)
-    mass = jnp.where(ids >= 0, jnp.asarray(rank_weights, jnp.float32), 0)
-    mass = mass / jnp.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
-    return Targets(ids=ids, shares=mass / _counts(ids))
-
-
-def _counts(ids: jax.Array) -> jax.Array:
-    """[batch, ranks] → how many of the batch have the same number there."""
-
-    def sharing(ordered: jax.Array, wanted: jax.Array) -> jax.Array:
-        first = jnp.searchsorted(ordered, wanted, side="left")
-        return jnp.searchsorted(ordered, wanted, side="right") - first
-
-    return jax.vmap(sharing, in_axes=1, out_axes=1)(jnp.sort(ids, axis=0), ids)
-
-
-def _among_present(targets: Targets, weights: jax.Array) -> Targets:
-    """The targets without pairs of weight 0: their shares go to the others of their taxa."""
-    ids = jnp.where(weights[:, None] > 0, targets.ids, -1)
-    left = jnp.where(ids >= 0, _counts(targets.ids) / _counts(ids), 0)
-    return Targets(ids=ids, shares=targets.shares * left)
+def _pairs_of_text(ids: jax.Array, weights: jax.Array) -> jax.Array:
+    """[batch] float32: how many pairs of weight above 0 have the caption of each; at least 1."""
+    by_id = jnp.argsort(ids)
+    ordered, present = ids[by_id], jnp.cumsum(weights[by_id] > 0)
+    before = jnp.concatenate([jnp.zeros(1, present.dtype), present])
+    first = jnp.searchsorted(ordered, ids, side="left")
+    count = before[jnp.searchsorted(ordered, ids, side="right")] - before[first]
+    return jnp.maximum(count, 1).astype(jnp.float32)
 
 
 class _Pairs(NamedTuple):
     image: jax.Array
     text: jax.Array
     weights: jax.Array
-    targets: Targets | None
+    shares: jax.Array | None  # of a pair in the choice that its text is for an image; None: whole
 
 
 class _Side(NamedTuple):
@@ -144,7 +116,7 @@ class _Side(NamedTuple):
 
     positions: jax.Array  # in the global batch; -1 in the padding of the last tile
     weights: jax.Array
-    targets: Targets | None
+    shares: jax.Array | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -167,12 +139,7 @@ def _backward(mesh: Mesh | None, tile: int | None, gradients: tuple, cotangents:
         return (factor * gradient).astype(gradient.dtype)
 
     none = jax.tree.map(jnp.zeros_like, pairs)
-    targets = None
-    if pairs.targets is not None:
-        ids = jnp.zeros(pairs.targets.ids.shape, jax.dtypes.float0)
-        targets = Targets(ids=ids, shares=none.targets.shares)
-    slopes = _Pairs(image=scaled(image), text=scaled(text), weights=none.weights, targets=targets)
-    return slopes, factor * scale
+    return none._replace(image=scaled(image), text=scaled(text)), factor * scale
 
 
 _loss.defvjp(_forward, _backward)
@@ -199,24 +166,23 @@ def _block(
     pairs: _Pairs, scale: jax.Array, *, axes: tuple[str, ...], tile: int | None, gradients: bool
 ) -> tuple:
     """One device's rows against all columns. See `_on_devices` for what is returned."""
-    image, text, weights, targets = pairs
+    image, text, weights, shares = pairs
     count = image.shape[0]
     devices = math.prod(jax.lax.axis_size(axis) for axis in axes)
     width = min(count, max(1, tile // devices)) if tile else count  # columns of each device a tile
     tiles = -(-count // width)
     start = count * (jax.lax.axis_index(axes) if axes else 0)
-    rows = _Side(positions=start + jnp.arange(count), weights=weights, targets=targets)
+    rows = _Side(positions=start + jnp.arange(count), weights=weights, shares=shares)
     total = jnp.maximum(_sum(weights.sum(), axes), 1)
 
     def in_tiles(x: jax.Array, fill: int) -> jax.Array:
         padding = [(0, tiles * width - count)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x, padding, constant_values=fill).reshape(tiles, width, *x.shape[1:])
 
-    own_targets = None
-    if targets is not None:
-        own_targets = Targets(ids=in_tiles(targets.ids, -1), shares=in_tiles(targets.shares, 0))
     own_columns = _Side(
-        positions=in_tiles(rows.positions, -1), weights=in_tiles(weights, 0), targets=own_targets
+        positions=in_tiles(rows.positions, -1),
+        weights=in_tiles(weights, 0),
+        shares=None if shares is None else in_tiles(shares, 0),
     )
     own = in_tiles(text, 0), own_columns
 
@@ -234,11 +200,11 @@ def _block(
         """Running [rows] values, and the log-sum-exp of the tile's columns."""
         highest, sums, own_logit, pull = so_far
         higher = jnp.maximum(highest, logits.max(axis=1))
-        exponentials = jnp.exp(logits - higher[:, None])
+        exponentials = _chosen(jnp.exp(logits - higher[:, None]), columns)
         sums = sums * jnp.exp(highest - higher) + exponentials.sum(axis=1)
         same = rows.positions[:, None] == columns.positions[None, :]
         own_logit = own_logit + jnp.where(same, logits, 0).sum(axis=1)
-        pull = pull + (_targets(rows, columns) * logits).sum(axis=1)
+        pull = pull + (_positives(rows, columns) * logits).sum(axis=1)
         top = _max(logits.max(axis=0), axes)
         column_sums = _sum(jnp.exp(logits - top).sum(axis=0), axes)
         return (higher, sums, own_logit, pull), top + jnp.log(column_sums)
@@ -249,9 +215,9 @@ def _block(
         """Of the images, float32 so far, and of this device's captions in the tile."""
 
         def by_logit(logits: jax.Array) -> jax.Array:
-            by_row = weights[:, None] * jnp.exp(logits - of_rows[:, None])
+            by_row = weights[:, None] * _chosen(jnp.exp(logits - of_rows[:, None]), columns)
             by_column = columns.weights * jnp.exp(logits - of_columns)
-            difference = by_row + by_column - _targets(rows, columns)
+            difference = by_row + by_column - _positives(rows, columns)
             return (difference * (scale / (2 * total))).astype(image.dtype)
 
         by_caption = []
@@ -313,19 +279,15 @@ def _block(
     return (loss, accuracy), (by_image.astype(image.dtype), by_text, by_scale)
 
 
-def _targets(rows: _Side, columns: _Side) -> jax.Array:
-    """[rows, columns]: weight and target of each row's softmax plus those of each column's."""
-    if rows.targets is None or columns.targets is None:
-        same = rows.positions[:, None] == columns.positions[None, :]
-        return jnp.where(same, 2 * rows.weights[:, None], 0)
-    total = jnp.zeros((len(rows.positions), len(columns.positions)), jnp.float32)
-    by_rows = rows.weights[:, None] * rows.targets.shares
-    by_columns = columns.weights[:, None] * columns.targets.shares
-    for rank in range(rows.targets.ids.shape[1]):
-        ids, others = rows.targets.ids[:, rank, None], columns.targets.ids[None, :, rank]
-        shares = by_rows[:, rank, None] + by_columns[None, :, rank]
-        total += jnp.where((ids == others) & (ids >= 0), shares, 0)
-    return total
+def _positives(rows: _Side, columns: _Side) -> jax.Array:
+    """[rows, columns]: what the own pair weighs in the softmax of its row and in its column's."""
+    same = rows.positions[:, None] == columns.positions[None, :]
+    return jnp.where(same, 2 * rows.weights[:, None], 0)
+
+
+def _chosen(exponentials: jax.Array, columns: _Side) -> jax.Array:
+    """[rows, columns] parts of a softmax over captions, or over the distinct texts of them."""
+    return exponentials if columns.shares is None else exponentials * columns.shares
 
 
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:

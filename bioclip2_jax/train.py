@@ -9,7 +9,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from bioclip2_jax import files
 from bioclip2_jax.data import pipeline
-from bioclip2_jax.data.feeding import Feed
+from bioclip2_jax.data.feeding import Arrays, Feed
 from bioclip2_jax.errors import UsageError, UserError, exit_on_user_error
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.training import (
@@ -116,6 +116,10 @@ def run(settings: recipe.Settings, workdir: Path, report: str | None = None) -> 
     if settings.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(start.cache_folder(settings, workdir)))
 
+    if settings.step.level_weight:
+        texts = pipeline.count_level_texts(settings.data)
+        settings = replace(settings, step=replace(settings.step, level_texts=texts))
+
     # ---- Devices
     mesh = sharding.make_mesh(**vars(settings.mesh))
     check_split(settings.step, mesh)
@@ -210,7 +214,6 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
     clock = progress.Clock(pairs, run.goodput)
     tracer = profile.Profile(settings.profile, workdir)
     unreadable, nonfinite = Unreadable(settings.data), Nonfinite(settings, workdir)
-
     report = settings.recipe if run.report else None
 
     def finish(pending: Pending) -> None:
@@ -230,7 +233,7 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
             with clock.waiting():
                 batch = next(batches)
             unreadable.take_from(batch)
-            flops = train_flops_per_step(settings.step, run.model, batch["tokens"].shape[1])
+            flops = flops_of(run, batch)
             with tracer.around(done):
                 state, metrics = step(state, sharding.global_batch(run.mesh, batch))
             if pending:
@@ -256,6 +259,18 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
                 return
     if processes.is_main():
         files.write_json(workdir / DONE_FILE, {"step": settings.steps}, indent=None)
+
+
+def flops_of(run: Run, batch: Arrays) -> float:
+    """Of the step that takes this batch, of all processes together."""
+    lengths = {name: batch[name].shape[-1] for name in ("tokens", "level_tokens") if name in batch}
+    return train_flops_per_step(
+        run.settings.step,
+        run.model,
+        lengths["tokens"],
+        level_length=lengths.get("level_tokens"),
+        devices=run.mesh.size,
+    )
 
 
 class CompiledStep:

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.text.captions import TEXT_KINDS, caption, class_name, lineage_text, text_kind
+from bioclip2_jax.text.captions import (
+    LEVELS,
+    TEXT_KINDS,
+    caption,
+    class_name,
+    level_caption,
+    levels_at,
+    lineage_text,
+    text_kind,
+)
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 GRASS = Taxon("Plantae", "Tracheophyta", "Liliopsida", "Poales", "Poaceae", "Poa", "angustifolia")
@@ -172,3 +181,19 @@ def test_kinds_are_drawn_evenly(seed):
     counts = Counter(text_kind(seed, step) for step in range(5000))
     assert set(counts) == set(TEXT_KINDS)
     assert all(850 < count < 1150 for count in counts.values())  # 5 deviations
+
+
+def test_a_level_caption_stops_at_its_rank_and_leaves_holes_out():
+    assert level_caption("class", GRASS) == "a photo of Plantae Tracheophyta Liliopsida."
+    assert level_caption("class", GOLDFISH) == level_caption("phylum", GOLDFISH)
+    assert level_caption("genus", ANT) == caption("taxon", ANT)
+    assert level_caption("order", Taxon(), "Poa sp. 1") == "a photo of Poa sp. 1."
+
+
+def test_levels_are_drawn_as_often_as_asked_and_again_the_same():
+    drawn = Counter(levels_at(1, step, (1, 0, 1, 1, 1, 2))[0] for step in range(6000))
+    assert set(drawn) == set(LEVELS) - {"phylum"} and 1850 < drawn["genus"] < 2150
+    even = [levels_at(1, step, (1,) * 6) for step in range(20)]
+    assert even == [levels_at(1, step, (1,) * 6) for step in range(20)]
+    assert even != [levels_at(2, step, (1,) * 6) for step in range(20)]
+    assert levels_at(1, 0, ()) == LEVELS

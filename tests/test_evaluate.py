@@ -419,6 +419,32 @@ def test_consistency_strata_and_the_open_set_are_reported(workdir, data, monkeyp
     assert 0 <= hidden["auroc_cosine"] <= 1
 
 
+def test_answers_down_the_tree_are_consistent_and_ranks_without_a_name_are_not_asked(workdir, data):
+    run(workdir, Settings(data, decode="top_down"), ["zero_shot"], say=quiet)
+    found = result(workdir, 20)
+    told = found["hierarchy"]["consistency"]
+    assert told["consistent"] == 1 and told["full_path"] == found["top1"]
+    assert 0 < found["hierarchy"]["nlca"] <= 1
+    for rank, row in found["ranks"].items():
+        assert row["top_down_top1"] <= 1 and (row["known_top1"] == row["top_down_top1"]), rank
+    # The plant has no phylum: the one that there is cannot be mistaken.
+    assert found["ranks"]["phylum"]["prompted_top1"] == 1.0
+
+
+def test_a_prior_moves_answers_to_what_was_met_more_often(workdir, data, tmp_path):
+    table_of_counts = tmp_path / "counts.csv"
+    table_of_counts.write_text("genus,species,count\nIgnis,red,1000000\nMare,blue,10\n")
+    settings = Settings(data, prior=str(table_of_counts), prior_strength=50.0)
+    run(workdir, settings, ["zero_shot"], say=quiet)
+    found = result(workdir, 20)
+    assert [point["strength"] for point in found["prior"]][:2] == [0.0, 0.1]
+    assert found["prior"][0]["top1"] == 1.0 and found["top1"] == pytest.approx(4 / 15)
+    assert found["ranks"]["kingdom"]["top1"] < 1
+    table_of_counts.write_text("genus,species,count\nNo,one,5\n")
+    with pytest.raises(UserError, match="counts none of the 4 taxa"):
+        run(workdir, settings, ["zero_shot"], say=quiet)
+
+
 def test_results_of_a_run_may_go_elsewhere(workdir, data, tmp_path):
     run(workdir, Settings(data), ["few_shot_1"], out=tmp_path / "else", step="all", say=quiet)
     assert (tmp_path / "else/10/few_shot_1.json").exists() and not (workdir / "eval").exists()

@@ -33,7 +33,7 @@ def settings_of(data, **changes):
     config = common.get_config()
     config.data.dir = config.data.replay_dir = str(data)
     config.train.steps, config.train.batch_size, config.train.replay_batch_size = STEPS, BATCH, 4
-    config.train.rank_weights = (0, 0, 0, 0, 0.1, 0.3, 0.6)
+    config.train.level_weight = 0.5
     for key, value in changes.items():
         config.data[key] = value
     return recipe.compose(config).data
@@ -46,9 +46,12 @@ def plain(tiny_data):
     for step in range(STEPS):
         batch = {}
         for prefix, size in (("", BATCH), ("replay_", 4)):
-            corpus = pipeline.open_corpus(str(tiny_data), "train", 42, size, stream=bool(prefix))
+            draw = None if prefix else (1.0,) * 6
+            corpus = pipeline.open_corpus(
+                str(tiny_data), "train", 42, size, stream=bool(prefix), level_draw=draw
+            )
             augmentation = pipeline.Augmentation(SIZE, (0.9, 1.0), False, 0.0, "simd")
-            part = pipeline.make_batch(corpus, augmentation, step, taxa=not prefix)
+            part = pipeline.make_batch(corpus, augmentation, step)
             batch |= {prefix + name: array for name, array in part.items()}
         batches.append(batch)
     return batches

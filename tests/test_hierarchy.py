@@ -5,7 +5,8 @@ import pytest
 
 from bioclip2_jax.measures import hierarchy
 from bioclip2_jax.measures.accuracy import lineage_groups
-from bioclip2_jax.measures.scores import number
+from bioclip2_jax.measures.scores import number, unit
+from bioclip2_jax.measures.tree import top_down
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 
@@ -75,3 +76,52 @@ def test_answers_rank_by_rank_are_compared_as_lineages(answers):
     full = np.asarray(right["species"])
     per_class = [full[labels == label].mean() for label in np.unique(labels)]
     assert found.macro_full_path == pytest.approx(np.mean(per_class))
+
+
+def test_ranks_that_are_not_known_are_not_judged():
+    """Class 1 has no name at the middle rank, where its lineage is one of its own."""
+    groups = {"kingdom": np.array([0, 0, 1]), "order": np.array([0, 1, 2]), "species": np.arange(3)}
+    known = {rank: np.ones(3, bool) for rank in groups} | {"order": np.array([True, False, True])}
+    labels, predictions = np.array([1, 1, 0, 2]), np.array([1, 0, 1, 2])
+    prompted = {"kingdom": np.array([0, 0, 0, 1]), "order": np.array([0, 2, 0, 2])}
+    found = hierarchy.consistency(groups, labels, predictions, prompted, known)
+    assert found.agreement == {"kingdom": 1.0, "order": 0.5}  # of the second and last pictures
+    assert found.consistent == 0.75 and found.full_path == 0.5
+    assert found.top_down == {"kingdom": 1.0, "order": 1.0, "species": 0.5}
+    # The second shares the kingdom of two known ranks, the third that of three.
+    nlca = hierarchy.mistakes(groups, labels, predictions, known).nlca
+    assert nlca == pytest.approx((1 + 1 / 2 + 1 / 3 + 1) / 4)
+
+
+def test_top_down_answers_are_those_of_a_walk_and_form_a_lineage():
+    rng = np.random.default_rng(3)
+    taxa = tree(rng)
+    taxa[3] = Taxon(*taxa[3].ranks[:3], "", *taxa[3].ranks[4:])
+    groups = lineage_groups(taxa)
+    lineages = {rank: number([taxon.lineage(rank) for taxon in taxa])[0] for rank in RANKS}
+    named = {rank: np.array([bool(x[-1]) for x in lineages[rank]]) for rank in RANKS}
+    draw = lambda n: unit(rng.normal(size=(n, 8)).astype(np.float32))  # noqa: E731
+    images, classes = draw(60), draw(24)
+    prompted = {rank: draw(len(lineages[rank])) for rank in RANKS[:-1]}
+    found = top_down(images, classes, 9.0, groups, prompted, named)
+    for row, image in enumerate(images):
+        weights = np.exp(9.0 * (classes @ image).astype(float))
+        members, path = list(range(24)), []
+        for rank in RANKS[:-1]:
+            children = sorted({groups[rank][c] for c in members})
+            sums = {g: sum(weights[c] for c in members if groups[rank][c] == g) for g in children}
+            asked = {g: np.exp(9.0 * float(prompted[rank][g] @ image)) for g in children}
+            total, scores = sum(sums.values()), {}
+            known = [g for g in children if named[rank][g]]
+            for g in children:
+                share = own = sums[g] / total
+                if named[rank][g]:
+                    own = sum(sums[k] for k in known) / total
+                    own *= asked[g] / sum(asked[k] for k in known)
+                scores[g] = share * own
+            path.append(max(children, key=lambda g: scores[g]))
+            members = [c for c in members if groups[rank][c] == path[-1]]
+        assert [found.answers[rank][row] for rank in RANKS[:-1]] == path
+        assert found.classes[row] == max(members, key=lambda c: weights[c])
+    for rank, of in groups.items():
+        np.testing.assert_array_equal(found.answers[rank], of[found.classes])

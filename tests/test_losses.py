@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioclip2_jax.losses import contrastive_loss, contrastive_loss_and_accuracy, taxon_targets
+from bioclip2_jax.losses import contrastive_loss, contrastive_loss_and_accuracy
 from bioclip2_jax.training import sharding
 
 
@@ -90,19 +90,23 @@ def test_a_batch_without_any_readable_image_gives_zero():
     assert loss == 0 and accuracy == 0
 
 
-def dense_loss(images, texts, scale, weights, targets=None):
-    """The definition, in one place and with JAX's own gradients."""
-    logits = scale * jnp.matmul(images, texts.T, preferred_element_type=jnp.float32)
-    absent = weights == 0
-    logits = jnp.where(absent[:, None] | absent[None, :], -1e9, logits)
-    by_row = by_column = jnp.eye(len(weights))
-    if targets is not None:
-        same = (targets.ids[:, None] == targets.ids[None]) & (targets.ids[:, None] >= 0)
-        by_row = (same * targets.shares[:, None]).sum(-1)
-        by_column = (same * targets.shares[None]).sum(-1)
-    from_images = jax.nn.logsumexp(logits, axis=1) - (by_row * logits).sum(axis=1)
-    from_texts = jax.nn.logsumexp(logits, axis=0) - (by_column * logits).sum(axis=0)
-    return (weights * (from_images + from_texts)).sum() / (2 * weights.sum())
+def reference(images, texts, scale, weights, ids=None):
+    """The definition in float64: the loss, and its slopes by images, texts and scale."""
+    images, texts, scale = (np.asarray(x).astype(np.float64) for x in (images, texts, scale))
+    weights, ids = np.asarray(weights), np.arange(len(images)) if ids is None else ids
+    kept = np.flatnonzero(weights)
+    repeats = np.array([(ids[kept] == ids[j]).sum() for j in kept])
+    cosines = images[kept] @ texts[kept].T
+    exponentials = np.exp(scale * cosines)
+    choices = exponentials / repeats
+    of_rows, of_columns = choices.sum(axis=1), exponentials.sum(axis=0)
+    own, count = scale * np.diag(cosines), len(kept)
+    loss = (np.log(of_rows) + np.log(of_columns) - 2 * own).sum() / (2 * count)
+    slope = choices / of_rows[:, None] + exponentials / of_columns - 2 * np.eye(count)
+    slope /= 2 * count
+    by_image, by_text = np.zeros_like(images), np.zeros_like(texts)
+    by_image[kept], by_text[kept] = scale * slope @ texts[kept], scale * slope.T @ images[kept]
+    return loss, (by_image, by_text, (slope * cosines).sum())
 
 
 MESHES = [None, (1, 1, 1), (1, 1, 2), (1, 8, 1), (2, 2, 2)]
@@ -115,11 +119,11 @@ MESHES = [None, (1, 1, 1), (1, 1, 2), (1, 8, 1), (2, 2, 2)]
     tile=st.sampled_from([None, 1, 5, 16, 24, 1000]),
     scale=st.sampled_from([1.0, 14.3, 100.0]),
     dtype=st.sampled_from([jnp.float32, jnp.bfloat16]),
-    relatives=st.booleans(),
+    distinct=st.booleans(),
     seed=st.integers(0, 3),
 )
-def test_any_mesh_and_tile_give_the_dense_loss_and_gradients(
-    mesh, rows, tile, scale, dtype, relatives, seed
+def test_any_mesh_and_tile_give_the_loss_and_gradients_of_its_definition(
+    mesh, rows, tile, scale, dtype, distinct, seed
 ):
     if mesh is not None:
         slices, data, fsdp = mesh
@@ -128,23 +132,14 @@ def test_any_mesh_and_tile_give_the_dense_loss_and_gradients(
     rng = np.random.default_rng(seed)
     weights = jnp.asarray(rng.random(rows) > 0.1, jnp.float32).at[0].set(1)
     features = [jnp.asarray(unit_rows(seed + k, rows), dtype) for k in (10, 20)]
-    targets = among_present = None
-    if relatives:
-        ids = rng.integers(-1, 4, (rows, 3))
-        ids[:, -1] = rng.integers(0, 9, rows)
-        targets = taxon_targets(jnp.asarray(ids), (0.1, 0.2, 0.7))
-        ids[weights == 0] = -1
-        among_present = taxon_targets(jnp.asarray(ids), (0.1, 0.2, 0.7))
+    ids = rng.integers(0, 9, rows) if distinct else None
 
     def ours(images, texts, scale):
-        return contrastive_loss(images, texts, scale, weights, targets, mesh=mesh, tile=tile)
+        return contrastive_loss(images, texts, scale, weights, text_ids=ids, mesh=mesh, tile=tile)
 
     given_ = (*features, jnp.float32(scale))
     loss, gradients = jax.jit(jax.value_and_grad(ours, (0, 1, 2)))(*given_)
-    wide = [x.astype(jnp.float32) for x in given_]
-    expected, expected_gradients = jax.value_and_grad(dense_loss, (0, 1, 2))(
-        *wide, weights, among_present
-    )
+    expected, expected_gradients = reference(*given_, weights, ids)
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, expected, rtol=2e-6)
     tolerance = 3e-6 if dtype == jnp.float32 else 2e-2
@@ -162,22 +157,21 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         contrastive_loss(unit_rows(0, 12), unit_rows(1, 12), 1.0, mesh=mesh)
 
 
-def test_targets_of_a_pair_sum_to_one_and_unknown_ranks_leave_theirs_to_the_others():
-    ids = jnp.asarray([[5, 1], [5, 2], [-1, 2], [5, 1]])
-    targets = taxon_targets(ids, (0.25, 0.75))
-    same = (ids[:, None] == ids[None]) & (ids[:, None] >= 0)
-    by_row = (same * targets.shares[:, None]).sum(-1)
-    np.testing.assert_allclose(by_row.sum(axis=1), 1, rtol=1e-6)
-    third, half = 0.25 / 3, 0.75 / 2
-    np.testing.assert_allclose(by_row[0], [third + half, third, 0, third + half], rtol=1e-6)
-    np.testing.assert_allclose(by_row[2], [0, 0.5, 0.5, 0], rtol=1e-6)
+def test_with_text_ids_an_image_chooses_among_the_distinct_texts():
+    ids = np.array([0, 1, 0, 2, 0, 1])
+    images, texts = unit_rows(0, 6), unit_rows(1, 3)
+    logits = 5.0 * images @ texts.T
+    from_images = jax.nn.logsumexp(logits, axis=1) - logits[np.arange(6), ids]
+    from_texts = jax.nn.logsumexp(logits[:, ids], axis=0) - logits[np.arange(6), ids]
+    expected = (from_images.mean() + from_texts.mean()) / 2
+    found = contrastive_loss(images, texts[ids], jnp.float32(5.0), text_ids=ids)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_same_taxon_targets_make_captions_of_relatives_positives():
-    texts = unit_rows(0, 2)
-    images = texts[::-1]
-    diagonal = contrastive_loss(images, texts, 1.0)
-    same = taxon_targets(jnp.asarray([[7], [7]]), (1.0,))
-    assert contrastive_loss(images, texts, 1.0, targets=same) < diagonal
-    distinct = taxon_targets(jnp.asarray([[7], [8]]), (1.0,))
-    np.testing.assert_allclose(contrastive_loss(images, texts, 1.0, targets=distinct), diagonal)
+def test_a_text_whose_pictures_cannot_be_read_is_no_choice():
+    ids, weights = np.array([0, 0, 1, 2]), np.array([1, 0, 0, 1], np.float32)
+    images, texts = unit_rows(0, 4), unit_rows(1, 3)[ids]
+    kept = weights > 0
+    expected = contrastive_loss(images[kept], texts[kept], 5.0, text_ids=ids[kept])
+    found = contrastive_loss(images, texts, 5.0, weights, text_ids=ids)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -13,7 +13,7 @@ from bioclip2_jax.data.records import taxon_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text import captions
-from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS
+from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 from bioclip2_jax.training import recipe
 from configs import quickstart
 
@@ -57,21 +57,46 @@ def test_a_batch_has_the_shapes_the_step_expects(config):
     assert batch["weights"].tolist() == [1.0] * 8
 
 
-def test_taxon_ids_come_with_soft_targets_and_agree_with_the_names(config, corpus):
-    assert "taxon_ids" not in take(config)[0]
-    config.train.rank_weights = (0, 0, 0, 0, 0.1, 0.3, 0.6)
-    ids = take(config)[0]["taxon_ids"]
-    assert ids.shape == (8, 7) and ids.dtype == np.int32
-    corpus = pipeline.open_corpus(str(config.data.dir), "train", config.seed, 8)
-    taxa = [
-        taxon_of(corpus.source[index]).ranks for _, index in order.examples_at(corpus, 0, range(8))
+def test_level_captions_leave_the_rest_of_the_batch_alone_and_stop_at_the_rank_of_the_step(config):
+    plain = take(config)
+    assert not any("level_tokens" in batch for batch in plain)
+    config.train.level_weight = 0.5
+    leveled = take(config)
+    assert_same(plain, [{k: v for k, v in b.items() if k != "level_tokens"} for b in leveled])
+    assert_same(leveled[7:], take(config, start=7))
+    parts = [take(config, slices=[host], num_slices=2) for host in range(2)]
+    joined = [
+        np.concatenate([p["level_tokens"] for p in step]) for step in zip(*parts, strict=True)
     ]
-    for depth in range(7):
-        for a, b in itertools.combinations(range(8), 2):
-            known = taxa[a][depth] and taxa[b][depth]
-            same = bool(known) and taxa[a][: depth + 1] == taxa[b][: depth + 1]
-            if known:
-                assert (ids[a, depth] == ids[b, depth]) == same
+    assert all((a["level_tokens"] == b).all() for a, b in zip(leveled, joined, strict=True))
+    source = dataset.open_split(config.data.dir, "train")
+    settings = recipe.compose(config).data
+    corpus = pipeline.open_streams(settings)[""]
+    bound = pipeline.count_level_texts(settings)
+    for step, batch in enumerate(leveled):
+        (rank,) = captions.levels_at(config.seed, step, settings.level_draw)
+        shown = [source[index] for _, index in order.examples_at(corpus, step, range(8))]
+        texts = [captions.level_caption(rank, taxon_of(record)) for record in shown]
+        tokens = batch["level_tokens"]
+        length = tokens.shape[-1]
+        np.testing.assert_array_equal(tokens[:, 0], tokenize(texts)[:, :length])
+        assert (tokens.max(axis=-1) == 49407).all() and len(set(texts)) < bound
+
+
+def test_all_levels_at_once_and_never_of_replay(config, tiny_data):
+    config.train.level_weight, config.train.level_draw = 0.5, ()
+    config.data.replay_dir, config.train.replay_batch_size = str(tiny_data), 4
+    batch = take(config)[0]
+    assert batch["level_tokens"].shape[:2] == (8, 6) and "replay_level_tokens" not in batch
+    source, corpus = (
+        dataset.open_split(tiny_data, "train"),
+        pipeline.open_streams(recipe.compose(config).data)[""],
+    )
+    for row, (_, index) in enumerate(order.examples_at(corpus, 0, range(8))):
+        taxon = taxon_of(source[index])
+        texts = [captions.level_caption(rank, taxon) for rank in captions.LEVELS]
+        length = batch["level_tokens"].shape[-1]
+        np.testing.assert_array_equal(batch["level_tokens"][row], tokenize(texts)[:, :length])
 
 
 def test_every_example_is_seen_once_an_epoch_and_epochs_differ(corpus):

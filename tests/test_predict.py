@@ -177,6 +177,40 @@ def test_an_output_that_cannot_be_written_is_a_usage_error(folder):
     assert "--output nowhere/answers.csv" in str(out.exception)
 
 
+# ---- The tree, and what is known beforehand
+
+
+def test_answers_down_the_tree_fit_together_at_all_ranks(folder):
+    Path("taxa.csv").write_text(TAXA_CSV.replace("Green,,leaf", "Green,green,leaf"))
+    for colour in COLOURS:
+        answers = {}
+        for rank in ("kingdom", "order", "genus", "species"):
+            call_ = call(
+                f"pictures/{colour}.png",
+                "--taxa",
+                "taxa.csv",
+                "--decode",
+                "top_down",
+                "--rank",
+                rank,
+            )
+            answers[rank] = rows_of(call_.stdout)
+        firsts = [list(answer[0].values())[1:-1] for answer in answers.values()]
+        for above, below, depth in zip(firsts, firsts[1:], (1, 4, 6), strict=False):
+            assert below[:depth] == above[:depth], colour
+        # The others are children of the same genus.
+        assert {row["genus"] for row in answers["species"]} == {answers["genus"][0]["genus"]}
+
+
+def test_a_prior_of_a_dataset_moves_answers(folder):
+    Path("counts.csv").write_text("genus,species,train\nMare,blue,1000000\n")
+    plain, moved = (
+        rows_of(call("pictures/red.png", "--taxa", "taxa.csv", *more).stdout)[0]["species"]
+        for more in ((), ("--prior", "counts.csv", "--prior-strength", "50"))
+    )
+    assert (plain, moved) == ("Ignis red", "Mare blue")
+
+
 # ---- Bad pictures
 
 
@@ -206,6 +240,9 @@ def test_nothing_but_bad_pictures_is_a_failure(folder):
         ([], "either --labels FILE or --taxa CSV"),
         (["--labels", "labels.txt", "--taxa", "taxa.csv"], "either --labels FILE or --taxa CSV"),
         (["--labels", "labels.txt", "--rank", "genus"], "--rank needs the lineages of --taxa"),
+        (["--labels", "labels.txt", "--decode", "top_down"], "--decode needs the lineages"),
+        (["--labels", "labels.txt", "--prior", "x.csv"], "--prior needs the lineages of --taxa"),
+        (["--taxa", "taxa.csv", "--prior-strength", "1"], "goes with --prior"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(folder, options, message):

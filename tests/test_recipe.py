@@ -68,13 +68,10 @@ def test_the_recipe_may_be_a_word_of_its_own(words):
         ("train.loss_tile", -1, "config.train.loss_tile=-1 must be at least 1"),
         ("train.keep_checkpoints", 0, "config.train.keep_checkpoints=0 must be at least 1"),
         ("train.patch_keep", 0.0, "config.train.patch_keep=0.0 must be in"),
-        (
-            "train.rank_weights",
-            (0.5, 0.5),
-            "rank_weights=\\(0.5, 0.5\\): give one for",
-        ),
-        ("train.rank_weights", (0.5,) * 6 + (0.0,), "the last above zero"),
-        ("train.rank_weights", (-0.5,) + (0.5,) * 6, "none negative"),
+        ("train.level_weight", -0.5, "config.train.level_weight=-0.5 must be at least 0"),
+        ("train.level_draw", (0.5, 0.5), "say how often each of kingdom, .* genus is drawn"),
+        ("train.level_draw", (0.0,) * 6, "say how often"),
+        ("train.level_draw", (-0.5,) + (0.5,) * 5, "config.train.level_draw=.* must be at least 0"),
         ("data.resize_mode", "longest", "'longest' is not one of shortest, squash"),
         ("data.interpolation", "nearestt", "'nearestt' is not one of bicubic, bilinear"),
         ("data.mean", (0.5, 0.5), "config.data.mean=.* must be 3 numbers"),
@@ -254,3 +251,16 @@ def test_saving_twice_tells_what_changed(tmp_path):
     changes = recipe.save(recipe.compose(config), tmp_path)
     assert changes == ["config.train.steps was 400, is 12"]
     assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 12
+
+
+def test_a_run_begun_with_soft_targets_is_refused_and_one_without_goes_on(tmp_path):
+    config = quickstart.get_config()
+    for weights in ([], [0.5] * 7):
+        begun = config.to_dict()
+        begun["train"]["rank_weights"] = weights
+        (tmp_path / "config.json").write_text(json.dumps(begun))
+        if weights:
+            with pytest.raises(UsageError, match="begun with config.train.rank_weights"):
+                recipe.keep_as_begun(config, tmp_path)
+        else:
+            assert recipe.keep_as_begun(config, tmp_path) == []

@@ -1,5 +1,6 @@
 """One update: what the two losses touch, and that the mesh does not matter."""
 
+import dataclasses
 import functools
 
 import jax
@@ -99,6 +100,69 @@ def test_each_projection_learns_from_its_own_images_only(changed, projection, ot
     _, after = gradients(settings, moved)
     np.testing.assert_array_equal(before["image"][projection], after["image"][projection])
     assert not np.array_equal(before["image"][other], after["image"][other])
+
+
+def leveled_batch(ranks: int = 1) -> dict:
+    """A batch with a few lineages a rank, of which some pairs have weight 0, and replay."""
+    batch = batch_of(0, 16) | batch_of(1, 8, "replay_")
+    batch["weights"][[3, 9]] = 0
+    numbers = np.random.default_rng(2).integers(0, 3, (16, ranks))
+    texts = tokenize([f"a photo of lineage {n}." for n in numbers.ravel()])[:, :16]
+    return batch | {"level_tokens": texts.reshape(16, ranks, 16)}
+
+
+@pytest.mark.parametrize("ranks", [1, 6])
+def test_the_level_loss_is_that_of_the_same_pictures_against_the_distinct_texts(ranks):
+    draw = {"level_draw": ()} if ranks == 6 else {}
+    batch, settings = leveled_batch(ranks), step_settings(replay_batch_size=8, **draw)
+    plain, _ = gradients(settings, {k: v for k, v in batch.items() if k != "level_tokens"})
+    total, _ = gradients(step_settings(replay_batch_size=8, level_weight=0.3, **draw), batch)
+
+    @jax.jit
+    def separate(params):
+        model = clip.bind(MODEL, params)
+        pixels = clip.normalize_images(batch["images"], settings.mean, settings.std)
+        images = model.project_image(model.image_trunk(pixels))
+        scale = jnp.exp(model.logit_scale[...])
+        found = []
+        for tokens in batch["level_tokens"].swapaxes(0, 1):
+            ids = np.unique(tokens, axis=0, return_inverse=True)[1].ravel()
+            texts = model.encode_text(tokens)
+            found.append(contrastive_loss(images, texts, scale, batch["weights"], text_ids=ids))
+        return sum(found) / ranks
+
+    np.testing.assert_allclose(total - plain, 0.3 * separate(initial_params()), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("devices", "micro_batches", "dtype"),
+    [(1, 1, "float32"), (8, 2, "float32"), (1, 1, "bfloat16")],
+)
+def test_each_distinct_level_text_need_be_encoded_only_once(devices, micro_batches, dtype):
+    batch, train = leveled_batch(6), {"level_weight": 0.5, "level_draw": ()}
+    train |= {"replay_batch_size": 16, "distinct_captions": True}
+    batch = {k: np.concatenate([x] * 2) if "replay" in k else x for k, x in batch.items()}
+    model = {"dtype": dtype}
+    loss, expected = gradients(step_settings(model, **train), batch)
+    mesh = mesh_of(1) if devices == 1 else sharding.make_mesh(2, 2, 2, jax.devices())
+    settings = step_settings(model, micro_batches=micro_batches, **train)
+    few = dataclasses.replace(settings, level_texts=4)
+    assert few.level_rows(16) == 8 < settings.level_rows(16) == 96
+    found_loss, found = gradients(few, batch, mesh)
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    np.testing.assert_allclose(found_loss, loss, rtol=tolerance / 5)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def test_level_texts_are_counted_among_the_work():
+    def flops(**train):
+        return train_flops_per_step(step_settings(**train), MODEL, 16, level_length=8)
+
+    one = flops(level_weight=0.5) - flops()
+    assert flops(level_weight=0.5, level_draw=()) - flops() == pytest.approx(6 * one)
+    few = dataclasses.replace(step_settings(level_weight=0.5), level_texts=3)
+    assert train_flops_per_step(few, MODEL, 16, level_length=8) - flops() == pytest.approx(one / 2)
 
 
 def run(settings, devices, steps=20):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry, clean, taxon_ids
+from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry, clean
 
 TENCH = Taxon("Animalia", "Chordata", "", "Cypriniformes", "Tincidae", "Tinca", "tinca")
 
@@ -271,20 +271,3 @@ def test_any_cells_give_clean_names_that_read_back_as_the_same_taxon(cells):
     assert all(name == clean(name) for name in taxon.ranks)
     assert taxon.genus or not taxon.species
     assert Taxon.from_row(dict(zip(RANKS, taxon.ranks, strict=True))) == taxon
-
-
-def test_taxon_ids_follow_the_lineage_and_leave_holes():
-    fox = Taxon("Animalia", "Chordata", "", "Carnivora", "Canidae", "Vulpes", "vulpes")
-    corsac = Taxon("Animalia", "Chordata", "", "Carnivora", "Canidae", "Vulpes", "corsac")
-    ids, others = taxon_ids(fox, "Vulpes vulpes"), taxon_ids(corsac, "Vulpes corsac")
-    assert ids[:6] == others[:6] and ids[6] != others[6]
-    assert ids[2] == -1 and all(0 <= number < 2**31 for number in ids[3:])
-    assert taxon_ids(fox, "Vulpes vulpes (Linnaeus, 1758)") == ids
-    moth = Taxon("Animalia", "Arthropoda", "", "Carnivora", "Canidae", "Vulpes", "vulpes")
-    assert not set(taxon_ids(moth, "")[1:2] + taxon_ids(moth, "")[3:]) & set(ids)
-
-
-def test_without_a_species_the_scientific_name_tells_apart():
-    genus = Taxon("Plantae", "", "", "", "", "Poa")
-    first, second = (taxon_ids(genus, name) for name in ("Poa sp. 1", "Poa sp. 2"))
-    assert first[:6] == second[:6] and first[6] != second[6] and first[6] >= 0

@@ -195,12 +195,17 @@ def test_weights_of_another_run_can_start_this_one(undisturbed, data, tmp_path):
     assert losses(tmp_path)[0] < losses(undisturbed)[0]
 
 
-def test_soft_targets_and_bfloat16_parameters_train_resume_and_export(tmp_path):
-    weights = "--config.train.rank_weights=(0.2,0.0,0.0,0.0,0.0,0.0,0.8)"
+def test_a_level_loss_and_bfloat16_parameters_train_resume_and_export(tmp_path):
+    level = "--config.train.level_weight=0.5"
     halves = "--config.model.param_dtype=bfloat16", "--config.train.momentum_dtype=bfloat16"
-    common = tmp_path / "run", short_data(tmp_path / "data"), weights, *halves
-    for steps in (4, 8):  # the second goes on where the first ended
-        train.main(arguments(*common, steps=steps))
+    data = short_data(tmp_path / "data")
+    train.main(arguments(tmp_path / "run", data, level, *halves, steps=8))
+    killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    shutil.rmtree(checkpoint.step_dir(killed, 8))  # as if killed before it was saved
+    train.main(arguments(killed, data, level, *halves, steps=8))
+    for name in ("level_loss", "loss"):
+        again, kept = ([row[name] for row in rows(tmp_path / n)] for n in ("killed", "run"))
+        assert again == kept and len(kept) == 8
     curve = losses(tmp_path / "run")
     assert len(curve) == 8 and sum(curve[-3:]) < sum(curve[:3])
     saved = parameters(tmp_path / "run", 8)

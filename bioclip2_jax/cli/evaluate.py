@@ -67,6 +67,9 @@ from bioclip2_jax.cli import options
     help="Few-shot and beyond species: as the code that the paper was released with, as that of"
     " 2026 (faithful is another name of it), or as the latter without its slips.",
 )
+@options.DECODE
+@options.PRIOR
+@options.PRIOR_STRENGTH
 @click.option("--step", help="Of a run: a number, 'latest' or 'all'.  [default: latest]")
 @click.option(
     "--follow",
@@ -89,6 +92,7 @@ def evaluate(
     follow: bool,
     timeout: float | None,
     batch_size: int,
+    prior_strength: float | None,
     **settings: Any,
 ) -> None:
     """Measure a training run (--workdir), any model (--model) or kept features (--features).
@@ -117,6 +121,10 @@ def evaluate(
         raise UsageError(
             "give one of --workdir, --model and --features; --model may go with --features"
         )
+    if prior_strength is not None:
+        if not settings["prior"]:
+            raise UsageError("--prior-strength goes with --prior")
+        settings["prior_strength"] = prior_strength
     asked = Settings(**settings)
     chosen = parse_tasks(tasks)
     if asked.support and len([task for task in chosen if task.startswith("few_shot")]) != 1:

@@ -56,6 +56,27 @@ def batch_size(default: int, things: str) -> Callable:
     )
 
 
+DECODE = click.option(
+    "--decode",
+    default="flat",
+    type=click.Choice(["flat", "top_down"]),
+    help="Answer among all species, or rank by rank among the children of the answer above.",
+)
+PRIOR = click.option(
+    "--prior",
+    type=click.Path(),
+    metavar="CSV",
+    help="Table of taxa with a column `count` (or `train`, as in a dataset's taxa.csv): common ones"
+    " gain.",
+)
+PRIOR_STRENGTH = click.option(
+    "--prior-strength",
+    type=click.FloatRange(min=0),
+    metavar="A",
+    help="With --prior: a name's score grows by A times the log of its count.  [default: 0.25]",
+)
+
+
 def dtype(*choices: str, help: str) -> Callable:
     """`--dtype`, float32 unless another is chosen."""
     return click.option(

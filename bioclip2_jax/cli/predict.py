@@ -20,6 +20,9 @@ SOME_FAILED = 3
     type=click.Choice(RANKS),
     help="With --taxa: the rank to answer at.  [default: species]",
 )
+@options.DECODE
+@options.PRIOR
+@options.PRIOR_STRENGTH
 @click.option("--k", default=5, type=click.IntRange(min=1), help="Names a picture.")
 @click.option(
     "--output", default="-", type=options.Place(), help="CSV file; '-' is standard output."
@@ -31,6 +34,9 @@ def predict(
     labels: str | None,
     taxa: str | None,
     rank: str | None,
+    decode: str,
+    prior: str | None,
+    prior_strength: float | None,
     k: int,
     output: str,
     batch_size: int,
@@ -48,6 +54,7 @@ def predict(
     import csv
 
     from bioclip2_jax.data import folders
+    from bioclip2_jax.data.counts import counts_of
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.features.encode import spread
     from bioclip2_jax.features.pictures import find_files
@@ -61,15 +68,24 @@ def predict(
         raise UsageError("give either --labels FILE or --taxa CSV")
     elif rank:
         raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
+    elif prior or decode != "flat":
+        option = "--prior" if prior else "--decode"
+        raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
     else:
         label_set = name_lists.read_labels(labels)
+    if prior_strength is not None and not prior:
+        raise UsageError("--prior-strength goes with --prior")
+    strength = 0.25 if prior_strength is None else prior_strength
+    counts = counts_of(prior, label_set.taxa) if prior else None
     paths, others = find_files(images)
     failed = 0
     with program.open_output(output) as file:
         model = spread(load(model_path))
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file_name", *label_set.columns, "score"])
-        for answer in program.predict(model, paths, label_set, k, batch_size):
+        for answer in program.predict(
+            model, paths, label_set, k, batch_size, decode=decode, counts=counts, strength=strength
+        ):
             if answer.error:
                 failed += 1
                 click.echo(f"{answer.file_name}: {answer.error}", err=True)

@@ -23,8 +23,9 @@ def train(arguments: tuple[str, ...]) -> None:
     configs/common.py lists every setting. The same command again resumes from the newest
     checkpoint in --workdir. SIGTERM or Ctrl-C saves and stops.
 
-    On TPU pods and under srun the processes of a run find each other. Elsewhere start the same
-    command once for every process, with the same --workdir on a common file system, and
+    On TPU pods and under srun the processes of a run find each other. Elsewhere start the
+    same command once for every process, with one --workdir that all see, on a file system or in
+    a bucket, and
 
     \b
     --coordinator HOST:PORT   where process 0 can be reached; any free port

@@ -34,6 +34,7 @@ class Corpus:
       token_lengths: text kind → tokens kept; longer than any caption of that kind.
       lanes: of the dataset, see above.
       given: whether captions are the source's own where it has them.
+      level_draw: of the ranks of level captions, see `captions.levels_at`; None: there are none.
     """
 
     source: dataset.Source
@@ -44,6 +45,7 @@ class Corpus:
     stream: int = 0
     order: Literal[1, 2] = 2
     lanes: int = 1
+    level_draw: tuple[float, ...] | None = None
 
 
 def examples_at(corpus: Corpus, step: int, rows: range) -> list[tuple[int, int]]:

@@ -19,7 +19,6 @@ from bioclip2_jax.data.feeding import Arrays, Feed, Layout, ThreadFeed, WorkerFe
 from bioclip2_jax.data.order import Corpus, examples_at, generator
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.text import captions
-from bioclip2_jax.text.taxonomy import RANKS, Taxon, taxon_ids
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS, tokenize
 
 STREAMS = ("", "replay_")  # what the keys of a batch begin with
@@ -34,7 +33,8 @@ class DataSettings:
       order: of the records, see `order.Corpus`.
       steps: of the whole run.
       seed: of the order of the records, the captions and the crops.
-      rank_weights: where there are any, batches bring taxon ids.
+      level_weight: above 0 batches bring level captions.
+      level_draw: of their ranks, see `captions.levels_at`.
       captions: "given", the source's own where they differ from ours, or "cleaned", always ours.
       decode: see `images.training_view`.
       max_unreadable: share of the records that may be unreadable, see `training/unreadable.py`.
@@ -48,7 +48,8 @@ class DataSettings:
     replay_batch_size: int
     seed: int
     order: Literal[1, 2]
-    rank_weights: tuple[float, ...]
+    level_weight: float
+    level_draw: tuple[float, ...]
     captions: Literal["given", "cleaned"]
     crop_scale: tuple[float, float]
     flip: bool
@@ -102,6 +103,7 @@ def open_corpus(
     given: bool = True,
     stream: int = 0,
     order: Literal[1, 2] = 2,
+    level_draw: tuple[float, ...] | None = None,
 ) -> Corpus:
     """Opens a prepared dataset for training.
 
@@ -127,10 +129,30 @@ def open_corpus(
         stream=stream,
         order=order,
         lanes=lanes,
+        level_draw=level_draw,
     )
 
 
-def layout_of(corpus: Corpus, size: int, step: int, rows: int, *, taxa: bool = False) -> Layout:
+def count_level_texts(settings: DataSettings) -> int:
+    """A bound on how many distinct level captions a step's batch has; 0: not known.
+
+    Raises:
+      UserError: the dataset cannot be read.
+    """
+    entries = dataset.read_taxa(settings.dir)
+    if "caption" in dataset.label_names(settings.dir):
+        return 0
+    if not all(entry.taxon.deepest_rank for entry in entries):
+        return 0  # those are called by their scientific names, of which the list has one a taxon
+    texts = [
+        {captions.level_caption(rank, entry.taxon) for entry in entries} for rank in captions.LEVELS
+    ]
+    counts = [len(each) + 1 for each in texts]  # and none, of a record that cannot be read
+    draw = settings.level_draw
+    return max(n for n, w in zip(counts, draw, strict=True) if w) if draw else sum(counts)
+
+
+def layout_of(corpus: Corpus, size: int, step: int, rows: int) -> Layout:
     """The arrays of one stream's part of a batch, see `make_batch`."""
     kind = captions.text_kind(corpus.seed + corpus.stream, step)
     layout: Layout = {
@@ -139,7 +161,11 @@ def layout_of(corpus: Corpus, size: int, step: int, rows: int, *, taxa: bool = F
         "weights": ((rows,), np.float32),
         "unreadable": ((rows,), np.int64),
     }
-    return layout | ({"taxon_ids": ((rows, len(RANKS)), np.int32)} if taxa else {})
+    if corpus.level_draw is None:
+        return layout
+    # A lineage cut short is no longer than the whole, and that is the text of this kind.
+    ranks = len(captions.levels_at(corpus.seed, step, corpus.level_draw))
+    return layout | {"level_tokens": ((rows, ranks, corpus.token_lengths["taxon"]), np.int32)}
 
 
 def make_batch(
@@ -149,7 +175,6 @@ def make_batch(
     *,
     slices: Sequence[int] = (0,),
     num_slices: int = 1,
-    taxa: bool = False,
 ) -> Arrays:
     """Reads, augments and tokenises some of the equal slices of one step's batch.
 
@@ -157,11 +182,11 @@ def make_batch(
 
     Returns:
       `images` [local, size, size, 3] uint8, `tokens` [local, length] int32, `weights` [local]
-      float32; `unreadable` [local] int64, the index of such a record and -1 for others; with `taxa`
-      also `taxon_ids` [local, 7] int32, see `taxonomy.taxon_ids`.
+      float32; `unreadable` [local] int64, the index of such a record and -1 for others; with level
+      captions `level_tokens` [local, ranks, length] int32, see `captions.levels_at`.
     """
     examples = list(_examples_of(corpus, step, slices, num_slices))
-    layout = layout_of(corpus, augmentation.size, step, len(examples), taxa=taxa)
+    layout = layout_of(corpus, augmentation.size, step, len(examples))
     batch = {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
     fill_rows(corpus, augmentation, step, examples, batch)
     return batch
@@ -188,17 +213,19 @@ def fill_rows(
     kind = captions.text_kind(corpus.seed + corpus.stream, step)
     pixels, unreadable = batch["images"], batch["unreadable"]
     pixels[:], unreadable[:] = 127, -1
-    texts, ids = [], []
+    levels = captions.levels_at(corpus.seed, step, corpus.level_draw or ())
+    levels = levels if "level_tokens" in batch else ()
+    texts, level_texts = [], []
     contents = corpus.source.read([index for _, index in examples])
     numbered = enumerate(zip(examples, contents, strict=True))
     while some := list(itertools.islice(numbered, _RECORDS_AT_A_TIME)):
         for _, (_, record) in some:
-            text, taxon, name = "", Taxon(), ""
-            if not isinstance(record, UserError):
-                text = records.caption_of(record, kind, corpus.given)
-                taxon, name = records.taxon_of(record), record["scientificName"]
-            texts.append(text)
-            ids.append(taxon_ids(taxon, name))
+            if isinstance(record, UserError):
+                texts.append("")
+                level_texts += [""] * len(levels)
+                continue
+            texts.append(records.caption_of(record, kind, corpus.given))
+            level_texts += [records.level_caption_of(record, rank) for rank in levels]
         # By themselves: where texts and pictures take turns, each drives the other's code out of
         # the processor's caches, which costs a quarter of the time.
         for row, ((epoch, index), record) in some:
@@ -211,8 +238,9 @@ def fill_rows(
                 unreadable[row] = index
     batch["tokens"][:] = tokenize(texts)[:, : corpus.token_lengths[kind]]
     batch["weights"][:] = unreadable < 0
-    if "taxon_ids" in batch:
-        batch["taxon_ids"][:] = ids
+    if levels:
+        tokens = batch["level_tokens"]
+        tokens[:] = tokenize(level_texts)[:, : tokens.shape[-1]].reshape(tokens.shape)
 
 
 def why_unreadable(settings: DataSettings, stream: str, index: int) -> str:
@@ -239,7 +267,10 @@ def open_streams(settings: DataSettings) -> dict[str, Corpus]:
     """
     split, seed, order = settings.split, settings.seed, settings.order
     given, size = settings.captions == "given", settings.batch_size
-    streams = {"": open_corpus(settings.dir, split, seed, size, given=given, order=order)}
+    draw = settings.level_draw if settings.level_weight else None
+    streams = {
+        "": open_corpus(settings.dir, split, seed, size, given=given, order=order, level_draw=draw)
+    }
     if size := settings.replay_batch_size:
         replay = open_corpus(settings.replay_dir, split, seed, size, stream=1, order=order)
         streams["replay_"] = replay
@@ -313,8 +344,7 @@ class Reader:
 
     def _layout(self, prefix: str, step: int) -> Layout:
         corpus, size = self._streams[prefix], self._share.image_size
-        taxa = bool(self._share.settings.rank_weights) and not prefix
-        return layout_of(corpus, size, step, self._rows(corpus), taxa=taxa)
+        return layout_of(corpus, size, step, self._rows(corpus))
 
     def layout(self, step: int) -> Layout:
         """The arrays of a step: those of `make_batch`, and the examples that they are of."""

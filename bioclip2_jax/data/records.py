@@ -71,3 +71,9 @@ def caption_of(record: Mapping[str, Any], kind: str, given: bool = True) -> str:
         return own
     taxon = taxon_of(record)
     return captions.caption(kind, taxon, record["scientificName"], record["vernacularName"])
+
+
+def level_caption_of(record: Mapping[str, Any], rank: str) -> str:
+    """The same at a level: its one caption, else its taxonomy's down to `rank`."""
+    own = record["labels"].get("caption")
+    return own or captions.level_caption(rank, taxon_of(record), record["scientificName"])

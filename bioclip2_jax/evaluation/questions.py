@@ -165,6 +165,12 @@ def class_names(classes: Sequence[TaxonEntry], text_kind: str) -> list[str]:
     ]
 
 
+def named_lineages(classes: Sequence[TaxonEntry], rank: str) -> np.ndarray:
+    """[lineages] bool, in the order of `lineage_names`: whether it has a name at that very rank."""
+    lineages, _ = number([entry.taxon.lineage(rank) for entry in classes])
+    return np.asarray([bool(lineage[-1]) for lineage in lineages])
+
+
 def lineage_names(classes: Sequence[TaxonEntry], rank: str) -> list[str]:
     """The text of every distinct lineage down to `rank`, as `accuracy.lineage_groups` counts."""
     lineages, _ = number([entry.taxon.lineage(rank) for entry in classes])

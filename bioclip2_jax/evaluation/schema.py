@@ -46,6 +46,9 @@ class Settings:
         release that came with the paper, "v2", that of 2026, or "corrected", the latter without its
         slips. "faithful", an older name of "v2", is taken for it.
       support: a file with the support of few-shot, as `few_shot_K_support.json`.
+      decode: "flat", or "top_down": first answers of zero-shot follow the tree (`measures.tree`).
+      prior: a table of counts (`data.counts`); names of zero-shot that were met more often gain.
+      prior_strength: the factor on the logarithm of a count.
     """
 
     data: str | None = None
@@ -58,6 +61,9 @@ class Settings:
     templates: str = "bioclip2"
     protocol: str = "v2"
     support: str | None = None
+    decode: str = "flat"
+    prior: str | None = None
+    prior_strength: float = 0.25
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", _release(self.protocol))
@@ -102,10 +108,28 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRank(RankAccuracy):
-    """First answers of zero-shot at one rank, and where its own names are asked for."""
+    """First answers of zero-shot at one rank, and where its own names are asked for.
 
-    prompted_top1: float
+    Attributes:
+      prompted_top1, prompted_macro_top1: of the names of that rank, over the pictures whose rank is
+        known; None where no name is.
+      known_top1: `top1` over these pictures.
+      top_down_top1: of answers down the tree, over these pictures.
+    """
+
+    prompted_top1: float | None
     prompted_macro_top1: float | None = None
+    known_top1: float | None = None
+    top_down_top1: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorPoint:
+    """Accuracy with a prior of some strength, see `Settings.prior`."""
+
+    strength: float
+    top1: float
+    macro_top1: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +187,7 @@ class ZeroShotResult(SpeciesResult):
     hierarchy: Mistakes | None = None
     strata: dict[str, Stratum] | None = None
     open_set: OpenSets | None = None
+    prior: list[PriorPoint] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

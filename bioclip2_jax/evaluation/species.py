@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 
 from bioclip2_jax import files
+from bioclip2_jax.data.counts import counts_of
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import questions, schema, tables
-from bioclip2_jax.evaluation.protocols.zero_shot import zero_shot
+from bioclip2_jax.evaluation.protocols.zero_shot import ZeroShot, zero_shot
 from bioclip2_jax.evaluation.questions import Question, SpeciesJob
 from bioclip2_jax.evaluation.subject import Subject
 from bioclip2_jax.features.encode import embed_classes
 from bioclip2_jax.measures import accuracy, calibration, hierarchy, open_set
-from bioclip2_jax.measures.scores import nearest, number
+from bioclip2_jax.measures.scores import nearest, number, with_prior
 from bioclip2_jax.measures.simple_shot import few_shot
+from bioclip2_jax.measures.tree import TopDown
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 from bioclip2_jax.text.templates import TEMPLATES
 
 Groups = Mapping[str, np.ndarray]  # rank → [classes] int, see `accuracy.lineage_groups`
+_STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of a prior
 
 
 # ---- Zero-shot
@@ -40,9 +43,25 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         raise UserError("no image is of a taxon on the list of names; choose other --labels")
     labels, features = question.labels[rows], question.pictures.features[rows]
     groups = accuracy.lineage_groups([entry.taxon for entry in classes])
-    class_features, prompted = _name_features(job, question, list(groups)[:-1], subject)
-    scale = model.logit_scale
-    result = zero_shot(features, labels, class_features, scale, groups, prompted)
+    class_features, lineages = _name_features(job, question, list(groups)[:-1], subject)
+    plain, scale = (features, class_features), model.logit_scale
+    named = {rank: questions.named_lineages(classes, rank) for rank in lineages}
+    trade = None
+    if job.settings.prior:
+        counts = counts_of(job.settings.prior, [entry.taxon for entry in classes])
+        trade = _trade(features, labels, class_features, scale, counts)
+        factor = job.settings.prior_strength / scale
+        lineages = {
+            rank: with_prior(features, names, np.bincount(groups[rank], counts), factor)[1]
+            for rank, names in lineages.items()
+        }
+        features, class_features = with_prior(features, class_features, counts, factor)
+    result = zero_shot(features, labels, class_features, scale, groups, lineages, named)
+    if job.settings.decode == "top_down" and result.top_down:
+        best, led = result.predictions[:, 0], result.top_down.classes
+        gaps = np.einsum("nd,nd->n", features, class_features[led] - class_features[best])
+        own = result.scores[:, 0] * np.exp(scale * gaps.astype(np.float64))
+        result = _led_down(result, result.top_down, own, labels, groups)
     first = result.predictions[:, 0]
 
     def closed(part: np.ndarray) -> float:
@@ -58,26 +77,26 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         folder, job.task, question, rows, result.outcomes, answers, predictions=first, closed=closed
     )
     present, members = accuracy.rows_by_class(labels)
-    means = np.stack([features[part].mean(axis=0) for part in members])
+    means = np.stack([plain[0][part].mean(axis=0) for part in members])
     buffer = io.BytesIO()
-    np.savez(buffer, classes=present, image=means, text=class_features[present])
+    np.savez(buffer, classes=present, image=means, text=plain[1][present])
     files.write_bytes(folder / "zero_shot_embeddings.npz", buffer.getvalue())
 
     summary = accuracy.summarize(result.outcomes, labels, rank_groups=groups)
-    ranks = {}
-    for rank, row in summary.ranks.items():
-        truth = groups[rank][labels]
-        right = result.prompted.get(rank, groups[rank][first]) == truth
-        ranks[rank] = schema.NamedRank(
-            **vars(row),
-            prompted_top1=float(right.mean()),
-            prompted_macro_top1=accuracy.class_average(right, truth),
-        )
+    known = {rank: named[rank][groups[rank]] for rank in named}
+    ranks = {
+        rank: schema.NamedRank(**vars(row), **_asked(result, rank, groups[rank], labels, known))
+        for rank, row in summary.ranks.items()
+    }
     mistakes = None
     if groups:
+        known |= {RANKS[-1]: np.ones(len(classes), bool)}
+        answers_by_rank = result.prompted
+        if job.settings.decode == "top_down" and result.top_down:
+            answers_by_rank = {rank: result.top_down.answers[rank] for rank in named}
         mistakes = replace(
-            hierarchy.mistakes(groups, labels, first),
-            consistency=hierarchy.consistency(groups, labels, first, result.prompted),
+            hierarchy.mistakes(groups, labels, first, known),
+            consistency=hierarchy.consistency(groups, labels, first, answers_by_rank, known),
         )
     return schema.ZeroShotResult(
         **_common(job, question, replace(summary, ranks=ranks), classes, len(rows)),
@@ -87,8 +106,70 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         ),
         hierarchy=mistakes,
         strata=_strata(classes, result.outcomes, labels),
-        open_set=_open_set(question, rows, class_features, scale),
+        open_set=_open_set(question, rows, plain[1], scale),
+        prior=trade,
     )
+
+
+def _led_down(
+    result: ZeroShot, down: TopDown, scores: np.ndarray, labels: np.ndarray, groups: Groups
+) -> ZeroShot:
+    """The same with the class that the tree leads to, and its score, before the others."""
+    others = result.predictions != down.classes[:, None]
+    # Stable: the others stay in order behind it; where it is not among them, the last goes.
+    order = np.argsort(others, axis=1, kind="stable")
+    shifted = np.where(others.all(axis=1, keepdims=True), np.roll(order, 1, axis=1), order)
+    predictions = np.take_along_axis(result.predictions, shifted, axis=1)
+    probabilities = np.take_along_axis(result.scores, shifted, axis=1)
+    predictions[:, 0], probabilities[:, 0] = down.classes, scores
+    right = predictions == labels[:, None]
+    ranks = {r: (down.answers[r] == of[labels]).astype(np.int64) for r, of in groups.items()}
+    outcomes = replace(
+        result.outcomes,
+        top={k: right[:, :k].any(axis=1).astype(np.int64) for k in accuracy.TOP},
+        ranks=ranks,
+    )
+    return replace(result, predictions=predictions, scores=probabilities, outcomes=outcomes)
+
+
+def _asked(
+    result: ZeroShot, rank: str, groups: np.ndarray, labels: np.ndarray, known: Groups
+) -> dict[str, Any]:
+    """What `schema.NamedRank` says of the pictures whose rank is known."""
+    truth, first = groups[labels], groups[result.predictions[:, 0]]
+    judged = known[rank][labels] if rank in known else np.ones(len(labels), bool)
+    if not judged.any():
+        return {"prompted_top1": None}
+    asked = (result.prompted.get(rank, first) == truth)[judged]
+    down = result.top_down.answers[rank] if result.top_down else first
+    return {
+        "prompted_top1": float(asked.mean()),
+        "prompted_macro_top1": accuracy.class_average(asked, truth[judged]),
+        "known_top1": float(result.outcomes.ranks[rank][judged].mean()),
+        "top_down_top1": float((down == truth)[judged].mean()),
+    }
+
+
+def _trade(
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_features: np.ndarray,
+    scale: float,
+    counts: np.ndarray,
+) -> list[schema.PriorPoint]:
+    """What a prior of some strengths gives to common species and takes from rare ones."""
+    points = []
+    for strength in _STRENGTHS:
+        pair = with_prior(features, class_features, counts, strength / scale)
+        right = nearest(*pair) == labels
+        points.append(
+            schema.PriorPoint(
+                strength=strength,
+                top1=float(right.mean()),
+                macro_top1=accuracy.class_average(right, labels),
+            )
+        )
+    return points
 
 
 def _name_features(

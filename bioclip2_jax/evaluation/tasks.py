@@ -16,7 +16,7 @@ from bioclip2_jax.evaluation.subject import Job, Pictures, Subject, store_split
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.files import absolute, below, place
 
-_PATHS = ("data", "annotations", "support")
+_PATHS = ("data", "annotations", "support", "prior")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def bearing(task: str, settings: Settings) -> dict[str, Any]:
     names = ["data", "protocol"]
     if task in SPECIES_TASKS:
         names = ["data", "split", "text_kind", "annotations", "class_column", "where"]
-        names += ["labels", "templates"] if task == "zero_shot" else ["support"]
+        of_names = ["labels", "templates", "decode", "prior", "prior_strength"]
+        names += of_names if task == "zero_shot" else ["support"]
     values = {name: getattr(settings, name) for name in names}
     if task.startswith("few_shot"):
         values["run_on"] = settings.protocol == "v1"

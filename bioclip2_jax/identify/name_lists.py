@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,16 @@ class LabelSet:
       groups: [texts] int, the output row each text's score is added to.
       columns: of the output, between `file_name` and `score`.
       rows: the cells of those columns, one tuple a group.
+      taxa: [texts] the lineages that they name; none of free labels.
+      rank: that is answered at; "" for free labels.
     """
 
     names: list[str]
     groups: np.ndarray
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    taxa: tuple[Taxon, ...] = ()
+    rank: str = ""
 
 
 def read_labels(path: str | Path) -> LabelSet:
@@ -65,6 +70,7 @@ def read_taxa(path: str | Path, rank: str = "species") -> LabelSet:
       UserError: as `taxa_of`.
     """
     taxa = taxa_of(path)
+    whole: dict[str, Any] = {"taxa": tuple(taxon for taxon, _ in taxa), "rank": rank}
     names = [captions.class_name("taxon_com", taxon, common) for taxon, common in taxa]
     if rank == "species":
         rows = [
@@ -72,7 +78,8 @@ def read_taxa(path: str | Path, rank: str = "species") -> LabelSet:
             for t, common in taxa
         ]
         columns = (*RANKS[:-1], "species_epithet", "species", "common_name")
-        return LabelSet(names=names, groups=np.arange(len(names)), columns=columns, rows=rows)
+        groups = np.arange(len(names))
+        return LabelSet(names=names, groups=groups, columns=columns, rows=rows, **whole)
     lineages, groups = number([taxon.lineage(rank) for taxon, _ in taxa])
     if not any(lineage[-1] for lineage in lineages):
         raise UsageError(
@@ -80,7 +87,7 @@ def read_taxa(path: str | Path, rank: str = "species") -> LabelSet:
             " another rank"
         )
     columns = RANKS[: RANKS.index(rank) + 1]
-    return LabelSet(names=names, groups=groups, columns=columns, rows=lineages)
+    return LabelSet(names=names, groups=groups, columns=columns, rows=lineages, **whole)
 
 
 def taxa_of(path: str | Path) -> list[tuple[Taxon, str]]:

@@ -15,13 +15,16 @@ class Mistakes:
     Attributes:
       mean_height: over all images.
       macro_mean_height: averaged over the classes.
+      nlca: mean over all images of the known ranks that answer and truth share from kingdom down,
+        as a part of those known of the truth.
       mistake_height: over the wrong answers, None without any.
       heights: the number of images at each height 0 ... 7.
       consistency: where it was asked for as well.
     """
 
     mean_height: float
-    macro_mean_height: float | None = None  # which came later
+    macro_mean_height: float | None = None  # which came later, as did nlca
+    nlca: float | None = None
     mistake_height: float | None
     heights: list[int]
     consistency: "Consistency | None" = None
@@ -49,7 +52,10 @@ class Consistency:
 
 
 def mistakes(
-    rank_groups: Mapping[str, np.ndarray], labels: np.ndarray, predictions: np.ndarray
+    rank_groups: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Mistakes:
     """How far wrong the wrong answers are.
 
@@ -61,13 +67,20 @@ def mistakes(
       rank_groups: rank → [classes] int, lineage number of every class (`accuracy.lineage_groups`).
       labels: [n] int, true classes.
       predictions: [n] int, first answers.
+      known: rank → [classes] bool, whether the rank of a class is known; None: all are.
     """
     groups = list(rank_groups.values())
     heights = np.sum([of[labels] != of[predictions] for of in groups], axis=0)
+    shared, depth = np.zeros(len(labels)), np.zeros(len(labels))
+    for rank, of in rank_groups.items():
+        counts = known[rank][labels] if known else np.ones(len(labels), bool)
+        depth += counts
+        shared += counts & (of[labels] == of[predictions])
     wrong = heights[predictions != labels]
     return Mistakes(
         mean_height=float(heights.mean()),
         macro_mean_height=class_average(heights, labels),
+        nlca=float((shared / np.maximum(depth, 1)).mean()),
         mistake_height=float(wrong.mean()) if len(wrong) else None,
         heights=np.bincount(heights, minlength=len(groups) + 1).tolist(),
     )
@@ -78,12 +91,14 @@ def consistency(
     labels: np.ndarray,
     predictions: np.ndarray,
     prompted: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Consistency:
     """Whether the answers to "which kingdom", "which phylum", ... and "which species" agree.
 
     Every rank above species is asked on its own, with its lineages as the list of names; the rank
     of species is answered by the first answer among the classes. Nothing makes these answers fit
-    together: the genus may be a bird's and the class that of fishes.
+    together: the genus may be a bird's and the class that of fishes. An answer counts as right at a
+    rank that is not known of the truth, and as fitting at one not known of the species answered.
 
     Args:
       rank_groups: rank → [classes] int, lineage number of every class, coarse ranks first.
@@ -91,16 +106,21 @@ def consistency(
       predictions: [n] int, first answers among the classes.
       prompted: rank → [n] int, the lineage answered where that rank is asked for; for all ranks
         but species.
+      known: rank → [classes] bool, whether the rank of a class is known; None: all are.
     """
     fits, right = np.ones(len(labels), bool), np.ones(len(labels), bool)
     agreement, top_down = {}, {}
     for rank, groups in rank_groups.items():
-        answers = prompted.get(rank, groups[predictions])
+        before, answers = right, prompted.get(rank, groups[predictions])
         if rank in prompted:
             same = answers == groups[predictions]
-            agreement[rank] = float(same.mean())
-            fits &= same
+            asked = known[rank][predictions] if known else np.ones(len(labels), bool)
+            if asked.any():
+                agreement[rank] = float(same[asked].mean())
+            fits &= same | ~asked
         right = right & (answers == groups[labels])
+        if known:
+            right |= before & ~known[rank][labels]
         top_down[rank] = float(right.mean())
     return Consistency(
         agreement=agreement,

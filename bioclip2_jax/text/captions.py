@@ -4,12 +4,13 @@ import functools
 import html
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.text.taxonomy import KINGDOMS, Taxon, clean
+from bioclip2_jax.text.taxonomy import KINGDOMS, RANKS, Taxon, clean
 
 TEXT_KINDS = ("sci", "com", "taxon", "sci_com", "taxon_com")
+LEVELS = RANKS[:-1]  # which level captions stop at
 
 _LONGEST = 1000  # letters of an own caption that are compared
 _FRAME, _COMMON = "a photo of ", " with common name "
@@ -27,6 +28,29 @@ def text_kind(seed: int | None, step: int) -> str:
       step: global step, so that every host and every restart agrees.
     """
     return random.Random(step if seed is None else f"{seed}/{step}").choice(TEXT_KINDS)
+
+
+def levels_at(seed: int, step: int, draw: Sequence[float]) -> tuple[str, ...]:
+    """The ranks that the level captions of a step stop at: one, or all six.
+
+    Args:
+      seed: of the run.
+      step: global step, so that every host and every restart agrees.
+      draw: how often each of `LEVELS` is drawn, relative to the others; empty: all at every step.
+    """
+    if not draw:
+        return LEVELS
+    return (random.Random(f"level/{seed}/{step}").choices(LEVELS, draw)[0],)
+
+
+def level_caption(rank: str, taxon: Taxon, scientific_name: str = "") -> str:
+    """An image's caption at a level: its lineage down to `rank`, as the evaluator asks for it.
+
+    Unknown ranks are left out, so that among orders a taxon without order has the text of its
+    class. Where nothing is known down to `rank` it is the caption "sci".
+    """
+    name = clean(lineage_text(taxon, rank))
+    return f"{_FRAME}{name}." if name else caption("sci", taxon, scientific_name)
 
 
 def lineage_text(taxon: Taxon, rank: str = "species") -> str:

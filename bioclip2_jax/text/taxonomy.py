@@ -2,7 +2,6 @@
 
 import functools
 import re
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -186,23 +185,6 @@ class TaxonEntry:
     scientific_name: str
     vernacular_name: str
     counts: dict[str, int] = field(default_factory=dict, compare=False)
-
-
-@functools.lru_cache(1024)
-def taxon_ids(taxon: Taxon, scientific_name: str) -> tuple[int, ...]:
-    """A number for the taxon at each rank, kingdom to species; -1 where the rank is unknown.
-
-    Lineages count, not names alone, so homonyms differ. The last number is never -1: where the
-    species is unknown the scientific name stands for it. Distinct taxa share a number with a chance
-    of 1 in 2^31.
-    """
-    ids = [
-        zlib.crc32("|".join(taxon.ranks[: depth + 1]).encode()) >> 1 if name else -1
-        for depth, name in enumerate(taxon.ranks)
-    ]
-    if ids[-1] == -1:
-        ids[-1] = zlib.crc32("|".join([*taxon.ranks, scientific_name]).encode()) >> 1
-    return tuple(ids)
 
 
 @functools.lru_cache(4096)

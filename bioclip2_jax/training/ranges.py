@@ -7,7 +7,7 @@ from typing import Any
 from bioclip2_jax.data import images
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.execution import ATTENTION, REMAT
-from bioclip2_jax.text.taxonomy import RANKS
+from bioclip2_jax.text.captions import LEVELS
 from bioclip2_jax.training.optim import SCHEDULES
 
 # Intervals as in mathematics: an end beside a round bracket is outside.
@@ -38,6 +38,8 @@ _RANGES = {
     "train.ema": "[0, 1)",
     "train.micro_batches": "[1, inf)",
     "train.loss_tile": "[1, inf)",
+    "train.level_weight": "[0, inf)",
+    "train.level_draw": "[0, inf)",
     "train.patch_keep": "(0, 1]",
     "train.log_every": "[1, inf)",
     "train.checkpoint_every": "[1, inf)",
@@ -130,11 +132,11 @@ def _check_pairs(recipe: Mapping[str, Any]) -> None:
             f"config.train.profile={profile} must be (first step, how many), within"
             f" config.train.steps={steps}"
         )
-    weights = recipe["train.rank_weights"]
-    if weights and not (len(weights) == len(RANKS) and min(weights) >= 0 and weights[-1] > 0):
+    draw = recipe["train.level_draw"]
+    if draw and not (len(draw) == len(LEVELS) and any(draw)):
         raise UsageError(
-            f"config.train.rank_weights={weights}: give one for each of {', '.join(RANKS)},"
-            " none negative, the last above zero"
+            f"config.train.level_draw={draw}: say how often each of {', '.join(LEVELS)} is drawn,"
+            " or () for all of them at every step"
         )
 
 

@@ -134,11 +134,17 @@ def keep_as_begun(config: ConfigDict, workdir: Path) -> list[str]:
       One line for each key that the recipe has otherwise.
 
     Raises:
+      UsageError: it began with a key that is no more.
       UserError: what an earlier start saved cannot be read.
     """
     path, notes = workdir / "config.json", []
     if path.exists():
         begun, now = flat(read_json_object(path)), flat(config.to_dict())
+        if begun.get("train.rank_weights"):
+            raise UsageError(
+                f"{workdir}: begun with config.train.rank_weights, which this version has no more;"
+                " end it with version 0.2, or begin another run with config.train.level_weight"
+            )
         for key, before in _KEPT.items():
             value = begun.get(key, before)
             if now.get(key, value) != value:

@@ -11,10 +11,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.losses import contrastive_loss_and_accuracy, taxon_targets
+from bioclip2_jax.losses import contrastive_loss_and_accuracy
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.execution import Execution
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.text.captions import LEVELS
 from bioclip2_jax.training import optim, sharding
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -27,6 +28,10 @@ class StepSettings:
     Attributes:
       seed: of random weights, and of the patches that are left out.
       mean: of the pixels' channels, as is `std`.
+      distinct_captions: equal captions of a batch are one choice of an image.
+      level_weight, level_draw: of the level loss, see `losses`.
+      level_texts: a bound on the distinct level captions of a batch, not of the recipe but of the
+        data; 0: not known.
       execution: how the towers are run on a mesh, with `sharding.gather`.
     """
 
@@ -37,7 +42,9 @@ class StepSettings:
     replay_batch_size: int
     micro_batches: int
     loss_tile: int
-    rank_weights: tuple[float, ...]
+    distinct_captions: bool
+    level_weight: float
+    level_draw: tuple[float, ...]
     patch_keep: float
     clip_gradients: float
     skip_nonfinite: int
@@ -45,6 +52,19 @@ class StepSettings:
     param_dtype: str
     execution: Execution
     optimizer: optim.OptimizerSettings
+    level_texts: int = 0
+
+    @property
+    def levels(self) -> int:
+        """Level captions that each picture of a batch has."""
+        if not self.level_weight:
+            return 0
+        return 1 if self.level_draw else len(LEVELS)
+
+    def level_rows(self, pairs: int) -> int:
+        """How many texts the text tower takes at a time for the level captions of `pairs`."""
+        rows = pairs * self.levels
+        return min(rows, -(-self.level_texts // 8) * 8) if self.level_texts else rows
 
 
 class TrainState(NamedTuple):
@@ -107,13 +127,18 @@ def losses(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of the biological pairs plus, with equal weight, loss of the replay pairs.
 
+    With `settings.level_weight` the biological pictures have second captions, their lineages down
+    to a rank that is drawn for the step, and a loss over the distinct texts among these is added
+    with that weight (of several ranks, the mean of theirs).
+
     The two kinds have their own visual projection and their own similarity matrix, and share the
     rest (paper, section 4). With `settings.micro_batches` the towers see a part of each
     device's pairs at a time and are run again for its gradients; the losses are over all pairs, so
     nothing changes but rounding and memory (GradCache, arXiv 2101.06983).
 
     Returns:
-      The total [] float32, and `contrastive_loss`, `accuracy`, `replay_loss` when replay is on.
+      The total [] float32, and `contrastive_loss`, `accuracy`, `level_loss` and `replay_loss` where
+      they are on.
     """
     execution = settings.execution.on(mesh.devices.flat[0].platform)
 
@@ -127,7 +152,7 @@ def losses(
             return towers(rows)
         parts = jax.tree.map(lambda x: x.reshape(settings.micro_batches, -1, *x.shape[1:]), rows)
         features = jax.lax.map(jax.checkpoint(towers, prevent_cse=False), parts)
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), features)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), features)
 
     seen = {k: x for k, x in batch.items() if k.endswith(("images", "tokens"))}
     seen |= _kept_patches(settings, model, batch, keep_key)
@@ -135,13 +160,20 @@ def losses(
 
     scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
     over_all = functools.partial(contrastive_loss_and_accuracy, mesh=mesh, tile=settings.loss_tile)
-    targets = None
-    if "taxon_ids" in batch:
-        targets = taxon_targets(batch["taxon_ids"], settings.rank_weights)
-    loss, accuracy = over_all(
-        features["images"], features["tokens"], scale, batch["weights"], targets
-    )
+    images, weights = features["images"], batch["weights"]
+    ids = _text_ids(batch["tokens"]) if settings.distinct_captions else None
+    loss, accuracy = over_all(images, features["tokens"], scale, weights, text_ids=ids)
     metrics = {"contrastive_loss": loss, "accuracy": accuracy}
+    if "level_tokens" in batch:
+        level_ids = _text_ids(batch["level_tokens"])
+        level_losses = [
+            over_all(
+                images, features["level_tokens"][:, n], scale, weights, text_ids=level_ids[:, n]
+            )[0]
+            for n in range(settings.levels)
+        ]
+        metrics["level_loss"] = sum(level_losses, jnp.zeros(())) / settings.levels
+        loss = loss + settings.level_weight * metrics["level_loss"]
     if "replay_images" in batch:
         replay_loss, _ = over_all(
             features["replay_images"], features["replay_tokens"], scale, batch["replay_weights"]
@@ -171,8 +203,35 @@ def _features(
     if len(streams) == 2:
         features["replay_images"] = model.project_image(pooled[rows:], replay=True)
         features["replay_tokens"] = text[rows:]
+    if "level_tokens" in part:
+        level_tokens = part["level_tokens"]
+        most = settings.level_rows(rows)
+        level_texts = _encode_once(model, level_tokens.reshape(-1, level_tokens.shape[-1]), most)
+        features["level_tokens"] = level_texts.reshape(*level_tokens.shape[:2], -1)
     dtype = jnp.dtype(model.execution.dtype)
     return jax.tree.map(lambda x: x.astype(dtype), features)
+
+
+def _encode_once(model: clip.Clip, tokens: jax.Array, most: int) -> jax.Array:
+    """Features [rows, dim] of texts of which no more than `most` differ, each encoded once."""
+    if most >= len(tokens):
+        return model.encode_text(tokens)
+    order = jnp.argsort(_text_ids(tokens))  # equal texts become neighbours
+    ordered = tokens[order]
+    is_new = jnp.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))
+    (first,) = jnp.nonzero(is_new, size=most, fill_value=0)
+    numbers = jnp.zeros(len(tokens), jnp.int32).at[order].set(jnp.cumsum(is_new) - 1)
+    texts = model.encode_text(ordered[first])
+    # A product, whose gradient adds up in one order on every machine, as that of `take` does not.
+    return jnp.matmul(jax.nn.one_hot(numbers, most, dtype=texts.dtype), texts, precision="highest")
+
+
+def _text_ids(tokens: jax.Array) -> jax.Array:
+    """[..., length] int32 → [...] uint32, different for different texts but by a rare chance."""
+    ids = jnp.full(tokens.shape[:-1], 2166136261, jnp.uint32)
+    for place in range(tokens.shape[-1]):  # FNV-1a, a token at a time
+        ids = (ids ^ tokens[..., place].astype(jnp.uint32)) * jnp.uint32(16777619)
+    return ids ^ (ids >> 15)
 
 
 def _kept_patches(
@@ -260,11 +319,26 @@ def make_train_step(
     )
 
 
-def train_flops_per_step(settings: StepSettings, model: ClipConfig, text_length: int) -> float:
+def train_flops_per_step(
+    settings: StepSettings,
+    model: ClipConfig,
+    text_length: int,
+    *,
+    level_length: int | None = None,
+    devices: int = 1,
+) -> float:
     """Model FLOPs of one update: 2 per weight and token forward, twice that backward.
+
+    Of level captions those that the text tower takes are counted, see `StepSettings.level_rows`.
 
     Attention adds 4 * tokens * width per token and layer. Recomputation is not counted, so a
     utilisation built on this is MFU, not hardware utilisation (PaLM, arXiv 2204.02311, app. B).
+
+    Args:
+      settings, model: of the run.
+      text_length: tokens of the captions.
+      level_length: tokens of the level captions; None: as many.
+      devices: that a batch is split over.
     """
 
     def tower(tokens: int, width: int, layers: int, mlp_ratio: float) -> float:
@@ -277,4 +351,7 @@ def train_flops_per_step(settings: StepSettings, model: ClipConfig, text_length:
     image += 2 * patches * 3 * vision.patch_size**2 * vision.width
     caption = tower(text_length, text.width, text.layers, 4.0)
     pairs = settings.batch_size + settings.replay_batch_size
-    return 3 * pairs * (image + caption)
+    parts = devices * settings.micro_batches
+    level_texts = parts * settings.level_rows(settings.batch_size // parts)
+    level_text = tower(level_length or text_length, text.width, text.layers, 4.0)
+    return 3 * (pairs * (image + caption) + level_texts * level_text)

@@ -12,6 +12,7 @@ import numpy as np
 
 from bioclip2_jax.measures.accuracy import TOP, Outcomes
 from bioclip2_jax.measures.scores import cosine_chunks, nearest, top_k
+from bioclip2_jax.measures.tree import TopDown, top_down
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,14 @@ class ZeroShot:
       scores: [n, min(5, c)] float, their probabilities over the c classes.
       prompted: rank → [n] int, the first answer when the lineages down to that rank are the
         classes asked for.
+      top_down: where names of lineages are given.
     """
 
     outcomes: Outcomes
     predictions: np.ndarray
     scores: np.ndarray
     prompted: dict[str, np.ndarray]
+    top_down: TopDown | None = None
 
 
 def zero_shot(
@@ -39,6 +42,7 @@ def zero_shot(
     logit_scale: float,
     rank_groups: Mapping[str, np.ndarray],
     prompted_features: Mapping[str, np.ndarray] | None = None,
+    named: Mapping[str, np.ndarray] | None = None,
 ) -> ZeroShot:
     """Names every image from a closed list of classes.
 
@@ -52,6 +56,8 @@ def zero_shot(
       rank_groups: rank → [c] int, lineage number of every class, coarse ranks first, each rank a
         refinement of the one before (`accuracy.lineage_groups`).
       prompted_features: rank → [lineages, dim] float32, text features of the lineages themselves.
+      named: rank → [lineages] bool, those that have a name at that rank and can be asked for; None
+        for all.
 
     Raises:
       ValueError: `rank_groups` are no tree.
@@ -83,11 +89,22 @@ def zero_shot(
     right = predictions == labels[:, None]
     top = {k: right[:, :k].any(axis=1).astype(np.int64) for k in TOP}
     outcomes = Outcomes(trials=np.ones(num_images, np.int64), top=top, ranks=rank_hits)
-    prompted = {
-        rank: nearest(image_features, features)
-        for rank, features in (prompted_features or {}).items()
-    }
-    return ZeroShot(outcomes=outcomes, predictions=predictions, scores=scores, prompted=prompted)
+    asked = prompted_features or {}
+    named = named or {rank: np.ones(len(features), bool) for rank, features in asked.items()}
+    prompted = {}
+    for rank, lineages in asked.items():
+        choices = np.flatnonzero(named[rank])
+        if len(choices):
+            prompted[rank] = choices[nearest(image_features, lineages[choices])]
+    return ZeroShot(
+        outcomes=outcomes,
+        predictions=predictions,
+        scores=scores,
+        prompted=prompted,
+        top_down=top_down(image_features, class_features, logit_scale, rank_groups, asked, named)
+        if asked
+        else None,
+    )
 
 
 def _tree_order(

@@ -34,7 +34,7 @@ def report(
     """
     best, step = recommended or plan, settings.step
     chip, chips = target.chip, len(target.devices)
-    flops = train_flops_per_step(step, model, text_length)
+    flops = train_flops_per_step(step, model, text_length, devices=chips)
     pairs = step.batch_size + step.replay_batch_size
     state = jax.eval_shape(lambda: init_state(step, model))
     fsdp = best.settings["mesh.fsdp"]
@@ -129,5 +129,5 @@ def _advice(plan: Plan, recommended: Plan | None, target: Target) -> str:
 
 def _host_bytes(settings: Settings, model: ClipConfig, pairs: float, text_length: int) -> float:
     """What the loader of a host holds: batches made ahead, the one in use, and its workers."""
-    pair = 3 * model.vision.image_size**2 + 4 * text_length
+    pair = 3 * model.vision.image_size**2 + 4 * text_length * (1 + settings.step.levels)
     return (settings.data.prefetch + 1) * pairs * pair + settings.data.workers * _WORKER_BYTES

@@ -211,9 +211,9 @@ def _batch(step: StepSettings, model: ClipConfig, text_length: int) -> dict:
                 prefix + "tokens": jax.ShapeDtypeStruct((count, text_length), jnp.int32),
                 prefix + "weights": jax.ShapeDtypeStruct((count,), jnp.float32),
             }
-    if step.rank_weights:
-        shape = (step.batch_size, len(step.rank_weights))
-        batch["taxon_ids"] = jax.ShapeDtypeStruct(shape, jnp.int32)
+    if step.levels:
+        shape = (step.batch_size, step.levels, text_length)
+        batch["level_tokens"] = jax.ShapeDtypeStruct(shape, jnp.int32)
     return batch
 
 
