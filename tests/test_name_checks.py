@@ -132,7 +132,7 @@ def test_what_a_table_names_of_a_list():
 def test_a_workbook_is_refused_by_name(tmp_path):
     path = tmp_path / "names.xlsx"
     path.write_bytes(b"PK\x03\x04" + b"x" * 20)
-    with pytest.raises(UserError, match="names.xlsx: a workbook; save the sheet as CSV"):
+    with pytest.raises(UserError, match="names.xlsx: not a text table or list but a workbook"):
         taxa_of(path)
 
 

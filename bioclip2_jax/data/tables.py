@@ -133,7 +133,10 @@ def _encoding(path: Path) -> str:
             file.seek(0)
             for chunk in iter(lambda: file.read(1 << 20), b""):
                 if start == b"PK" or path.suffix.lower() in _WORKBOOKS:
-                    raise UserError(f"{path}: a workbook; save the sheet as CSV (UTF-8) first")
+                    raise UserError(
+                        f"{path}: not a text table or list but a workbook; save its sheet as CSV"
+                        " in UTF-8"
+                    )
                 if b"\0" in chunk:
                     raise UserError(f"{path}: not a text table or list; export it in UTF-8")
                 try:
