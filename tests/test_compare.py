@@ -67,6 +67,16 @@ def test_images_that_were_asked_more_often_weigh_more():
     assert paired(first, first, np.array([0, 1]), trials).p == 1.0
 
 
+def test_models_that_never_differ_may_still_do_so_on_other_images():
+    right = np.array([1, 0, 1, 1])
+    found = paired(right, right, np.arange(4) % 2)
+    low, high = found.interval
+    assert high == -low == pytest.approx(1.96**2 / (4 + 1.96**2), abs=1e-3)
+    assert found.macro_interval == found.interval
+    found = paired(np.zeros(4), np.ones(4), np.arange(4) % 2)
+    assert found.interval[1] == 1 and 0 < found.interval[0] < 0.6
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """Results of a model that confuses two colours, and of one that does not."""

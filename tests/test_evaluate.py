@@ -144,6 +144,38 @@ def test_few_shot_leaves_out_and_names_small_classes(workdir, data):
 # ---- Names
 
 
+def test_few_shot_intervals_are_wider_for_other_draws(tmp_path, monkeypatch):
+    # Of the four colours two look alike, so that much hangs on which pictures are drawn.
+    def encode(self, images, normalize=True):
+        noise = np.random.default_rng(int(images.sum())).normal(size=(len(images), 4))
+        return (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32)
+
+    monkeypatch.setattr(ColourModel, "encode_image", encode)
+    monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
+    data = str(write_world(tmp_path / "d", VAL))
+    run_once(Settings(data), ["few_shot_1"], tmp_path / "o", model_path="m", say=lambda line: None)
+    found = json.loads((tmp_path / "o" / "few_shot_1.json").read_text())
+    assert len(set(found["folds"])) > 1 and list(found["draw_intervals"]) == list(
+        found["intervals"]
+    )
+    low, high = found["intervals"]["top1"]
+    wide_low, wide_high = found["draw_intervals"]["top1"]
+    assert 0 <= wide_low < low < found["top1"] < high < wide_high <= 1
+
+
+def test_classes_that_are_asked_for_by_one_text_are_named(tmp_path, monkeypatch):
+    same = {"red": "fire bird", "orange": "Fire  bird", "blue": "sea bird", "green": "leaf"}
+    monkeypatch.setattr("colour_world.COMMON", same)
+    monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
+    data, lines = str(write_world(tmp_path / "d", {"red": 1, "blue": 1})), []
+    settings = Settings(data, text_kind="com")
+    run_once(settings, ["zero_shot"], tmp_path / "o", model_path="m", say=lines.append)
+    (shared,) = json.loads((tmp_path / "o" / "zero_shot.json").read_text())["same_text"]
+    assert sorted(shared["classes"]) == ["Ignis orange", "Ignis red"]
+    assert len(lines) == 2 and lines[1].startswith("caution: Ignis ")
+    assert "no picture can tell such classes apart" in lines[1]
+
+
 def test_taxa_without_training_images_are_left_out_and_counted(workdir, tmp_path):
     data = write_world(tmp_path / "d", VAL, train=("red", "orange", "blue"))
     run(workdir, Settings(str(data)), say=lambda line: None)

@@ -176,6 +176,18 @@ def evaluate_subject(
         if written:
             written(path)
         subject.say(_one_line(result, job.folder))
+        if isinstance(result, schema.ZeroShotResult) and result.same_text:
+            subject.say(_same_text(result.same_text))
+
+
+def _same_text(shared: Sequence[schema.SameText]) -> str:
+    first = shared[0]
+    more = f", and {len(shared) - 1:,} more such texts" if len(shared) > 1 else ""
+    return (
+        f"caution: {', '.join(first.classes)} are all asked for as {first.text!r}{more}: no picture"
+        " can tell such classes apart, and the first of them always wins; choose another"
+        " --text-kind, or mend the names"
+    )
 
 
 def _one_line(result: schema.Result, folder: str) -> str:

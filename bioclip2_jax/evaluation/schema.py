@@ -16,6 +16,7 @@ from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.measures.accuracy import Accuracy, RankAccuracy, Stratum
 from bioclip2_jax.measures.calibration import Calibration
 from bioclip2_jax.measures.hierarchy import Mistakes
+from bioclip2_jax.measures.intervals import Interval
 from bioclip2_jax.measures.open_set import OpenSet
 from bioclip2_jax.measures.paired import Paired
 
@@ -175,8 +176,16 @@ class OpenSets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SameText:
+    """Classes that are asked for by one and the same text, of which the first always wins."""
+
+    text: str
+    classes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZeroShotResult(SpeciesResult):
-    """`zero_shot.json`."""
+    """`zero_shot.json`; `same_text` names the classes that cannot be told apart by their names."""
 
     top1: float
     macro_top1: float
@@ -187,6 +196,7 @@ class ZeroShotResult(SpeciesResult):
     hierarchy: Mistakes | None = None
     strata: dict[str, Stratum] | None = None
     open_set: OpenSets | None = None
+    same_text: list[SameText] = field(default_factory=list)
     prior: list[PriorPoint] | None = None
 
 
@@ -198,6 +208,8 @@ class FewShotResult(SpeciesResult):
       k: examples a class.
       std: population standard deviation over the folds.
       folds: accuracy of each.
+      draw_intervals: as `intervals`, but for other draws of the examples as well as other images;
+        None of fewer than three folds, or where nothing was asked.
       left_out: names of the classes with fewer than k pictures.
     """
 
@@ -205,6 +217,7 @@ class FewShotResult(SpeciesResult):
     k: int
     std: float | None
     folds: list[float]
+    draw_intervals: Mapping[str, Interval | None] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
 

@@ -16,7 +16,7 @@ from bioclip2_jax.evaluation.protocols.zero_shot import ZeroShot, zero_shot
 from bioclip2_jax.evaluation.questions import Question, SpeciesJob
 from bioclip2_jax.evaluation.subject import Subject
 from bioclip2_jax.features.encode import embed_classes
-from bioclip2_jax.measures import accuracy, calibration, hierarchy, open_set
+from bioclip2_jax.measures import accuracy, calibration, hierarchy, intervals, open_set
 from bioclip2_jax.measures.scores import nearest, number, with_prior
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.measures.tree import TopDown
@@ -107,6 +107,7 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         hierarchy=mistakes,
         strata=_strata(classes, result.outcomes, labels),
         open_set=_open_set(question, rows, plain[1], scale),
+        same_text=questions.same_texts(question),
         prior=trade,
     )
 
@@ -254,6 +255,18 @@ def _strangers(question: Question) -> np.ndarray:
 # ---- Few-shot
 
 
+def _over_draws(
+    summary: accuracy.Accuracy, folds: Mapping[str, np.ndarray]
+) -> dict[str, intervals.Interval | None]:
+    """The intervals of the summary, for other draws of the support as well."""
+    found: dict[str, intervals.Interval | None] = dict.fromkeys(accuracy.NAMES)
+    for name, interval in summary.intervals.items():
+        if interval is not None:
+            value = getattr(summary, name)
+            found[name] = intervals.over_draws(value, interval, folds[name])
+    return found
+
+
 def run_few_shot(job: SpeciesJob, subject: Subject, k: int) -> schema.FewShotResult:
     """Support and queries both come from the pictures asked about; writes the tables.
 
@@ -289,5 +302,6 @@ def run_few_shot(job: SpeciesJob, subject: Subject, k: int) -> schema.FewShotRes
         k=k,
         std=result.std,
         folds=result.fold_top1.tolist(),
+        draw_intervals=_over_draws(summary, result.folds),
         left_out=[classes[label].scientific_name for label in result.left_out],
     )
