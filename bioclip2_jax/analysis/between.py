@@ -100,8 +100,8 @@ def continuous_trait(
     tree = Tree.of(lineages, np.arange(len(values))) if lineages else None
     tree_rng = np.random.default_rng((seed, 2))
     rows = _thin(len(values), rng)
-    ways = [rng.permutation(len(rows)) for _ in range(permutations)]
-    far, ways = _far_ranks(features[rows]), [np.arange(len(rows)), *ways]
+    ways = [np.arange(len(rows))] + [rng.permutation(len(rows)) for _ in range(permutations)]
+    far = _far_ranks(features[rows])
     mantel = _mantel(far, values[rows], ways)
     mantel_tree_p = ridge_tree_p = None
     if tree:
@@ -125,13 +125,13 @@ def continuous_trait(
     free, inherited = correlations[: permutations + 1], correlations[2 * permutations + 1 :]
     residual, spread = predictions[:, 0] - standard, base[:, 0] - standard
     within_r = within_p = None
-    ways = {"values": arrangements(values)}
+    counts = {"values": arrangements(values)}
     if np.bincount(clades).max() > 1:
         within = _correlate(
             _centre_within(predictions[:, bound], clades), _centre_within(targets[:, bound], clades)
         )
         within_r, within_p = float(within[0]), p_value(within)
-        ways["values inside the clades"] = arrangements(values, clades)
+        counts["values inside the clades"] = arrangements(values, clades)
 
     kinds = {"traits dealt at random": free[1:]}
     if tree:
@@ -149,7 +149,7 @@ def continuous_trait(
         ridge_tree_p=ridge_tree_p,
         within_clade_r=within_r,
         within_clade_p=within_p,
-        cautions=cautions("the held-out correlation", 0.0, kinds, ways),
+        cautions=cautions("the held-out correlation", 0.0, kinds, counts),
         predictions=predictions[:, 0] * values.std() + values.mean(),
         axis=axis,
         projections=(features - features.mean(axis=0)) @ axis,

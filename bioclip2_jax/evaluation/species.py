@@ -263,7 +263,7 @@ def _over_draws(
     for name, interval in summary.intervals.items():
         if interval is not None:
             value = getattr(summary, name)
-            found[name] = intervals.over_draws(value, interval, folds[name])
+            found[name] = intervals.over_draws(value, interval, folds[name].tolist())
     return found
 
 
