@@ -19,6 +19,7 @@ from bioclip2_jax.measures.hierarchy import Mistakes
 from bioclip2_jax.measures.intervals import Interval
 from bioclip2_jax.measures.open_set import OpenSet
 from bioclip2_jax.measures.paired import Paired
+from bioclip2_jax.measures.prior import PriorFit, PriorPoint
 
 T = TypeVar("T")
 
@@ -49,7 +50,9 @@ class Settings:
       support: a file with the support of few-shot, as `few_shot_K_support.json`.
       decode: "flat", or "top_down": first answers of zero-shot follow the tree (`measures.tree`).
       prior: a table of counts (`data.counts`); names of zero-shot that were met more often gain.
-      prior_strength: the factor on the logarithm of a count.
+      prior_strength: the factor on the logarithm of a count. None without a prior, and for one that
+        is fitted on half of the pictures and judged on the others beside the answers, which are
+        then without it.
     """
 
     data: str | None = None
@@ -64,10 +67,12 @@ class Settings:
     support: str | None = None
     decode: str = "flat"
     prior: str | None = None
-    prior_strength: float = 0.25
+    prior_strength: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", _release(self.protocol))
+        if not self.prior:
+            object.__setattr__(self, "prior_strength", None)
 
 
 def _release(protocol: str) -> str:
@@ -125,15 +130,6 @@ class NamedRank(RankAccuracy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorPoint:
-    """Accuracy with a prior of some strength, see `Settings.prior`."""
-
-    strength: float
-    top1: float
-    macro_top1: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class SpeciesResult(Accuracy, Result):
     """Of zero-shot and few-shot; accuracies are None where nothing could be asked.
 
@@ -184,8 +180,30 @@ class SameText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Commonest:
+    """The class with pictures that was met most often.
+
+    Attributes:
+      name: scientific.
+      num_images: of it that were asked for.
+      top1: of them.
+    """
+
+    name: str
+    num_images: int
+    top1: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZeroShotResult(SpeciesResult):
-    """`zero_shot.json`; `same_text` names the classes that cannot be told apart by their names."""
+    """`zero_shot.json`.
+
+    Attributes:
+      same_text: classes that no picture can tell apart, as they are asked for alike.
+      prior: the figures with priors of several strengths, over all pictures.
+      prior_fit: the strength that fits one half best, judged on the other; None where it is given.
+      commonest: by the counts of the prior, else in training, else among the pictures.
+    """
 
     top1: float
     macro_top1: float
@@ -198,6 +216,8 @@ class ZeroShotResult(SpeciesResult):
     open_set: OpenSets | None = None
     same_text: list[SameText] = field(default_factory=list)
     prior: list[PriorPoint] | None = None
+    prior_fit: PriorFit | None = None
+    commonest: Commonest | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
