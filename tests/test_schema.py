@@ -55,7 +55,7 @@ def kept(written: dict, content: dict) -> dict:
     return {
         key: kept(value, content[key]) if isinstance(content.get(key), dict) else value
         for key, value in written.items()
-        if key in content or value not in (None, "flat")
+        if key in content or value not in (None, "flat", [], {})
     }
 
 
