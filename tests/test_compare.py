@@ -105,6 +105,7 @@ def rows_of(folder: Path) -> dict[str, dict]:
         return {row["key"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_every_rank_is_compared_on_the_pictures_that_know_it(folders):
     found = compare(*folders).tasks["zero_shot"]
     first, second = map(rows_of, folders)
@@ -128,6 +129,7 @@ def test_every_rank_is_compared_on_the_pictures_that_know_it(folders):
         assert of["prompted_top1"].macro_difference == pytest.approx(theirs - ours)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_ranks_are_shown_below_the_species_and_left_out_where_a_result_lacks_them(
     folders, tmp_path
 ):
@@ -154,6 +156,12 @@ def test_ranks_are_shown_below_the_species_and_left_out_where_a_result_lacks_the
 
 
 @pytest.fixture
+def few_resamples(monkeypatch):
+    """Where intervals are of no concern."""
+    monkeypatch.setattr("bioclip2_jax.measures.intervals.RESAMPLES", 20)
+
+
+@pytest.fixture
 def evaluate_again(folders, tmp_path, monkeypatch):
     """The command, with a perfect model and the pictures of `folders`."""
     monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
@@ -162,6 +170,7 @@ def evaluate_again(folders, tmp_path, monkeypatch):
     return lambda *more: CliRunner().invoke(evaluate_command, [*fixed, *map(str, more)])
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_an_evaluation_is_compared_with_earlier_results(folders, tmp_path, evaluate_again):
     done = evaluate_again("--tasks", "zero_shot", "--compare-to", folders[0])
     assert done.exit_code == 0, done.output

@@ -439,9 +439,9 @@ def test_the_ranks_of_every_picture_are_listed_and_add_up_to_the_figures(
     monkeypatch.setattr(evaluate, "load", lambda path: confused)
     run(workdir, Settings(data, decode=decode), ["zero_shot"], say=quiet)
     found, rows = result(workdir, 20), table(workdir, 20, "zero_shot_images")
+    classes = questions.dataset_classes(data, "val", "train")
     known = {
-        entry.scientific_name: entry.taxon
-        for entry in questions.dataset_classes(data, "val", "train")
+        entry.scientific_name: dict(zip(RANKS, entry.taxon.ranks, strict=True)) for entry in classes
     }
     keys = {
         "top1": "known_top1",
@@ -452,7 +452,7 @@ def test_the_ranks_of_every_picture_are_listed_and_add_up_to_the_figures(
     for rank in RANKS[:-1]:
         for column, key in keys.items():
             cells = [row[f"{rank}_{column}"] for row in rows]
-            judged = [bool(getattr(known[row["scientificName"]], rank)) for row in rows]
+            judged = [known[row["scientificName"]][rank] != "" for row in rows]
             assert [cell != "" for cell in cells] == judged
             hits = [int(cell) for cell in cells if cell]
             assert set(hits) <= {0, 1}

@@ -108,10 +108,9 @@ def held(folder: Path, tasks: Collection[str] = ()) -> dict[str, Held]:
 
 def nothing_held(folder: str | Path) -> UsageError:
     """The error about a folder without results, or about a model in the place of its results."""
-    steps = buckets.named(files.place(folder) / FOLDER, "*")
-    newest = max(
-        (path for path in steps if path.name.isdigit()), key=lambda x: int(x.name), default=""
-    )
+    inside = buckets.named(files.place(folder) / FOLDER, "*")
+    steps = [path for path in inside if path.name.isdigit()]
+    newest = max(steps, key=lambda path: int(path.name)) if steps else "WORKDIR/eval/STEP"
     return UsageError(
         f"{folder}: no results image by image here (zero_shot{SUFFIX}); give a folder that"
         f" `bioclip2 evaluate` wrote, such as {newest}"
@@ -145,16 +144,17 @@ def _one_line(task: str, result: schema.Compared) -> str:
 
 def _rank_lines(result: schema.TaskComparison) -> list[str]:
     """Accuracies of both, the difference and its interval, of each rank and of the full path."""
-    rows = [("", *AT_RANKS.values())] if result.ranks else []
+    head = "full path"
+    rows = [(" " * len(head), *AT_RANKS.values())] if result.ranks else []
     for rank, figures in result.ranks.items():
         rows.append((rank, *(_cell(figures[key]) if key in figures else "" for key in AT_RANKS)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    full = result.full_path
-    return [f"  {row}" for row in [*table, *([f"full path  {_cell(full)}"] if full else [])]]
+    table += [f"{head}  {_cell(result.full_path)}"] if result.full_path else []
+    return [f"  {row}".rstrip() for row in table]
 
 
 def _cell(result: schema.Compared) -> str:
