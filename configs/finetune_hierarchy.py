@@ -1,7 +1,8 @@
 """Ranks for a model that knows species: a few hundred steps from converted weights.
 
-A low learning rate and the paper's loss beside the level loss keep what it knows. Whether they did,
-rank by rank, says `bioclip2 evaluate --compare-to` with the results of the weights it began with.
+A low learning rate and the paper's loss beside the level loss are to keep what it knows. Whether they
+did, rank by rank, says `bioclip2 evaluate --compare-to` with the results of the weights it began
+with. A larger `level_weight` gives more to the ranks and takes it from rare species.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +21,6 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 1024
     config.train.learning_rate = 1e-5
     config.train.warmup_steps = 30
-    config.train.level_weight = 0.5
+    config.train.level_weight = 0.15
     config.train.checkpoint_every = 100
     return config
