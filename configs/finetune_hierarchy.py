@@ -1,8 +1,8 @@
 """Ranks for a model that knows species: a few hundred steps from converted weights.
 
-A low learning rate and the paper's loss beside the level loss are to keep what it knows. Whether they
-did, rank by rank, says `bioclip2 evaluate --compare-to` with the results of the weights it began
-with. A larger `level_weight` gives more to the ranks and takes it from rare species.
+A low learning rate and the paper's loss beside the level loss are to keep what it knows; whether
+they did, rank by rank, says `bioclip2 evaluate --compare-to` with the results of the weights it
+began with. A larger `level_weight` gives more to the ranks and takes it from rare species.
 """
 
 from ml_collections import ConfigDict
