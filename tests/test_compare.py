@@ -147,7 +147,7 @@ def test_ranks_are_shown_below_the_species_and_left_out_where_a_result_lacks_the
     at = said.index(next(line for line in said if line.startswith("zero_shot:")))
     assert said[at + 1].split() == ["summed", "asked", "down", "the", "tree"]
     assert [line.split()[0] for line in said[at + 2 : at + 8]] == list(RANKS[:-1])
-    assert re.match(r"  kingdom +100\.0 → 100\.0 \+0\.0 \[\+0\.0, \+0\.0\]  ", said[at + 2])
+    assert re.match(r"  kingdom +100\.0 → 100\.0 \+0\.0 \[-20\.4, \+20\.4\]", said[at + 2])
     assert said[at + 8].startswith("  full path  ")
     # As earlier versions wrote it.
     earlier = shutil.copytree(folders[0], tmp_path / "earlier")
