@@ -61,6 +61,7 @@ def test_the_recipe_may_be_a_word_of_its_own(words):
         ("model.remat", "some", "config.model.remat='some' is not one of"),
         ("model.attention", "flash", "config.model.attention='flash' is not one of"),
         ("model.block_parts", 2, "block_parts above 1 needs config.model.remat=full"),
+        ("model.remat_share", 1.5, "config.model.remat_share=1.5 must be in"),
         ("model.block_parts", 0, "config.model.block_parts=0 must be at least 1"),
         ("train.batch_size", 0, "config.train.batch_size=0 must be at least 1"),
         ("train.micro_batches", 0, "config.train.micro_batches=0 must be at least 1"),

@@ -197,6 +197,13 @@ def _one_line(result: schema.Result, folder: str) -> str:
         f" {result.num_images:,} images, {result.num_classes:,} taxa"
     )
     line += f", {result.num_excluded:,} left out" if result.num_excluded else ""
+    if isinstance(result, schema.ZeroShotResult) and (fit := result.prior_fit):
+        line += (
+            f"; with a prior of {fit.strength:.2f}, fitted on {fit.num_fitted:,} of them, top1"
+            f" {fit.before.top1:.3f} -> {fit.after.top1:.3f} and class average"
+            f" {fit.before.macro_top1:.3f} -> {fit.after.macro_top1:.3f} on the other"
+            f" {fit.num_judged:,}"
+        )
     return line + _bad(result.num_bad, "not read", result.bad)
 
 

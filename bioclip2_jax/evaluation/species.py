@@ -16,7 +16,7 @@ from bioclip2_jax.evaluation.protocols.zero_shot import ZeroShot, zero_shot
 from bioclip2_jax.evaluation.questions import Question, SpeciesJob
 from bioclip2_jax.evaluation.subject import Subject
 from bioclip2_jax.features.encode import embed_classes
-from bioclip2_jax.measures import accuracy, calibration, hierarchy, open_set
+from bioclip2_jax.measures import accuracy, calibration, hierarchy, open_set, prior
 from bioclip2_jax.measures.scores import nearest, number, with_prior
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.measures.tree import TopDown
@@ -24,7 +24,6 @@ from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 from bioclip2_jax.text.templates import TEMPLATES
 
 Groups = Mapping[str, np.ndarray]  # rank → [classes] int, see `accuracy.lineage_groups`
-_STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of a prior
 
 
 # ---- Zero-shot
@@ -32,6 +31,9 @@ _STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of a prior
 
 def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
     """Answers from the names, each in the sentences of the settings' templates; writes the tables.
+
+    Answers and figures are with a prior whose strength is given, and without one whose strength is
+    fitted: that one is judged apart, on the pictures that it was not fitted on.
 
     Raises:
       UserError: no picture is of a class on the list.
@@ -46,16 +48,24 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
     class_features, lineages = _name_features(job, question, list(groups)[:-1], subject)
     plain, scale = (features, class_features), model.logit_scale
     named = {rank: questions.named_lineages(classes, rank) for rank in lineages}
-    trade = None
+    commonest, trade, fitted = _commonest(question, labels), None, None
     if job.settings.prior:
+        strength = job.settings.prior_strength
         counts = counts_of(job.settings.prior, [entry.taxon for entry in classes])
-        trade = _trade(features, labels, class_features, scale, counts)
-        factor = job.settings.prior_strength / scale
-        lineages = {
-            rank: with_prior(features, names, np.bincount(groups[rank], counts), factor)[1]
-            for rank, names in lineages.items()
-        }
-        features, class_features = with_prior(features, class_features, counts, factor)
+        commonest = _commonest(question, labels, counts)
+        asked = (features, labels, class_features, scale, counts)
+        strengths = {*prior.STRENGTHS, strength or 0.0}
+        trade = prior.points(*asked, commonest=commonest, strengths=strengths)
+        if strength is None:
+            keys = [question.pictures.keys[row] for row in rows]
+            fitted = prior.fit(*asked, commonest=commonest, keys=keys)
+        else:
+            factor = strength / scale
+            lineages = {
+                rank: with_prior(features, names, np.bincount(groups[rank], counts), factor)[1]
+                for rank, names in lineages.items()
+            }
+            features, class_features = with_prior(features, class_features, counts, factor)
     result = zero_shot(features, labels, class_features, scale, groups, lineages, named)
     if job.settings.decode == "top_down" and result.top_down:
         best, led = result.predictions[:, 0], result.top_down.classes
@@ -108,6 +118,12 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         strata=_strata(classes, result.outcomes, labels),
         open_set=_open_set(question, rows, plain[1], scale),
         prior=trade,
+        prior_fit=fitted,
+        commonest=schema.Commonest(
+            name=classes[commonest].scientific_name,
+            num_images=int((labels == commonest).sum()),
+            top1=float((first == labels)[labels == commonest].mean()),
+        ),
     )
 
 
@@ -150,26 +166,18 @@ def _asked(
     }
 
 
-def _trade(
-    features: np.ndarray,
-    labels: np.ndarray,
-    class_features: np.ndarray,
-    scale: float,
-    counts: np.ndarray,
-) -> list[schema.PriorPoint]:
-    """What a prior of some strengths gives to common species and takes from rare ones."""
-    points = []
-    for strength in _STRENGTHS:
-        pair = with_prior(features, class_features, counts, strength / scale)
-        right = nearest(*pair) == labels
-        points.append(
-            schema.PriorPoint(
-                strength=strength,
-                top1=float(right.mean()),
-                macro_top1=accuracy.class_average(right, labels),
-            )
-        )
-    return points
+def _commonest(question: Question, labels: np.ndarray, counts: np.ndarray | None = None) -> int:
+    """Of the classes with pictures the one met most often: as counted, else in training, else here.
+
+    Args:
+      question: what was asked.
+      labels: [n] int, of the pictures that were asked for.
+      counts: [classes] numbers; None for the training pictures.
+    """
+    if counts is None:
+        counts = np.asarray([entry.counts.get("train", 0) for entry in question.classes])
+    present, pictures = np.unique(labels, return_counts=True)
+    return int(present[np.lexsort([pictures, counts[present]])[-1]])
 
 
 def _name_features(
