@@ -431,6 +431,45 @@ def test_answers_down_the_tree_are_consistent_and_ranks_without_a_name_are_not_a
     assert found["ranks"]["phylum"]["prompted_top1"] == 1.0
 
 
+@pytest.mark.parametrize("decode", ["flat", "top_down"])
+def test_the_ranks_of_every_picture_are_listed_and_add_up_to_the_figures(
+    workdir, data, monkeypatch, decode
+):
+    confused = ColourModel(confuse={"orange": "blue"})
+    monkeypatch.setattr(evaluate, "load", lambda path: confused)
+    run(workdir, Settings(data, decode=decode), ["zero_shot"], say=quiet)
+    found, rows = result(workdir, 20), table(workdir, 20, "zero_shot_images")
+    classes = questions.dataset_classes(data, "val", "train")
+    known = {
+        entry.scientific_name: dict(zip(RANKS, entry.taxon.ranks, strict=True)) for entry in classes
+    }
+    keys = {
+        "top1": "known_top1",
+        "prompted_top1": "prompted_top1",
+        "top_down_top1": "top_down_top1",
+    }
+    seen = set()
+    for rank in RANKS[:-1]:
+        for column, key in keys.items():
+            cells = [row[f"{rank}_{column}"] for row in rows]
+            judged = [known[row["scientificName"]][rank] != "" for row in rows]
+            assert [cell != "" for cell in cells] == judged
+            hits = [int(cell) for cell in cells if cell]
+            assert set(hits) <= {0, 1}
+            assert np.mean(hits) == pytest.approx(found["ranks"][rank][key])
+            seen |= {(column, hit) for hit in hits}
+    assert seen == {(column, hit) for column in keys for hit in (0, 1)}
+    full = np.array([int(row["full_path"]) for row in rows])
+    consistency = found["hierarchy"]["consistency"]
+    assert full.mean() == pytest.approx(consistency["full_path"])
+    asked = "top_down_top1" if decode == "top_down" else "prompted_top1"
+    by_hand = [
+        row["correct"] == "1" and all(row[f"{rank}_{asked}"] != "0" for rank in RANKS[:-1])
+        for row in rows
+    ]
+    np.testing.assert_array_equal(full, by_hand)
+
+
 def test_a_prior_moves_answers_to_what_was_met_more_often(workdir, data, tmp_path):
     table_of_counts = tmp_path / "counts.csv"
     table_of_counts.write_text("genus,species,count\nIgnis,red,1000000\nMare,blue,10\n")

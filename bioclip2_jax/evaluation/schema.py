@@ -305,15 +305,29 @@ class PlantDocResult(BeyondResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskComparison(Paired):
+class Compared(Paired):
     """Two models on the pictures that both were asked for."""
 
     num_images: int
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskComparison(Compared):
+    """Also the ranks above species, of zero-shot results that tell them picture by picture.
+
+    Attributes:
+      ranks: rank → key of `tables.AT_RANKS` → on the pictures whose rank is known; its class
+        averages are over the lineages of that rank.
+      full_path: every known rank, asked for by its own names, and the species.
+    """
+
+    ranks: dict[str, dict[str, Compared]] = field(default_factory=dict)
+    full_path: Compared | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `bioclip2 compare --out` writes: the two models, and task → how they compare."""
+    """`comparison.json`: the two models, and task → how they compare."""
 
     first: str
     second: str
