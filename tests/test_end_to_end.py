@@ -69,7 +69,7 @@ def test_predictions_are_csv_with_the_columns_of_pybioclip(run):
     assert len(rows) == 6
     assert list(rows[0]) == (
         "file_name kingdom phylum class order family genus species_epithet species common_name"
-        " score"
+        " score note error"
     ).split(" ")
 
 

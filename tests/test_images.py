@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioclip2_jax.data import images
+from bioclip2_jax.data import images, views
 from bioclip2_jax.errors import UsageError
 
 
@@ -64,6 +64,103 @@ def test_lossless_pictures_keep_every_pixel():
 
 def test_sixteen_bit_grey_is_scaled_to_eight():
     assert pixel(images.decode(ODD["16-bit grey"]())) == (156, 156, 156)  # 40000 / 257
+
+
+@pytest.mark.parametrize(("largest", "white"), [(4095, 4095), (3232, 4095), (4096, 65535)])
+def test_twelve_bits_in_sixteen_are_known_by_the_largest_value(largest, white):
+    values = np.linspace(0, largest, 1200).reshape(30, 40).astype(np.uint16)
+    seen = images.read(encode(Image.fromarray(values), "TIFF"))
+    assert pixel(seen.image)[0] == round(int(values[15, 20]) * 255 / white)
+    assert bool(seen.notes) == (white == 4095) and all("12-bit" in note for note in seen.notes)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_ends_early_is_used_on_request_and_marked(mode):
+    whole = encode(photo(300, 200).convert(mode), "JPEG", quality=95)
+    for cut in (1, 2, 100, len(whole) // 3):
+        data = whole[:-cut]
+        with pytest.raises(images.BadImage, match="truncated"):
+            images.read(data)
+        seen = images.read(data, use_truncated=True)
+        assert seen.notes == (images.TRUNCATED,)
+        kept = slice(0, 200 * (len(data) - 2000) // len(whole) - 16)
+        same = np.asarray(seen.image)[kept] == np.asarray(images.decode(whole))[kept]
+        assert same.mean() > 0.99
+    assert images.read(whole, use_truncated=True).notes == ()
+    for broken in (whole[:300], encode(photo(300, 300), "PNG")[:-200], b"\xff\xd8"):
+        with pytest.raises(images.BadImage):
+            images.read(broken, use_truncated=True)
+
+
+def test_large_pictures_come_at_half_their_sides(monkeypatch):
+    monkeypatch.setattr(images, "LARGE_PIXELS", 5000)
+    small, large = photo(100, 50), photo(101, 50)
+    for kind in ("JPEG", "PNG", "TIFF"):
+        assert images.read(encode(small, kind)).image.size == (100, 50)
+        seen = images.read(encode(large, kind))
+        assert (seen.image.size, seen.size) == ((51, 25), (101, 50))
+        wanted = np.asarray(large.reduce(2), float)
+        assert np.abs(np.asarray(seen.image, float) - wanted).mean() < 3
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    seen = images.read(encode(large, "JPEG", exif=exif))
+    assert (seen.image.size, seen.size) == ((25, 51), (50, 101))
+    clear = Image.new("RGBA", (101, 50), (255, 0, 0, 0))
+    clear.paste((0, 0, 255, 255), (0, 0, 50, 50))
+    seen = images.read(encode(clear, "PNG")).image
+    assert seen.getpixel((5, 5)) == (0, 0, 255) and seen.getpixel((40, 5)) == (255, 255, 255)
+    palette = images.read(encode(large.convert("P"), "PNG")).image
+    wanted = np.asarray(large.convert("P").convert("RGB").reduce(2))
+    np.testing.assert_array_equal(palette, wanted)
+    grey = images.read(encode(Image.fromarray(np.full((50, 101), 40000, np.uint16)), "PNG")).image
+    assert grey.size == (51, 25) and pixel(grey) == (156, 156, 156)
+    random = np.random.default_rng(0)
+    jitter = {"size": 24, "crop_scale": (0.5, 1.0), "flip": False, "color_jitter": 0.0}
+    for decode in ("pillow", "simd", "fast"):
+        view = views.training_view(encode(large, "JPEG"), random, **jitter, decode=decode)
+        assert view.shape == (24, 24, 3)
+
+
+def header_of(width: int, height: int) -> bytes:
+    """A PNG that claims so many pixels and holds none."""
+    data = bytearray(encode(Image.new("L", (8, 8)), "PNG"))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def test_the_limit_is_beyond_any_cameras_picture():
+    with pytest.raises(images.BadImage, match="too many pixels"):
+        images.decode(header_of(25_000, 10_001))
+    with pytest.raises(images.BadImage, match="decoded"):  # not for its size
+        images.decode(header_of(21_000, 10_001))
+
+
+def test_heic_is_read_where_its_extra_is_installed(monkeypatch):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60)
+    avif = encode(photo(), "AVIF") if "AVIF" in Image.SAVE else b""
+
+    class Plugin:
+        @staticmethod
+        def register_heif_opener():
+            opened = lambda file, name: Image.new("RGB", (30, 20), "red")  # noqa: E731
+            Image.register_open("HEIF", opened, lambda prefix: prefix[4:12] == b"ftypheic")
+
+    for other in (heic, heic.replace(b"ftypheic", b"ftypmif1")):
+        images._has_heif.cache_clear()
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(images.BadImage, match=r"HEIC, which needs .pip install .*\[heic\]"):
+            images.decode(other)
+    images._has_heif.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", Plugin)
+    try:
+        assert pixel(images.decode(heic)) == (255, 0, 0)
+    finally:
+        images._has_heif.cache_clear()
+        del Image.OPEN["HEIF"]
+        Image.ID.remove("HEIF")
+    if avif:
+        assert images.decode(avif).size == (40, 30)
 
 
 def test_transparency_lies_over_white():
@@ -187,43 +284,43 @@ def test_an_unknown_way_of_resizing_is_named(settings):
 
 def test_random_crops_are_a_function_of_the_generator():
     image = photo(120, 110)
-    views = [
-        images.random_resized_crop(image, 24, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    shown = [
+        views.random_resized_crop(image, 24, np.random.default_rng(seed)) for seed in (1, 1, 2)
     ]
-    np.testing.assert_array_equal(views[0], views[1])
-    assert not np.array_equal(views[0], views[2])
+    np.testing.assert_array_equal(shown[0], shown[1])
+    assert not np.array_equal(shown[0], shown[2])
 
 
 def test_a_crop_of_a_very_narrow_picture_still_works():
-    view = images.random_resized_crop(photo(900, 9), 24, np.random.default_rng(0))
+    view = views.random_resized_crop(photo(900, 9), 24, np.random.default_rng(0))
     assert view.shape == (24, 24, 3)
 
 
 def test_the_papers_augmentation_is_the_random_crop_alone():
     image = photo(200, 120)
-    plain = images.random_resized_crop(image, 24, np.random.default_rng(5), (0.9, 1.0))
-    view = images.augment(image, np.random.default_rng(5), 24, (0.9, 1.0), False, 0.0)
+    plain = views.random_resized_crop(image, 24, np.random.default_rng(5), (0.9, 1.0))
+    view = views.augment(image, np.random.default_rng(5), 24, (0.9, 1.0), False, 0.0)
     np.testing.assert_array_equal(plain, view)
 
 
 def test_flips_mirror_half_of_the_pictures_and_jitter_changes_colours():
     image = photo(64, 64)
-    plain = images.augment(image, np.random.default_rng(0), 64, (1.0, 1.0), False, 0.0)
+    plain = views.augment(image, np.random.default_rng(0), 64, (1.0, 1.0), False, 0.0)
     mirrored = 0
     for seed in range(200):
-        view = images.augment(image, np.random.default_rng(seed), 64, (1.0, 1.0), True, 0.0)
-        again = images.augment(image, np.random.default_rng(seed), 64, (1.0, 1.0), False, 0.0)
+        view = views.augment(image, np.random.default_rng(seed), 64, (1.0, 1.0), True, 0.0)
+        again = views.augment(image, np.random.default_rng(seed), 64, (1.0, 1.0), False, 0.0)
         mirrored += np.array_equal(view, again[:, ::-1])
     assert 70 < mirrored < 130
-    jittered = images.augment(image, np.random.default_rng(0), 64, (1.0, 1.0), False, 0.4)
+    jittered = views.augment(image, np.random.default_rng(0), 64, (1.0, 1.0), False, 0.4)
     assert jittered.dtype == np.uint8 and not np.array_equal(plain, jittered)
 
 
-def views(picture: bytes, seed=0, size=224, **changes) -> dict[str, np.ndarray]:
+def training_views(picture: bytes, seed=0, size=224, **changes) -> dict[str, np.ndarray]:
     """What training shows of a picture, by each way of reading it."""
     settings = {"size": size, "crop_scale": (0.9, 1.0), "flip": False, "color_jitter": 0.0}
     return {
-        decode: images.training_view(
+        decode: views.training_view(
             picture, np.random.default_rng(seed), decode=decode, **settings | changes
         )
         for decode in ("pillow", "simd", "fast")
@@ -252,37 +349,37 @@ SHAPES = [(500, 375), (300, 500), (512, 512), (1100, 700), (99, 119), (60, 240),
 
 def test_the_reference_is_pillow_to_the_bit():
     picture = rough(300, 260)
-    shown = views(encode(picture, "PNG"))["pillow"]
-    plain = images.random_resized_crop(picture, 224, np.random.default_rng(0))
+    shown = training_views(encode(picture, "PNG"))["pillow"]
+    plain = views.random_resized_crop(picture, 224, np.random.default_rng(0))
     np.testing.assert_array_equal(shown, plain)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_simd_shows_what_pillow_shows(shape):
     for seed in range(3):
-        shown = views(encode(rough(*shape, seed), "PNG"), seed)
+        shown = training_views(encode(rough(*shape, seed), "PNG"), seed)
         assert close(shown["pillow"], shown["simd"])
         np.testing.assert_array_equal(shown["simd"], shown["fast"])  # of JPEGs alone is less read
 
 
 def test_simd_shows_what_pillow_shows_of_photographs(shared_photos):
     for number, path in enumerate(sorted(shared_photos.glob("*/images/*/*.jpg"))[::20]):
-        shown = views(path.read_bytes(), number)
+        shown = training_views(path.read_bytes(), number)
         assert close(shown["pillow"], shown["simd"]), path
 
 
 @pytest.mark.parametrize("name", ["none", "sse4_1", "avx2", "neon"])
 def test_simd_gives_the_same_bits_on_every_processor(name):
     pictures = [encode(rough(*shape), "JPEG") for shape in (*SHAPES, (1025, 771))]
-    usual = [views(picture, flip=True) for picture in pictures]
-    resizer = images._resizer()
+    usual = [training_views(picture, flip=True) for picture in pictures]
+    resizer = views._resizer()
     kept = resizer.cpu_extensions
     try:
         resizer.cpu_extensions = type(kept)[name]
         if resizer.cpu_extensions.name != name:
             pytest.skip("not of this processor")
         for picture, before in zip(pictures, usual, strict=True):
-            for decode, shown in views(picture, flip=True).items():
+            for decode, shown in training_views(picture, flip=True).items():
                 np.testing.assert_array_equal(shown, before[decode])
     except ValueError:
         pytest.skip("not of this processor")
@@ -294,7 +391,7 @@ def test_fast_reads_a_large_jpeg_at_a_half_and_shows_the_same_part(monkeypatch):
     read = []
     to_rgb = images._to_rgb
     monkeypatch.setattr(images, "_to_rgb", lambda image: read.append(image.size) or to_rgb(image))
-    shown = views(encode(rough(1025, 771), "JPEG", quality=95))
+    shown = training_views(encode(rough(1025, 771), "JPEG", quality=95))
     assert read == [(1025, 771), (1025, 771), (513, 386)]
     assert not np.array_equal(shown["simd"], shown["fast"])
     assert difference(shown["simd"], shown["fast"]).mean() < 2
@@ -312,24 +409,24 @@ def test_fast_reads_all_of_what_would_become_too_small_or_has_to_be_turned():
         (turned, (0.9, 1.0)),
         (encode(rough(1025, 771), "JPEG"), (0.1, 1.0)),
     ):
-        shown = views(picture, crop_scale=crop_scale)
+        shown = training_views(picture, crop_scale=crop_scale)
         np.testing.assert_array_equal(shown["simd"], shown["fast"])
 
 
 def test_views_are_the_same_from_many_threads():
     pictures = [encode(rough(300, 200 + n), "JPEG") for n in range(20)]
-    alone = [views(picture)["simd"] for picture in pictures]
+    alone = [training_views(picture)["simd"] for picture in pictures]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda picture: views(picture)["simd"], pictures))
+        together = list(pool.map(lambda picture: training_views(picture)["simd"], pictures))
     np.testing.assert_array_equal(alone, together)
 
 
 def test_a_machine_without_the_resizer_is_told_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
-    monkeypatch.setattr(images, "_of_thread", threading.local())
+    monkeypatch.setattr(views, "_of_thread", threading.local())
     with pytest.raises(UsageError, match="pip install cykooz-resizer.*decode=pillow"):
-        images.check_decoding("simd")
-    images.check_decoding("pillow")
+        views.check_decoding("simd")
+    views.check_decoding("pillow")
 
 
 def test_a_check_refuses_what_decoding_refuses(shared_photos):

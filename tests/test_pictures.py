@@ -15,7 +15,8 @@ from bioclip2_jax.data import images
 from bioclip2_jax.data.folders import files_below, remark
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.published.beyond import plantdoc
-from bioclip2_jax.features.pictures import find_files, open_pictures, pictures_below
+from bioclip2_jax.features.pictures import open_pictures, pictures_below
+from bioclip2_jax.identify import inputs
 
 CASES = Path(__file__).parent / "data" / "cases" / "pictures"
 WRITTEN = {"b.jp2": "JPEG2000", "c.ppm": "PPM", "e.TIF": "TIFF", "i.Bmp": "BMP", "j.pgm": "PPM"}
@@ -35,6 +36,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def colour_model(monkeypatch):
     monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
+
+
+def named(folder: Path) -> list[str]:
+    """What `predict` finds there."""
+    with inputs.opened([str(folder)]) as found:
+        return [found.name(number) for number in range(found.count)]
 
 
 PICTURES = sorted([*WRITTEN, "F.JPEG", "a.avif", "d.mpo", "g.jfif", "h.HEIC", "plain.jpg"])
@@ -57,8 +64,7 @@ def test_the_suffixes_are_those_of_what_decode_reads():
 
 
 def test_everyone_finds_the_same_files(folder, tmp_path):
-    paths = find_files([str(folder)])
-    assert paths.pictures == [f"{folder}/{name}" for name in PICTURES]
+    assert named(folder) == [f"{folder}/{name}" for name in PICTURES]
     kept = pictures_below(folder)
     assert [kept.key(number) for number in range(kept.count)] == PICTURES
     for part in ("train", "test"):
@@ -76,13 +82,13 @@ def test_the_commands_account_for_every_file(folder, tmp_path):
         f"{len(PICTURES) - bad} features of 4 numbers, {bad} could not be read,"
         " 2 files are no pictures (._*, .txt)"
     ) in done.stdout
-    assert "h.HEIC: not a picture of any known format" in done.stderr
+    assert "h.HEIC: HEIC, which needs `pip install" in done.stderr
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     options = ["--model", "m", "--labels", str(tmp_path / "labels.txt"), "--k", "1"]
     done = CliRunner().invoke(predict, [str(folder), *options])
     assert done.exit_code == 3
-    assert len(done.stdout.splitlines()) == 1 + len(PICTURES) - bad
-    assert f"{folder}/h.HEIC: not a picture" in done.stderr
+    assert len(done.stdout.splitlines()) == 1 + len(PICTURES)
+    assert f"{folder}/h.HEIC: HEIC, which needs" in done.stderr
     assert "2 files are no pictures (._*, .txt)" in done.stderr
     assert f"{bad} of {len(PICTURES)} pictures could not be read" in done.stderr
 
@@ -96,7 +102,7 @@ def test_linked_folders_are_entered_once_by_everyone(folder, tmp_path):
     (folder / "n").symlink_to(elsewhere)
     names = sorted([*PICTURES, "m/k.png"])
     assert files_below(folder).pictures == names
-    assert find_files([str(folder)]).pictures == [f"{folder}/{name}" for name in names]
+    assert named(folder) == [f"{folder}/{name}" for name in names]
     kept = pictures_below(folder)
     assert [kept.key(number) for number in range(kept.count)] == names
 
@@ -130,46 +136,12 @@ def test_what_else_there_is_is_said_in_few_words(others, sentence):
     assert remark(others) == sentence
 
 
-# ---- Arguments of `predict`
-
-
-@pytest.fixture
-def colours(tmp_path, monkeypatch):
-    """The current folder, with pictures two folders deep."""
-    monkeypatch.chdir(tmp_path)
-    Path("pictures/deep").mkdir(parents=True)
-    for colour in ("blue", "red"):
-        Path("pictures", f"{colour}.png").write_bytes(square(colour))
-    Path("pictures/deep/again.JPG").write_bytes(square("blue", "JPEG"))
-    Path("pictures/notes.txt").write_text("not a picture")
-
-
-def test_folders_and_patterns_are_expanded(colours):
-    found = find_files(["pictures"])
-    assert found.pictures == ["pictures/blue.png", "pictures/deep/again.JPG", "pictures/red.png"]
-    assert found.others == ["notes.txt"]
-    assert find_files(["pictures/*e*.png"]).pictures == ["pictures/blue.png", "pictures/red.png"]
-    assert find_files(["pictures/notes.txt"]).pictures == ["pictures/notes.txt"]
-
-
-@pytest.mark.parametrize("argument", ["empty", "pictures/*.tif"])
-def test_a_folder_or_pattern_without_pictures_is_a_usage_error(colours, argument):
-    Path("empty").mkdir()
-    with pytest.raises(UsageError, match="no picture here$"):
-        find_files([argument])
-
-
 def test_packed_pictures_are_told_of(tmp_path):
     (tmp_path / "train-0.parquet").write_bytes(b"PAR1")
     with pytest.raises(
         UsageError, match=r"here; 1 file is no picture \(.parquet\); if they are in"
     ):
         open_pictures(tmp_path)
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(colours):
-    Path("pictures/a[1].png").write_bytes(square("red"))
-    assert find_files(["pictures/a[1].png"]).pictures == ["pictures/a[1].png"]
 
 
 def test_a_name_that_is_not_utf_8_is_named(tmp_path):

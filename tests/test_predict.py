@@ -2,6 +2,7 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from colour_world import COLOURS, ColourModel, square
@@ -9,7 +10,7 @@ from colour_world import COLOURS, ColourModel, square
 from bioclip2_jax.cli.predict import predict as command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.identify.name_lists import read_taxa
-from bioclip2_jax.identify.predict import predict
+from bioclip2_jax.identify.predict import Namer
 from bioclip2_jax.weights import load as loading
 
 TAXA_CSV = """kingdom,phylum,class,order,family,genus,species,vernacularName
@@ -20,6 +21,7 @@ Plantae,,,Leafales,Leafaceae,Green,,leaf
 """
 SPECIES_COLUMNS = (
     "file_name,kingdom,phylum,class,order,family,genus,species_epithet,species,common_name,score"
+    ",note,error"
 )
 
 
@@ -70,6 +72,8 @@ def test_species_come_with_their_whole_lineage(folder):
         "species_epithet": "red",
         "species": "Ignis red",
         "common_name": "fire bird",
+        "note": "",
+        "error": "",
     }
     assert second["species"] == "Ignis orange"
     assert 1 >= score > float(second["score"]) > 0
@@ -82,13 +86,9 @@ def test_a_taxon_known_to_its_genus_has_no_species_name(folder):
 
 
 def test_a_higher_rank_sums_its_species(folder):
-    paths = ["pictures/red.png"]
+    features = ColourModel().encode_image(np.full((1, 16, 16, 3), COLOURS["red"]))
     scores = {
-        rank: {
-            cells: score
-            for answer in predict(ColourModel(2.0), paths, read_taxa("taxa.csv", rank), k=9)
-            for cells, score in answer.answers
-        }
+        rank: dict(Namer(ColourModel(2.0), read_taxa("taxa.csv", rank), k=9).name(features)[0])
         for rank in ("species", "family", "kingdom")
     }
     fires = [score for cells, score in scores["species"].items() if cells[4] == "Firidae"]
@@ -101,14 +101,14 @@ def test_a_higher_rank_sums_its_species(folder):
 
 def test_a_higher_rank_prints_the_ranks_down_to_it(folder):
     out = call("pictures/blue.png", "--taxa", "taxa.csv", "--rank", "order")
-    assert out.stdout.splitlines()[0] == "file_name,kingdom,phylum,class,order,score"
+    assert out.stdout.splitlines()[0] == "file_name,kingdom,phylum,class,order,score,note,error"
     assert rows_of(out.stdout)[0]["order"] == "Seaformes"
     assert len(rows_of(out.stdout)) == 3
 
 
 def test_free_labels_may_hold_commas(folder):
     out = call("pictures/blue.png", "--labels", "labels.txt")
-    assert out.stdout.splitlines()[0] == "file_name,classification,score"
+    assert out.stdout.splitlines()[0] == "file_name,classification,score,note,error"
     rows = rows_of(out.stdout)
     assert [row["classification"] for row in rows] == ["blue thing, far away", "red thing"]
     assert sum(float(row["score"]) for row in rows) == pytest.approx(1)
@@ -219,7 +219,10 @@ def test_a_bad_picture_is_named_and_the_others_are_predicted(folder):
     names = ["pictures/broken.png", "pictures/red.png", "pictures/missing.png"]
     out = call(*names, "--taxa", "taxa.csv", "--k", "1")
     assert out.exit_code == 3
-    assert [row["file_name"] for row in rows_of(out.stdout)] == ["pictures/red.png"]
+    rows = rows_of(out.stdout)
+    assert [row["file_name"] for row in rows] == names
+    assert [row["error"] for row in rows][1:] == ["", "No such file or directory"]
+    assert "not a picture" in rows[0]["error"] and not rows[0]["score"]
     assert "pictures/broken.png: " in out.stderr
     assert "pictures/missing.png: No such file or directory" in out.stderr
     assert "2 of 3 pictures could not be read" in out.stderr
@@ -228,7 +231,7 @@ def test_a_bad_picture_is_named_and_the_others_are_predicted(folder):
 def test_nothing_but_bad_pictures_is_a_failure(folder):
     out = call("missing.png", "--labels", "labels.txt")
     assert out.exit_code == 1
-    assert out.stdout == "file_name,classification,score\n"
+    assert [row["error"] for row in rows_of(out.stdout)] == ["No such file or directory"]
 
 
 # ---- Arguments

@@ -1,15 +1,24 @@
 """`bioclip2 predict`."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import click
 
 from bioclip2_jax.cli import options
 from bioclip2_jax.text.taxonomy import RANKS
 
-SOME_FAILED = 3
+SOME_FAILED, INTERRUPTED = 3, 130
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=options.Place())
+@click.argument("pictures", metavar="[PICTURES]...", nargs=-1, type=options.Place())
+@click.option(
+    "--list",
+    "list_file",
+    type=options.Place(),
+    help="File with one name a line; '-' is standard input.",
+)
 @options.MODEL
 @click.option("--labels", type=options.Place(), help="Text file with one free label a line.")
 @click.option(
@@ -24,76 +33,89 @@ SOME_FAILED = 3
 @options.PRIOR
 @options.PRIOR_STRENGTH
 @click.option("--k", default=5, type=click.IntRange(min=1), help="Names a picture.")
+@click.option("--split", help="Only this split of a dataset.  [default: all]")
 @click.option(
-    "--output", default="-", type=options.Place(), help="CSV file; '-' is standard output."
+    "--truncated",
+    default="refuse",
+    type=click.Choice(["refuse", "use"]),
+    help="JPEGs that end early: an error each, or named by what there is, with a note.",
 )
+@click.option("--output", default="-", type=options.Place(), help="'-' is standard output.")
+@click.option(
+    "--format",
+    default="csv",
+    type=click.Choice(["csv", "parquet", "jsonl", "table"]),
+    help="Of the output; a table is for people to look at.",
+)
+@click.option(
+    "--columns",
+    default="pybioclip",
+    type=click.Choice(["pybioclip", "dwc"]),
+    help="Named as by pybioclip, or terms of Darwin Core.",
+)
+@click.option("--bom", is_flag=True, help="Begin CSV with the mark by which Excel knows UTF-8.")
+@click.option(
+    "--boxes", type=options.Place(), help="JSON of MegaDetector or SpeciesNet: each box is named."
+)
+@click.option("--box-threshold", default=0.2, help="Confidence that a box must have.")
+@click.option("--box-padding", default=0.1, help="Shares of its sides to add on each side.")
+@click.option("--box-square/--no-box-square", default=True, help="Cut squares around boxes.")
+@click.option("--log", type=options.Place(), help="JSON file to write about the run.")
 @options.batch_size(32, "Pictures")
-def predict(
-    images: tuple[str, ...],
-    model_path: str,
-    labels: str | None,
-    taxa: str | None,
-    rank: str | None,
-    decode: str,
-    prior: str | None,
-    prior_strength: float | None,
-    k: int,
-    output: str,
-    batch_size: int,
-) -> None:
-    """Name the organisms in IMAGES: files, folders or quoted patterns.
+def predict(model_path: str, **how: Any) -> None:
+    """Name the organisms in PICTURES.
 
-    Prints CSV, the best name first. Pictures that cannot be read are named on standard error; the
-    exit code is then 3, or 1 if none could be read.
+    They are files, folders, quoted patterns, tar and zip archives, Parquet with pictures, datasets
+    of `prepare`, or one feature store of `embed`, whose pictures are not looked at again.
+
+    Prints a table, the best name first. A picture that cannot be read is a row with its `error`;
+    the exit code is then 3, or 1 if none could be read. With --output FILE, rows go to FILE.part as
+    they come; interrupted and called again, the same command goes on.
+
+    With --boxes there is a row for each box of a detector, whose file names count from the folder
+    PICTURES; an --output FILE.json is the detector's file with the names in it, as Timelapse reads.
 
     \b
     Examples:
       bioclip2 predict bird.jpg --model runs/first --taxa data/birds/taxa.csv
       bioclip2 predict photos/ --model export/ --labels names.txt --output answers.csv
+      find /media/card -name '*.JPG' | bioclip2 predict --list - --model export/ --taxa taxa.csv
     """
-    import csv
-
     from bioclip2_jax.data import folders
-    from bioclip2_jax.data.counts import counts_of
     from bioclip2_jax.errors import UsageError
-    from bioclip2_jax.features.encode import spread
-    from bioclip2_jax.features.pictures import find_files
-    from bioclip2_jax.identify import name_lists
-    from bioclip2_jax.identify import predict as program
-    from bioclip2_jax.weights.load import load
+    from bioclip2_jax.identify.run import Request, run
 
-    if labels is None and taxa is not None:
-        label_set = name_lists.read_taxa(taxa, rank or "species")
-    elif labels is None or taxa is not None:
-        raise UsageError("give either --labels FILE or --taxa CSV")
-    elif rank:
-        raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
-    elif prior or decode != "flat":
-        option = "--prior" if prior else "--decode"
-        raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
-    else:
-        label_set = name_lists.read_labels(labels)
-    if prior_strength is not None and not prior:
-        raise UsageError("--prior-strength goes with --prior")
-    strength = 0.25 if prior_strength is None else prior_strength
-    counts = counts_of(prior, label_set.taxa) if prior else None
-    paths, others = find_files(images)
-    failed = 0
-    with program.open_output(output) as file:
-        model = spread(load(model_path))
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file_name", *label_set.columns, "score"])
-        for answer in program.predict(
-            model, paths, label_set, k, batch_size, decode=decode, counts=counts, strength=strength
-        ):
-            if answer.error:
-                failed += 1
-                click.echo(f"{answer.file_name}: {answer.error}", err=True)
-            for cells, score in answer.answers:
-                writer.writerow([answer.file_name, *cells, score])
-            file.flush()
-    if others:
-        click.echo(folders.remark(others), err=True)
-    if failed:
-        click.echo(f"{failed} of {len(paths)} pictures could not be read", err=True)
-        raise SystemExit(1 if failed == len(paths) else SOME_FAILED)
+    if not how["pictures"] and not how["list_file"] and not how["boxes"]:
+        raise UsageError("no pictures: name files, folders or archives, or give --list FILE")
+    try:
+        done = run(Request(model=model_path, **how), watch=_watch)
+    except KeyboardInterrupt:
+        on = "" if how["output"] == "-" else "; the same command goes on where it was"
+        click.echo(f"interrupted{on}", err=True)
+        raise SystemExit(INTERRUPTED) from None
+    if done.others:
+        click.echo(folders.remark(done.others), err=True)
+    if done.failed:
+        click.echo(f"{done.failed} of {done.count} pictures could not be read", err=True)
+        raise SystemExit(1 if done.failed == done.count else SOME_FAILED)
+
+
+def _watch(position: int, count: int, batches: Iterable[list]) -> Iterator[list]:
+    """Says what fails and, on a terminal, how far it is."""
+    import sys
+
+    from tqdm import tqdm
+
+    if position:
+        click.echo(f"going on behind {position:,} of {count:,} pictures", err=True)
+    is_quiet = not sys.stderr.isatty()
+    with tqdm(
+        initial=position, total=count, unit=" pictures", file=sys.stderr, disable=is_quiet
+    ) as bar:
+        for batch in batches:
+            for picture in batch:
+                if picture.error:
+                    bar.clear()
+                    click.echo(f"{picture.file_name}: {picture.error}", err=True)
+            yield batch
+            bar.update(len(batch))

@@ -18,8 +18,12 @@ class Files(NamedTuple):
     others: list[str]
 
 
-def files_below(folder: str | Path) -> Files:
+def files_below(folder: str | Path, *, any_name: bool = False) -> Files:
     """All files below a folder. Links to folders are followed, each folder once.
+
+    Args:
+      folder: here or in a bucket.
+      any_name: whether names may be other than UTF-8, as `os.fsdecode` gives them.
 
     Raises:
       UserError: a folder that cannot be entered, or a picture whose name is not UTF-8.
@@ -40,7 +44,7 @@ def files_below(folder: str | Path) -> Files:
         for path in (Path(place, name) for name in names):
             listed = found.pictures if _is_picture(path) else found.others
             listed.append(path.relative_to(folder).as_posix())
-    for name in found.pictures:
+    for name in () if any_name else found.pictures:
         if any("\udc80" <= letter <= "\udcff" for letter in name):  # bytes that Python kept so
             raise UserError(
                 f"{os.fsencode(Path(folder, name))}: a file name that is not UTF-8; rename it"

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from bioclip2_jax.data import dataset, images, records
+from bioclip2_jax.data import dataset, images, records, views
 from bioclip2_jax.data.feeding import Arrays, Feed, Layout, ThreadFeed, WorkerFeed, slice_of
 from bioclip2_jax.data.order import Corpus, examples_at, generator
 from bioclip2_jax.errors import UsageError, UserError
@@ -36,7 +36,7 @@ class DataSettings:
       level_weight: above 0 batches bring level captions.
       level_draw: of their ranks, see `captions.levels_at`.
       captions: "given", the source's own where they differ from ours, or "cleaned", always ours.
-      decode: see `images.training_view`.
+      decode: see `views.training_view`.
       max_unreadable: share of the records that may be unreadable, see `training/unreadable.py`.
     """
 
@@ -54,7 +54,7 @@ class DataSettings:
     crop_scale: tuple[float, float]
     flip: bool
     color_jitter: float
-    decode: images.Decoding
+    decode: views.Decoding
     max_unreadable: float
     workers: int
     threads: int
@@ -66,7 +66,7 @@ class DataSettings:
         Raises:
           UsageError: names the key.
         """
-        images.check_decoding(self.decode)
+        views.check_decoding(self.decode)
         if self.workers and not hasattr(os, "memfd_create"):
             raise UsageError("config.data.workers needs Linux; set it to 0 on this machine")
         if not self.dir:
@@ -80,13 +80,13 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training image; see `images.training_view`."""
+    """Random changes of a training image; see `views.training_view`."""
 
     size: int
     crop_scale: tuple[float, float]
     flip: bool
     color_jitter: float
-    decode: images.Decoding
+    decode: views.Decoding
 
 
 def bucket(length: int) -> int:
@@ -233,7 +233,7 @@ def fill_rows(
                 if isinstance(record, UserError):
                     raise record
                 rng = generator(corpus, epoch, index)
-                pixels[row] = images.training_view(record["image"], rng, **vars(augmentation))
+                pixels[row] = views.training_view(record["image"], rng, **vars(augmentation))
             except (UserError, images.BadImage):
                 unreadable[row] = index
     batch["tokens"][:] = tokenize(texts)[:, : corpus.token_lengths[kind]]

@@ -11,6 +11,7 @@ from itertools import zip_longest
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from PIL import Image
 
 from bioclip2_jax.data import images
 from bioclip2_jax.data.dataset import Source
@@ -72,7 +73,7 @@ def spread(model: Model) -> Model:
 def embed_images(
     model: Model,
     count: int,
-    read: Callable[[int], bytes],
+    read: Callable[[int], bytes | Image.Image],
     batch_size: int,
     *,
     normalize: bool = True,
@@ -82,7 +83,8 @@ def embed_images(
     Args:
       model: from `load`.
       count: pictures are numbered 0 ... count - 1.
-      read: number → encoded bytes; an OSError or BadImage sets the picture aside.
+      read: number → encoded bytes, or a picture of `images.read`; an OSError or BadImage sets it
+        aside.
       batch_size: pictures at a time, rounded up to the devices.
       normalize: whether the features get length 1.
 

@@ -1,9 +1,7 @@
-"""Which pictures to encode: files, folders, patterns, or a dataset made by `prepare`."""
+"""Which pictures to encode: those below a folder, or a dataset made by `prepare`."""
 
-import glob
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,40 +34,6 @@ class Pictures:
     key: Callable[[int], str]
     read: Callable[[int], tuple[bytes, store.Row]]
     others: list[str] = field(default_factory=list)
-
-
-def find_files(arguments: Sequence[str]) -> folders.Files:
-    """Expands folders (all pictures below them) and glob patterns; keeps the names of files.
-
-    Raises:
-      UsageError: a folder or pattern without any picture.
-      UserError: a folder that cannot be read.
-    """
-    pictures, others = [], []
-    for argument in arguments:
-        found, rest = [argument], []
-        if files.is_remote(argument):
-            found, rest = _in_bucket(argument)
-        elif os.path.isdir(argument):
-            names, rest = folders.files_below(argument)
-            found = [str(Path(argument, name)) for name in names]
-        elif not os.path.exists(argument) and glob.has_magic(argument):
-            found = sorted(p for p in glob.glob(argument, recursive=True) if os.path.isfile(p))
-        if not found:
-            raise UsageError(_nothing(argument, rest))
-        pictures += found
-        others += rest
-    return folders.Files(pictures=pictures, others=others)
-
-
-def _in_bucket(argument: str) -> tuple[list[str], list[str]]:
-    place = files.place(argument)
-    if place.is_dir():
-        names, rest = folders.files_below(place)
-        return [str(place / name) for name in names], rest
-    if glob.has_magic(argument) and not place.exists():
-        return buckets.matching(argument), []
-    return [argument], []
 
 
 def open_pictures(path: str | Path, split: str | None = None) -> Pictures:

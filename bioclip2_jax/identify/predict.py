@@ -5,19 +5,17 @@ the 80 sentences that pybioclip takes (the evaluation has one more, the original
 it is the sum over the taxa of a lineage, which names higher ranks better than asking for them.
 """
 
-import io
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TextIO
 
 import numpy as np
+from PIL import Image
 
-from bioclip2_jax import files
-from bioclip2_jax.data import buckets
-from bioclip2_jax.errors import UsageError, reason
+from bioclip2_jax.data import images
 from bioclip2_jax.features.encode import embed_classes, embed_images
+from bioclip2_jax.features.store import Store
+from bioclip2_jax.identify.boxes import Box, Boxes, NotNamed
+from bioclip2_jax.identify.inputs import Inputs
 from bioclip2_jax.identify.name_lists import LabelSet
 from bioclip2_jax.measures.accuracy import lineage_groups
 from bioclip2_jax.measures.scores import number, probabilities, sum_groups, top_k, with_prior
@@ -25,84 +23,178 @@ from bioclip2_jax.measures.tree import top_down
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 from bioclip2_jax.weights.load import Model
 
+Answer = tuple[tuple[str, ...], float]  # the cells of a name, and its score
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """The first answers for one picture; `error` instead if it could not be read."""
+    """The first answers for one picture; `error` instead if it could not be read.
+
+    Attributes:
+      file_name: what the picture is called.
+      answers: the best first.
+      note: what was unusual about reading it.
+      error: why there are no answers.
+      box: the part of the picture that is meant.
+    """
 
     file_name: str
-    answers: list[tuple[tuple[str, ...], float]]
+    answers: list[Answer]
+    note: str = ""
     error: str = ""
+    box: Box | None = None
+
+
+class Namer:
+    """A list of names, encoded once, from which features of pictures choose."""
+
+    def __init__(
+        self,
+        model: Model,
+        labels: LabelSet,
+        *,
+        k: int = 5,
+        batch_size: int = 32,
+        decode: str = "flat",
+        counts: np.ndarray | None = None,
+        strength: float = 0.25,
+    ):
+        """Encodes the names.
+
+        Args:
+          model: from `load`.
+          labels: the closed list; `k` is clipped to its length.
+          k: answers a picture.
+          batch_size: texts encoded at a time, 128 at least.
+          decode: "flat", or "top_down": the best name is the one that the tree leads to, see
+            `measures.tree`, so that answers at several ranks are of one lineage; the others are
+            those that share its lineage above.
+          counts: [names], how often each is met, a prior of that `strength`
+            (`scores.with_prior`).
+        """
+        self._labels, self._k, self._scale = labels, k, model.logit_scale
+        self._counts, self._strength = counts, strength
+        self._groups = lineage_groups(labels.taxa) if decode == "top_down" else {}
+        lineages = {}
+        for rank in list(self._groups)[:-1]:
+            lineages[rank] = number([taxon.lineage(rank) for taxon in labels.taxa])[0]
+        self._named = {r: np.array([bool(line[-1]) for line in of]) for r, of in lineages.items()}
+        texts = [labels.names]
+        texts += [[" ".join(filter(None, x)) or "unknown" for x in of] for of in lineages.values()]
+        flat = [text for part in texts for text in part]
+        vectors = embed_classes(model, flat, max(batch_size, 128), IMAGENET_TEMPLATES)
+        ends = np.cumsum([len(part) for part in texts])[:-1]
+        self._features, *prompted = np.split(vectors, ends)
+        self._of_lineages = dict(zip(lineages, prompted, strict=True))
+
+    def name(self, features: np.ndarray) -> list[list[Answer]]:
+        """The k best names of pictures.
+
+        Args:
+          features: [n, dim] float32, L2-normalised.
+        """
+        weighed, names = self._weighed(features, self._features)
+        scores = sum_groups(probabilities(weighed, names, self._scale), self._labels.groups)
+        scores = np.minimum(scores, 1)  # sums of shares may miss it by a last digit
+        order = scores
+        if self._groups:
+            groups = self._groups
+            of_lineages = {
+                rank: self._weighed(features, own, groups[rank])[1]
+                for rank, own in self._of_lineages.items()
+            }
+            down = top_down(weighed, names, self._scale, groups, of_lineages, self._named)
+            order = _beside(scores, down.answers, groups, self._labels.rank)
+        answers = []
+        for row, above, best in zip(scores, order, top_k(order, self._k), strict=True):
+            listed = best[above[best] >= 0]
+            answers.append([(self._labels.rows[group], float(row[group])) for group in listed])
+        return answers
+
+    def _weighed(
+        self, features: np.ndarray, names: np.ndarray, own: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features of pictures and names with the prior; `own`: lineage of each label."""
+        if self._counts is None:
+            return features, names
+        sums = self._counts if own is None else np.bincount(own, self._counts)
+        return with_prior(features, names, sums, self._strength / self._scale)
 
 
 def predict(
     model: Model,
-    paths: Sequence[str],
-    labels: LabelSet,
-    k: int = 5,
+    pictures: Inputs | Boxes,
+    namer: Namer,
     batch_size: int = 32,
     *,
-    decode: str = "flat",
-    counts: np.ndarray | None = None,
-    strength: float = 0.25,
-) -> Iterator[Prediction]:
-    """The k best names of every picture, in the order of `paths`.
+    start: int = 0,
+    use_truncated: bool = False,
+) -> Iterator[list[Prediction]]:
+    """The names of every picture, batch by batch. Batches are cut by position alone.
 
     Args:
       model: from `load`.
-      paths: picture files.
-      labels: the closed list; `k` is clipped to its length.
-      k: answers a picture.
-      batch_size: pictures, and texts, encoded at a time.
-      decode: "flat", or "top_down": the best name is the one that the tree leads to, see
-        `measures.tree`, so that answers at several ranks are of one lineage; the others are those
-        that share its lineage above.
-      counts: [names], how often each is met, a prior of that `strength` (`scores.with_prior`).
+      pictures: from `inputs.opened`, or the boxes in them.
+      namer: of the same model.
+      batch_size: pictures encoded at a time.
+      start: where an earlier call ended with a batch.
+      use_truncated: see `images.read`.
     """
-    size = max(batch_size, 128)
-    groups, lineages = lineage_groups(labels.taxa) if decode == "top_down" else {}, {}
-    for rank in list(groups)[:-1]:
-        lineages[rank] = number([taxon.lineage(rank) for taxon in labels.taxa])[0]
-    named = {rank: np.array([bool(line[-1]) for line in of]) for rank, of in lineages.items()}
-    texts = [labels.names]
-    texts += [[" ".join(filter(None, x)) or "unknown" for x in of] for of in lineages.values()]
-    vectors = embed_classes(model, [t for part in texts for t in part], size, IMAGENET_TEMPLATES)
-    label_features, *prompted = np.split(vectors, np.cumsum([len(part) for part in texts])[:-1])
-    asked = dict(zip(lineages, prompted, strict=True))
+    notes: dict[int, str] = {}
+    passed: set[int] = set()
 
-    def weighed(features: np.ndarray, names: np.ndarray, own: np.ndarray | None = None) -> tuple:
-        """Features of pictures and names with the prior; `own`: lineage of each label."""
-        if counts is None:
-            return features, names
-        sums = counts if own is None else np.bincount(own, counts)
-        return with_prior(features, names, sums, strength / model.logit_scale)
+    def look(index: int) -> Image.Image:
+        if start + index >= pictures.count:
+            raise images.BadImage("no picture, but a place in the last batch")
+        try:
+            seen = pictures.look(start + index, use_truncated=use_truncated)
+        except NotNamed:
+            passed.add(index)
+            raise
+        if seen.notes:
+            notes[index] = "; ".join(seen.notes)
+        return seen.image
 
-    def read(index: int) -> bytes:
-        return buckets.read_bytes(files.place(paths[index]))
+    # A last batch has the size of the others, whatever is left, so that its features are the same.
+    left = pictures.count - start
+    count = max(left, min(batch_size, pictures.count)) if left else 0
+    for batch in embed_images(model, count, look, batch_size):
+        named = namer.name(batch.features) if batch.indices else []
+        answers = dict(zip(batch.indices, named, strict=True))
+        errors = dict(batch.bad)
+        yield [
+            Prediction(
+                file_name=pictures.name(start + index),
+                answers=answers.get(index, []),
+                note=notes.pop(index, ""),
+                error="" if index in passed else errors.get(index, ""),
+                box=pictures.box(start + index),
+            )
+            for index in sorted([*answers, *errors])
+            if index < left
+        ]
 
-    for batch in embed_images(model, len(paths), read, batch_size):
-        answers = {
-            index: Prediction(file_name=paths[index], answers=[], error=error)
-            for index, error in batch.bad
-        }
-        if batch.indices:
-            features, names = weighed(batch.features, label_features)
-            scores = probabilities(features, names, model.logit_scale)
-            scores = sum_groups(scores, labels.groups)
-            order = scores
-            if groups:
-                of_lineages = {r: weighed(batch.features, asked[r], groups[r])[1] for r in asked}
-                down = top_down(
-                    features, names, model.logit_scale, groups, of_lineages, named
-                ).answers
-                order = _beside(scores, down, groups, labels.rank)
-            for index, row, above, best in zip(
-                batch.indices, scores, order, top_k(order, k), strict=True
-            ):
-                listed = best[above[best] >= 0]
-                pairs = [(labels.rows[group], float(row[group])) for group in listed]
-                answers[index] = Prediction(file_name=paths[index], answers=pairs)
-        yield from (answers[index] for index in sorted(answers))
+
+def predict_kept(
+    kept: Store, namer: Namer, batch_size: int = 32, *, start: int = 0
+) -> Iterator[list[Prediction]]:
+    """The same of kept features; behind them the pictures that could not be read when it was made.
+
+    Args:
+      kept: of the namer's model.
+      namer: the names.
+      batch_size: features at a time.
+      start: where an earlier call ended with a batch.
+    """
+    count = len(kept.keys)
+    for first in range(start, count, batch_size):
+        rows = slice(first, min(first + batch_size, count))
+        answers = namer.name(kept.features[rows])
+        pairs = zip(kept.keys[rows], answers, strict=True)
+        yield [Prediction(file_name=key, answers=best) for key, best in pairs]
+    bad = kept.about.bad[max(0, start - count) :]
+    if bad:
+        yield [Prediction(file_name=key, answers=[], error=reason) for key, reason in bad]
 
 
 def _beside(
@@ -125,25 +217,3 @@ def _beside(
         order[parents[None, :] != down[above][:, None]] = -1
     np.put_along_axis(order, down[rank][:, None], 2, axis=1)
     return order
-
-
-@contextmanager
-def open_output(path: str) -> Iterator[TextIO]:
-    """Standard output for "-"; otherwise a file that appears only once it is complete.
-
-    Raises:
-      UsageError: the file cannot be made.
-    """
-    if path == "-":
-        yield sys.stdout
-        return
-    try:
-        with files.writing(path) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            try:
-                yield text
-            finally:
-                text.detach()  # which hands on what it holds; `writing` closes the file
-    except OSError as error:
-        why = error.strerror or reason(error)
-        raise UsageError(f"--output {path}: cannot be written ({why})") from error

@@ -227,30 +227,36 @@ class _Rows:
                 fault += " (its key is not in the catalogue)"
         else:
             try:
-                image = self._image(batch, i)
+                image = picture_in(batch, i, layout, self.file)
             except Unreadable as error:
                 fault = str(error)
         if fault:
             return self._rejected(row, fault, key)
         return Picture(file=f"{self.file}:{row}", split=split, record=what.record(key, image))
 
-    def _image(self, batch: pa.RecordBatch, i: int) -> bytes:
-        value = batch.column(self.layout.picture)[i].as_py()
-        if self.layout.size:
-            return _png(value or b"", batch.column(self.layout.size)[i].as_py())
-        if not self.layout.is_struct:
-            if value is None:
-                raise Unreadable("no picture in the row")
-            return value
-        value = value or {}
-        if value.get("bytes") is not None:
-            return value["bytes"]
-        if not value.get("path"):
+
+def picture_in(batch: pa.RecordBatch, i: int, layout: Layout, file: Path) -> bytes:
+    """The encoded picture in row `i` of a batch of `file`.
+
+    Raises:
+      Unreadable: there is none.
+    """
+    value = batch.column(layout.picture)[i].as_py()
+    if layout.size:
+        return _png(value or b"", batch.column(layout.size)[i].as_py())
+    if not layout.is_struct:
+        if value is None:
             raise Unreadable("no picture in the row")
-        try:
-            return read_below(self.file.parent, value["path"])
-        except Unreadable as error:
-            raise Unreadable(f"no picture in the row ({error})") from error
+        return value
+    value = value or {}
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    if not value.get("path"):
+        raise Unreadable("no picture in the row")
+    try:
+        return read_below(file.parent, value["path"])
+    except Unreadable as error:
+        raise Unreadable(f"no picture in the row ({error})") from error
 
 
 def _row_of(label: str) -> dict[str, str]:
