@@ -17,6 +17,8 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _OWN_CACHE = _CACHE not in os.environ
 if _OWN_CACHE:
     os.environ[_CACHE] = tempfile.mkdtemp(prefix="bioclip2-tests-")
+# Features of long lists of names are kept, and not among the user's.
+os.environ["BIOCLIP2_CACHE"] = os.path.join(tempfile.gettempdir(), "bioclip2-tests-names")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Several processes share the processors; threads that wait for work would only take them away.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -113,3 +113,15 @@ def test_scale_index():
         assert row["records"] == 16 * 100 + 8 * 98
         assert 0 < row["resume_seconds"] < row["seconds"]
         assert row["index_megabytes"] < row["megabytes"] < 1000
+
+
+def test_name_list():
+    row = run("name_list.py", "--toy", "--rank", "family")
+    assert row["names"] == 132_072 and row["same_names"] and row["same_scores"]
+    assert row["score_error"] < 1e-4
+    assert row["beside_gib"] < 4 and row["seconds"] > 0
+
+
+def test_embed():
+    found = run("embed.py", "--toy")
+    assert found["ours_seconds"] > 0 and "ratio" not in found

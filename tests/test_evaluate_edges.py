@@ -54,7 +54,7 @@ def world(tmp_path_factory) -> Path:
     content[60] ^= 1
     part.write_bytes(content)
     shutil.copytree(home / "of_folder", home / "half_said")
-    (home / "half_said" / "embedding.json").write_text('{"complete"')
+    (home / "half_said" / "_embedding.parquet").write_bytes(b"PAR1")
     shutil.copytree(home / "of_folder", home / "unfinished")
     about = store.read_about(home / "unfinished")
     store.write_about(home / "unfinished", replace(about, complete=False))
@@ -140,7 +140,7 @@ WRONG = {
         *(1, "run the same `bioclip2 embed` again, which makes only the damaged parts"),
     ),
     KEPT.replace("of_folder", "half_said") + "--annotations @table.csv": (
-        *(1, "embedding.json: damaged"),
+        *(1, "_embedding.parquet: damaged"),
     ),
     KEPT.replace("of_folder", "unfinished"): (1, "these features are not complete; run the same"),
     # Support

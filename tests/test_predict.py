@@ -243,6 +243,8 @@ def test_nothing_but_bad_pictures_is_a_failure(folder):
         ([], "either --labels FILE or --taxa CSV"),
         (["--labels", "labels.txt", "--taxa", "taxa.csv"], "either --labels FILE or --taxa CSV"),
         (["--labels", "labels.txt", "--rank", "genus"], "--rank needs the lineages of --taxa"),
+        (["--labels", "labels.txt", "--within", "class=Aves"], "--within needs the lineages"),
+        (["--labels", "labels.txt", "--names", "labels"], "or --names DIR"),
         (["--labels", "labels.txt", "--decode", "top_down"], "--decode needs the lineages"),
         (["--labels", "labels.txt", "--prior", "x.csv"], "--prior needs the lineages of --taxa"),
         (["--taxa", "taxa.csv", "--prior-strength", "1"], "goes with --prior"),

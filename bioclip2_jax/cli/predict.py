@@ -25,9 +25,24 @@ SOME_FAILED, INTERRUPTED = 3, 130
     "--taxa", type=options.Place(), help="Table with rank columns, such as a dataset's taxa.csv."
 )
 @click.option(
+    "--names",
+    type=options.Place(here="label files are mapped; copy them to this machine"),
+    metavar="DIR",
+    help="Label files of `bioclip2 labels` or pybioclip; with --taxa, what that names of them.",
+)
+@click.option(
+    "--within",
+    multiple=True,
+    metavar="RANK=NAME",
+    help="Of --taxa or --names only what is below NAME, or, given again, below one of several.",
+)
+@click.option(
+    "--without", multiple=True, metavar="RANK=NAME", help="Of them nothing that is below NAME."
+)
+@click.option(
     "--rank",
     type=click.Choice(RANKS),
-    help="With --taxa: the rank to answer at.  [default: species]",
+    help="With --taxa or --names: the rank to answer at.  [default: species]",
 )
 @options.DECODE
 @options.PRIOR
@@ -79,6 +94,7 @@ def predict(model_path: str, **how: Any) -> None:
     Examples:
       bioclip2 predict bird.jpg --model runs/first --taxa data/birds/taxa.csv
       bioclip2 predict photos/ --model export/ --labels names.txt --output answers.csv
+      bioclip2 predict photos/ --model export/ --names labels/ --within class=Aves --rank family
       find /media/card -name '*.JPG' | bioclip2 predict --list - --model export/ --taxa taxa.csv
     """
     from bioclip2_jax.data import folders
@@ -88,7 +104,7 @@ def predict(model_path: str, **how: Any) -> None:
     if not how["pictures"] and not how["list_file"] and not how["boxes"]:
         raise UsageError("no pictures: name files, folders or archives, or give --list FILE")
     try:
-        done = run(Request(model=model_path, **how), watch=_watch)
+        done = run(Request(model=model_path, **how), watch=_watch, say=_say)
     except KeyboardInterrupt:
         on = "" if how["output"] == "-" else "; the same command goes on where it was"
         click.echo(f"interrupted{on}", err=True)
@@ -98,6 +114,10 @@ def predict(model_path: str, **how: Any) -> None:
     if done.failed:
         click.echo(f"{done.failed} of {done.count} pictures could not be read", err=True)
         raise SystemExit(1 if done.failed == done.count else SOME_FAILED)
+
+
+def _say(note: str) -> None:
+    click.echo(note, err=True)
 
 
 def _watch(position: int, count: int, batches: Iterable[list]) -> Iterator[list]:

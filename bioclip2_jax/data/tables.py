@@ -24,6 +24,7 @@ COMMON_NAME_COLUMNS = ("vernacularname", "commonname", "common")
 _SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
 _SPLIT_NAMES |= {"testing": "test", "evaluation": "test"}
 
+_WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's own hint above the header
 
 
@@ -131,6 +132,11 @@ def _encoding(path: Path) -> str:
                 return "utf-16"
             file.seek(0)
             for chunk in iter(lambda: file.read(1 << 20), b""):
+                if start == b"PK" or path.suffix.lower() in _WORKBOOKS:
+                    raise UserError(
+                        f"{path}: not a text table or list but a workbook; save its sheet as CSV"
+                        " in UTF-8"
+                    )
                 if b"\0" in chunk:
                     raise UserError(f"{path}: not a text table or list; export it in UTF-8")
                 try:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import jax
 import numpy as np
@@ -64,7 +64,7 @@ class SplitFeatures:
 
 def spread(model: Model) -> Model:
     """The model with a copy of its parameters on every device, made once instead of every batch."""
-    if jax.device_count() == 1:
+    if jax.local_device_count() == 1:
         return model
     whole = NamedSharding(_mesh(), PartitionSpec())
     return dataclasses.replace(model, params=jax.device_put(model.params, whole))
@@ -78,7 +78,7 @@ def embed_images(
     *,
     normalize: bool = True,
 ) -> Iterator[ImageBatch]:
-    """Decodes pictures in threads and encodes them; the next batch is read while one is encoded.
+    """Decodes and encodes numbered pictures, see `embed_stream`.
 
     Args:
       model: from `load`.
@@ -91,31 +91,82 @@ def embed_images(
     Raises:
       UserError: the model's features are not finite.
     """
-    encode = functools.partial(model.encode_image, normalize=normalize)
+    reads = (functools.partial(read, index) for index in range(count))
+    return embed_stream(model, reads, batch_size, normalize=normalize)
+
+
+def embed_stream(
+    model: Model,
+    reads: Iterable[Callable[[], bytes | Image.Image]],
+    batch_size: int,
+    *,
+    normalize: bool = True,
+) -> Iterator[ImageBatch]:
+    """Decodes pictures in threads, right into the batch that goes to the device, and encodes them.
+
+    The devices have the next batch before the features of the last are fetched, and the batch
+    after it is read meanwhile: three lie in memory.
+
+    Args:
+      model: from `load`.
+      reads: give the encoded bytes of a picture each; an OSError or BadImage sets it aside. Taken
+        two batches ahead, and called in threads.
+      batch_size: pictures at a time, rounded up to the devices; fewer if there are fewer.
+      normalize: whether the features get length 1.
+
+    Raises:
+      UserError: the model's features are not finite.
+    """
     settings = model.preprocess
     transform = images.eval_transform(settings.size, settings.resize_mode, settings.interpolation)
+    sharding = NamedSharding(_mesh(), PartitionSpec("batch"))
 
-    def pixels(index: int) -> np.ndarray | str:
+    def fill(row: np.ndarray, read: Callable[[], bytes | Image.Image]) -> str:
+        """Why there is no picture, or ""."""
         try:
-            return transform(images.decode(read(index)))
+            row[:] = transform(images.decode(read()))
         except images.BadImage as error:
             return str(error)
         except OSError as error:
             return error.strerror or reason(error)
+        return ""
 
-    size = _round_up(min(batch_size, count))
-    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = [pool.submit(pixels, index) for index in range(min(size, count))]
-        for chunk, following in zip_longest(chunks, chunks[1:], fillvalue=range(0)):
-            loaded = [future.result() for future in waiting]
-            waiting = [pool.submit(pixels, index) for index in following]
-            arrays = {i: x for i, x in zip(chunk, loaded, strict=True) if isinstance(x, np.ndarray)}
-            bad = [(i, x) for i, x in zip(chunk, loaded, strict=True) if isinstance(x, str)]
-            features = np.zeros((0, model.config.embed_dim), np.float32)
-            if arrays:
-                features = _encode(encode, np.stack([*arrays.values()]), size)
-            yield ImageBatch(indices=list(arrays), features=features, bad=bad)
+    def begin(
+        chunk: list[Callable[[], bytes | Image.Image]],
+    ) -> tuple[np.ndarray, list[Future[str]]]:
+        pixels = np.zeros((size, settings.size, settings.size, 3), np.uint8)
+        rows = zip(pixels, chunk, strict=False)  # the last batch may have rows to spare
+        return pixels, [pool.submit(fill, row, read) for row, read in rows]
+
+    def finish(start: int, faults: list[str], encoded: jax.Array | None) -> ImageBatch:
+        good = [row for row, fault in enumerate(faults) if not fault]
+        features = np.zeros((0, model.config.embed_dim), np.float32)
+        if encoded is not None:
+            features = _finite(np.asarray(encoded, np.float32)[good])
+        bad = [(start + row, fault) for row, fault in enumerate(faults) if fault]
+        return ImageBatch(indices=[start + row for row in good], features=features, bad=bad)
+
+    reads, start, running = iter(reads), 0, None
+    chunk = list(itertools.islice(reads, _round_up(batch_size)))
+    size = _round_up(len(chunk))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        pixels, loading = begin(chunk)
+        while loading:
+            pixels_next, loading_next = begin(list(itertools.islice(reads, size)))
+            faults = [future.result() for future in loading]
+            encoded = None
+            if not all(faults):
+                encoded = model.encode_image(jax.device_put(pixels, sharding), normalize=normalize)
+            if running:
+                yield finish(*running)
+            running = start, faults, encoded
+            start += len(faults)
+            pixels, loading = pixels_next, loading_next
+        if running:
+            yield finish(*running)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def embed_split(model: Model, source: Source | Sequence[Record], batch_size: int) -> SplitFeatures:
@@ -196,11 +247,13 @@ def embed_classes(
 
 
 def _mesh() -> Mesh:
-    return jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+    """The devices of this process: of several, each encodes pictures of its own."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def _round_up(size: int) -> int:
-    devices = jax.device_count()
+    devices = jax.local_device_count()
     return max(1, -(-size // devices)) * devices
 
 
@@ -209,7 +262,10 @@ def _encode(encode: Callable[[jax.Array], jax.Array], batch: np.ndarray, size: i
     padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
     padded[: len(batch)] = batch
     features = encode(jax.device_put(padded, NamedSharding(_mesh(), PartitionSpec("batch"))))
-    features = np.asarray(features, np.float32)[: len(batch)]
+    return _finite(np.asarray(features, np.float32)[: len(batch)])
+
+
+def _finite(features: np.ndarray) -> np.ndarray:
     if not np.isfinite(features).all():
         raise UserError(
             "the model's features are not finite: its training diverged; take an earlier checkpoint"

@@ -1,6 +1,5 @@
 """Which pictures to encode: those below a folder, or a dataset made by `prepare`."""
 
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,13 @@ class Pictures:
     """Numbered pictures.
 
     Attributes:
-      name: what they are, for `embedding.json`; two that are alike hold the same pictures.
+      name: where they lie, for `_embedding.parquet`.
       labels: names of all labels.
       count: how many.
       key: number → key, before the picture is read.
       read: number → the encoded picture and its row.
       others: files that lie beside them and are no pictures.
+      sizes: bytes of each, where they are files.
     """
 
     name: dict
@@ -34,6 +34,7 @@ class Pictures:
     key: Callable[[int], str]
     read: Callable[[int], tuple[bytes, store.Row]]
     others: list[str] = field(default_factory=list)
+    sizes: list[int] | None = None
 
 
 def open_pictures(path: str | Path, split: str | None = None) -> Pictures:
@@ -113,15 +114,14 @@ def pictures_below(path: str | Path) -> Pictures:
         if files.is_remote(path)
         else {key: _size(path / key) for key in keys}
     )
-    listing = "\n".join(f"{key} {sizes[key]}" for key in keys)
-    digest = hashlib.sha256(listing.encode()).hexdigest()
     return Pictures(
-        name={"folder": str(files.absolute(path)), "listing_sha256": digest},
+        name={"folder": str(files.absolute(path))},
         labels=[],
         count=len(keys),
         key=keys.__getitem__,
         read=read,
         others=others,
+        sizes=[sizes[key] for key in keys],
     )
 
 

@@ -1,90 +1,32 @@
-"""The feature store: a folder of Parquet files with one row a picture, made once and read often.
+"""The feature store in memory: all rows, in the order of the pictures. Its files: `parts`."""
 
-`embedding.json` says which model made it, how, and from what; each `features-NNNNN.parquet` repeats
-that in its own metadata, so that a file can be told apart on its own. A file is written whole or
-not at all, and the store is complete when `embedding.json` says so.
-"""
-
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from bioclip2_jax import files
-from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UserError, reason
+from bioclip2_jax.features.parts import ABOUT as ABOUT
+from bioclip2_jax.features.parts import EARLIER as EARLIER
+from bioclip2_jax.features.parts import NAMES, TEXTS, column_of, parts_of, read_about, read_part
+from bioclip2_jax.features.parts import ONE as ONE
+from bioclip2_jax.features.parts import About as About
+from bioclip2_jax.features.parts import Columns as Columns
+from bioclip2_jax.features.parts import Maker as Maker
+from bioclip2_jax.features.parts import Row as Row
+from bioclip2_jax.features.parts import Stretch as Stretch
+from bioclip2_jax.features.parts import about_path as about_path
+from bioclip2_jax.features.parts import part_path as part_path
+from bioclip2_jax.features.parts import read_description as read_description
+from bioclip2_jax.features.parts import read_keys as read_keys
+from bioclip2_jax.features.parts import read_part_about as read_part_about
+from bioclip2_jax.features.parts import write_about as write_about
+from bioclip2_jax.features.parts import write_part as write_part
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
-from bioclip2_jax.weights.description import Preprocess
-
-ABOUT = "embedding.json"
-TEXTS = (*RANKS, "scientificName", "vernacularName", "datasetName", "split")
-_METADATA = b"bioclip2_jax"
-_OWN = ("key", "embedding", "norm", "index", *TEXTS)
-
-
-@dataclass(frozen=True)
-class Maker:
-    """The model of a store: where it lay, its step, and a checksum of its parameters."""
-
-    path: str
-    step: int | None
-    sha256: str
-
-
-@dataclass(frozen=True)
-class About:
-    """What `embedding.json` says of a store, and each part of itself.
-
-    Attributes:
-      model: that made it.
-      preprocess: of the pictures.
-      dim: of a feature.
-      dtype: of the kept features, "float16" or "float32".
-      pictures: what they are, see `features.pictures`, and their `count`.
-      labels: of the pictures; each is a column.
-      version: of this package.
-      num_parts: in the whole store.
-      complete: whether all of it is there.
-      num_rows: pictures that could be read.
-      bad: (key, reason) of the others.
-    """
-
-    model: Maker
-    preprocess: Preprocess
-    dim: int
-    dtype: str
-    pictures: dict[str, Any]
-    labels: list[str]
-    version: str
-    num_parts: int
-    complete: bool = False
-    num_rows: int = 0
-    bad: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A picture that could be read.
-
-    Attributes:
-      key: unique in the store.
-      index: its number in the split or folder.
-      texts: of `TEXTS`; what is missing is "".
-      labels: every other known thing about it, such as sex or habitat.
-    """
-
-    key: str
-    index: int
-    texts: dict[str, str]
-    labels: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -114,7 +56,7 @@ class Store:
         """The lineage of every picture."""
         return [Taxon(*row) for row in zip(*(self.texts[rank] for rank in RANKS), strict=True)]
 
-    def select(self, rows: np.ndarray) -> "Store":
+    def select(self, rows: np.ndarray | list[int]) -> "Store":
         """Some of the rows; an index array or a mask."""
         rows = np.arange(len(self.keys))[rows]
         return replace(
@@ -128,85 +70,8 @@ class Store:
         )
 
 
-def part_path(folder: str | Path, number: int) -> Path:
-    """Where part `number` lies."""
-    return files.place(folder) / f"features-{number:05d}.parquet"
-
-
-def write_part(path: Path, rows: Sequence[Row], features: np.ndarray, about: About) -> None:
-    """Writes one part.
-
-    Args:
-      path: of the file.
-      rows: of its pictures.
-      features: [rows, dim] float32, not normalised.
-      about: the store; `bad` holds the pictures of this part alone.
-    """
-    norms = np.linalg.norm(features, axis=1)
-    normal = features / np.maximum(norms, 1e-12)[:, None]
-    values = pa.array(normal.astype(about.dtype).reshape(-1))
-    columns: dict[str, pa.Array] = {
-        "key": pa.array([row.key for row in rows], pa.string()),
-        "embedding": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
-        "norm": pa.array(norms, pa.float32()),
-        "index": pa.array([row.index for row in rows], pa.int64()),
-    }
-    for name in TEXTS:
-        columns[name] = pa.array([row.texts.get(name, "") for row in rows], pa.string())
-    for name in about.labels:
-        columns[column_of(name)] = pa.array([r.labels.get(name, "") for r in rows], pa.string())
-    text = msgspec.json.encode(replace(about, complete=True, num_rows=len(rows)))
-    table = pa.table(columns).replace_schema_metadata({_METADATA: text})
-    with files.writing(path) as file:
-        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-
-
-def column_of(label: str) -> str:
-    """The column of a label; one that is called like a column of ours gets a prefix."""
-    return f"label_{label}" if label in _OWN else label
-
-
-def read_part_about(path: Path) -> About | None:
-    """What a part says of itself, None if any of it cannot be read."""
-    try:
-        return msgspec.json.decode(_read_part(path).schema.metadata[_METADATA], type=About)
-    except (OSError, pa.ArrowException, KeyError, TypeError, msgspec.DecodeError):
-        return None
-
-
-def _read_part(path: Path) -> pa.Table:
-    # Of a bucket whole, and not through the client that Arrow would bring.
-    source = io.BytesIO(buckets.read_bytes(path)) if files.is_remote(path) else path
-    return pq.read_table(source, page_checksum_verification=True)
-
-
-def read_about(folder: str | Path) -> About:
-    """What `embedding.json` says.
-
-    Raises:
-      UserError: no feature store there, or a damaged one.
-    """
-    path = files.place(folder) / ABOUT
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: no feature store here (no {ABOUT}); make one with `bioclip2 embed`"
-        )
-    try:
-        return msgspec.json.decode(files.read_text(path), type=About)
-    except msgspec.DecodeError as error:
-        raise UserError(
-            f"{path}: damaged ({reason(error)}); delete it and run the same `bioclip2 embed`"
-            " again, which keeps the parts that are sound"
-        ) from error
-
-
-def write_about(folder: Path, about: About) -> None:
-    """Writes `embedding.json`."""
-    files.write_json(folder / ABOUT, asdict(about))
-
-
 def read(folder: str | Path) -> Store:
-    """Reads a complete feature store into memory.
+    """Reads a complete feature store into memory, in the order of its pictures.
 
     Raises:
       UserError: none there, not complete, damaged, or with features that are not finite.
@@ -216,20 +81,29 @@ def read(folder: str | Path) -> Store:
         raise UserError(
             f"{folder}: these features are not complete; run the same `bioclip2 embed` again"
         )
-    paths = [part_path(folder, number) for number in range(about.num_parts)]
+    paths = [path for path, *_ in parts_of(folder)]
     try:
-        table = pa.concat_tables([_read_part(path) for path in paths])
-        embedding = table["embedding"].combine_chunks()
+        if len(paths) < about.num_parts:
+            raise ValueError(f"{len(paths)} of {about.num_parts} parts are there")
+        table = pa.concat_tables([read_part(path) for path in paths])
+        names = NAMES[about.columns]
+        embedding = table[names["embedding"]].combine_chunks()
         flat = embedding.flatten().to_numpy(zero_copy_only=False)
+        labels = {
+            name: column_of(name) if column_of(name) in table.column_names else name
+            for name in about.labels
+        }
         store = Store(
             features=flat.reshape(len(table), about.dim).astype(np.float32),
             norms=table["norm"].to_numpy(),
-            keys=table["key"].to_pylist(),
+            keys=table[names["key"]].to_pylist(),
             index=table["index"].to_numpy(),
             texts={name: _texts(table[name]) for name in TEXTS},
-            labels={name: _texts(table[column_of(name)]) for name in about.labels},
+            labels={name: _texts(table[column]) for name, column in labels.items()},
             about=about,
         )
+        if about.listing:  # made by `embed`, and not by an earlier version
+            store = _in_order(store, table["file"].to_pylist())
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise UserError(
             f"{folder}: damaged ({reason(error)}); run the same `bioclip2 embed` again, which makes"
@@ -243,6 +117,16 @@ def read(folder: str | Path) -> Store:
             " anew with a model whose weights are"
         )
     return store
+
+
+def _in_order(store: Store, archives: list[str]) -> Store:
+    """The rows as their source has them, however they were added."""
+    splits, index, keys = store.texts["split"], store.index, store.keys
+    if "folder" in store.about.pictures:  # which may have grown between its files
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        return replace(store.select(order), index=np.arange(len(keys)))
+    order = sorted(range(len(keys)), key=lambda row: (archives[row], splits[row], index[row]))
+    return store.select(order)
 
 
 def align(files: Sequence[str], keys: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Closed lists of names to choose from: free labels, or the taxa of a table."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from bioclip2_jax import files
 from bioclip2_jax.data import tables
 from bioclip2_jax.data.dataset import TAXA_FILE
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.identify import label_files, name_checks
+from bioclip2_jax.measures import streamed
 from bioclip2_jax.measures.scores import number
 from bioclip2_jax.text import captions
 from bioclip2_jax.text.names import common_name
@@ -27,6 +30,8 @@ class LabelSet:
       rows: the cells of those columns, one tuple a group.
       taxa: [texts] the lineages that they name; none of free labels.
       rank: that is answered at; "" for free labels.
+      vectors: features of the names, where they are made already; `names` is empty then.
+      notes: what people should know of the list.
     """
 
     names: list[str]
@@ -35,6 +40,13 @@ class LabelSet:
     rows: list[tuple[str, ...]]
     taxa: tuple[Taxon, ...] = ()
     rank: str = ""
+    vectors: label_files.Vectors | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether scores are better looked at by stretches."""
+        return len(self.groups) > streamed.LONG
 
 
 def read_labels(path: str | Path) -> LabelSet:
@@ -69,21 +81,79 @@ def read_taxa(path: str | Path, rank: str = "species") -> LabelSet:
       UsageError: no taxon has a name at `rank`.
       UserError: as `taxa_of`.
     """
-    taxa = taxa_of(path)
-    whole: dict[str, Any] = {"taxa": tuple(taxon for taxon, _ in taxa), "rank": rank}
-    names = [captions.class_name("taxon_com", taxon, common) for taxon, common in taxa]
+    return choose(taxa=path, rank=rank)
+
+
+def choose(
+    *,
+    taxa: str | Path | None = None,
+    names: str | Path | None = None,
+    rank: str = "species",
+    within: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> LabelSet:
+    """A label list with lineages: of a table, or of label files, or of these what the table names.
+
+    Args:
+      taxa: the table.
+      names: the label files, see `label_files.read`.
+      rank: to answer at.
+      within, without: "RANK=NAME" each, see `name_checks.part_of`.
+
+    Raises:
+      UsageError: no taxon has a name at `rank`, or nothing is left of the list.
+      UserError: a table or file cannot be used.
+    """
+    kept = label_files.read(names) if names is not None else None
+    place = str(taxa if kept is None else names)
+    if kept is None:
+        assert taxa is not None, "a table or label files"
+        entries, notes = _read_table(taxa)
+    else:
+        entries, notes = kept.taxa, [*kept.notes]
+    chosen = np.ones(len(entries), bool)
+    if kept is not None and taxa is not None:
+        wanted, more = _read_table(taxa)
+        notes += more
+        own = [taxon for taxon, _ in entries]
+        chosen, more = name_checks.listed(own, [taxon for taxon, _ in wanted], str(taxa))
+        notes += more
+    if within or without:
+        own = [taxon for taxon, _ in entries]
+        part, more = name_checks.part_of(own, within, without, place)
+        chosen &= part
+        notes += more
+        if not chosen.any():
+            raise UsageError(f"{place}: --taxa, --within and --without leave no name of it")
+    vectors = kept.vectors if kept else None
+    if not chosen.all():
+        rows = np.flatnonzero(chosen)
+        entries = [entries[row] for row in rows]
+        vectors = replace(vectors, picks=vectors.picks[rows]) if vectors else None
+    labels = _labels_of(entries, rank, place, encode=kept is None)
+    return replace(labels, vectors=vectors, notes=tuple(notes))
+
+
+def _labels_of(
+    entries: list[tuple[Taxon, str]], rank: str, place: str, *, encode: bool
+) -> LabelSet:
+    """`encode`: whether the names have to be encoded yet."""
+    whole: dict[str, Any] = {"taxa": tuple(taxon for taxon, _ in entries), "rank": rank}
+    names = []
+    if encode:
+        names = [captions.class_name("taxon_com", taxon, common) for taxon, common in entries]
     if rank == "species":
         rows = [
             (*t.ranks, f"{t.genus} {t.species}" if t.genus and t.species else "", common)
-            for t, common in taxa
+            for t, common in entries
         ]
         columns = (*RANKS[:-1], "species_epithet", "species", "common_name")
-        groups = np.arange(len(names))
+        groups = np.arange(len(entries))
         return LabelSet(names=names, groups=groups, columns=columns, rows=rows, **whole)
-    lineages, groups = number([taxon.lineage(rank) for taxon, _ in taxa])
+    lineages, groups = number([taxon.lineage(rank) for taxon, _ in entries])
     if not any(lineage[-1] for lineage in lineages):
         raise UsageError(
-            f"--rank {rank}: no row of {path} names its {rank}; add a column {rank!r}, or ask for"
+            f"--rank {rank}: no row of {place} names its {rank}; add a column {rank!r}, or ask for"
             " another rank"
         )
     columns = RANKS[: RANKS.index(rank) + 1]
@@ -93,7 +163,8 @@ def read_taxa(path: str | Path, rank: str = "species") -> LabelSet:
 def taxa_of(path: str | Path) -> list[tuple[Taxon, str]]:
     """(taxon, common name) from any table that `data.tables` reads, see `Taxon.from_row`.
 
-    Rows of the same lineage count once.
+    Rows of the same lineage count once, as do those that differ in what one of them leaves out. A
+    row whose acceptedNameUsage is another name stands for that.
 
     Args:
       path: the table, or a dataset folder, which holds `taxa.csv`.
@@ -101,17 +172,35 @@ def taxa_of(path: str | Path) -> list[tuple[Taxon, str]]:
     Raises:
       UserError: unreadable, or a row that names no taxon.
     """
+    return _read_table(path)[0]
+
+
+def _read_table(path: str | Path) -> tuple[list[tuple[Taxon, str]], list[str]]:
+    """The taxa, and what is odd about them."""
     path = files.place(path)
     table = tables.open_table(path / TAXA_FILE if path.is_dir() else path)
     columns = table.columns(tables.COMMON_NAME_COLUMNS)
     common: dict[Taxon, str] = {}
+    written: set[Taxon] = set()
+    doubled, synonyms = [], []
     for line, row in table.rows():
-        taxon = Taxon.from_row(row)
+        taxon, synonym = name_checks.accepted_taxon(row)
         if taxon.deepest_rank is None:
             raise UserError(
                 f"{table.path}: line {line} names no taxon; fill one of the columns"
                 f" {', '.join(RANKS)} or scientificName"
             )
+        name = taxon.scientific_name
+        if synonym:
+            synonyms.append(f"{synonym} (line {line}) is a synonym of {name}, which is taken")
+        elif taxon in written:
+            doubled.append(f"{name} (line {line})")
+        else:
+            written.add(taxon)
         names = (common_name(row[column]) for column in columns)
         common[taxon] = common.get(taxon) or next(filter(None, names), "")
-    return list(common.items())
+    notes = name_checks.shortened(synonyms)
+    if doubled:
+        notes.append(f"{len(doubled):,} rows repeat a name, which counts once: {doubled[0]} first")
+    common, more = name_checks.without_doubles(common)
+    return list(common.items()), [f"{table.path}: {note}" for note in (*notes, *more)]

@@ -12,15 +12,18 @@ import numpy as np
 from PIL import Image
 
 from bioclip2_jax.data import images
-from bioclip2_jax.features.encode import embed_classes, embed_images
+from bioclip2_jax.errors import UsageError
+from bioclip2_jax.features.embed import checksum
+from bioclip2_jax.features.encode import embed_images
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.identify.boxes import Box, Boxes, NotNamed
 from bioclip2_jax.identify.inputs import Inputs
+from bioclip2_jax.identify.label_features import features_of
 from bioclip2_jax.identify.name_lists import LabelSet
+from bioclip2_jax.measures import streamed
 from bioclip2_jax.measures.accuracy import lineage_groups
 from bioclip2_jax.measures.scores import number, probabilities, sum_groups, top_k, with_prior
 from bioclip2_jax.measures.tree import top_down
-from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 from bioclip2_jax.weights.load import Model
 
 Answer = tuple[tuple[str, ...], float]  # the cells of a name, and its score
@@ -79,12 +82,23 @@ class Namer:
         for rank in list(self._groups)[:-1]:
             lineages[rank] = number([taxon.lineage(rank) for taxon in labels.taxa])[0]
         self._named = {r: np.array([bool(line[-1]) for line in of]) for r, of in lineages.items()}
+        if labels.is_long and decode == "top_down":
+            raise UsageError(
+                f"--decode top_down: {len(labels.groups):,} names are too many,"
+                f" {streamed.LONG:,} at most; take a part of them by --within"
+            )
+        self._list = _long_list(model, labels, counts, strength) if labels.is_long else None
+        if self._list:
+            return
         texts = [labels.names]
         texts += [[" ".join(filter(None, x)) or "unknown" for x in of] for of in lineages.values()]
         flat = [text for part in texts for text in part]
-        vectors = embed_classes(model, flat, max(batch_size, 128), IMAGENET_TEMPLATES)
+        vectors = features_of(model, flat, max(batch_size, 128))
         ends = np.cumsum([len(part) for part in texts])[:-1]
         self._features, *prompted = np.split(vectors, ends)
+        if labels.vectors:
+            labels.vectors.check_model(checksum(model), model.config.embed_dim)
+            self._features = labels.vectors.read(0, len(labels.groups))
         self._of_lineages = dict(zip(lineages, prompted, strict=True))
 
     def name(self, features: np.ndarray) -> list[list[Answer]]:
@@ -93,6 +107,12 @@ class Namer:
         Args:
           features: [n, dim] float32, L2-normalised.
         """
+        if self._list:
+            places, shares = self._list.best(features, self._scale, self._k)
+            pairs = zip(places.tolist(), shares.tolist(), strict=True)
+            return [
+                [(self._labels.rows[p], s) for p, s in zip(*pair, strict=True)] for pair in pairs
+            ]
         weighed, names = self._weighed(features, self._features)
         scores = sum_groups(probabilities(weighed, names, self._scale), self._labels.groups)
         scores = np.minimum(scores, 1)  # sums of shares may miss it by a last digit
@@ -119,6 +139,29 @@ class Namer:
             return features, names
         sums = self._counts if own is None else np.bincount(own, self._counts)
         return with_prior(features, names, sums, self._strength / self._scale)
+
+
+def _long_list(
+    model: Model, labels: LabelSet, counts: np.ndarray | None, strength: float
+) -> streamed.LongList:
+    """A list of which not all scores can be held."""
+    vectors, count = labels.vectors, len(labels.groups)
+    if vectors:
+        vectors.check_model(checksum(model), model.config.embed_dim)
+        read = vectors.read
+    else:
+        own = features_of(model, labels.names, 256)
+
+        def read(first: int, stop: int) -> np.ndarray:
+            return own[first:stop]
+
+    bonus = None if counts is None else strength * np.log(np.maximum(counts, 1))
+    return streamed.LongList(
+        read,
+        count,
+        bonus=bonus,
+        groups=None if len(labels.rows) == count else labels.groups,
+    )
 
 
 def predict(

@@ -17,7 +17,9 @@ import numpy as np
 from bioclip2_jax import files
 from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import embed_classes
+from bioclip2_jax.identify.label_files import MODEL_FILE
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.text.templates import IMAGENET_TEMPLATES
 from bioclip2_jax.weights.load import Model
@@ -34,7 +36,9 @@ def write_labels(
     batch_size: int = 256,
     progress: Callable[[int], object] = lambda done: None,
 ) -> int:
-    """Writes both files into `out`; the features never lie in memory whole.
+    """Writes both files into `out`, and which model made them.
+
+    The features never lie in memory whole.
 
     Args:
       model: from `load`.
@@ -70,6 +74,7 @@ def write_labels(
             columns.flush()
             del columns
             files.write_text(out / NAMES_FILE, json.dumps(names, ensure_ascii=False))
+            files.write_json(out / MODEL_FILE, {"sha256": checksum(model), "step": model.step})
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error})") from error
     return len(taxa)

@@ -39,6 +39,9 @@ class Request:
     model: str
     labels: str | None
     taxa: str | None
+    names: str | None = None
+    within: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     rank: str | None
     decode: str
     prior: str | None
@@ -76,18 +79,23 @@ Found = inputs.Inputs | Boxes | Store
 Watch = Callable[[int, int, Iterable[list[Prediction]]], Iterable[list[Prediction]]]
 
 
-def run(request: Request, *, watch: Watch) -> Outcome:
+def run(
+    request: Request, *, watch: Watch, say: Callable[[str], None] = lambda note: None
+) -> Outcome:
     """Names all pictures of a request.
 
     Args:
       request: by the options.
       watch: (position, count, batches) → the batches again, as they are shown to whoever waits.
+      say: receives what should be known of the list of names.
 
     Raises:
       UsageError: options that do not fit, or an output that cannot be written or gone on with.
       UserError: tables, pictures' places or the model cannot be read.
     """
     labels = label_list(request)
+    for note in labels.notes:
+        say(note)
     counts = counts_of(request.prior, labels.taxa) if request.prior else None
     formats.refuse(request.format, request.output, bom=request.bom)
     listed = inputs.read_list(request.list_file) if request.list_file else []
@@ -144,10 +152,19 @@ def label_list(request: Request) -> LabelSet:
       UsageError: options that do not fit.
       UserError: a list cannot be read.
     """
-    if request.labels is None and request.taxa is not None:
-        labels = name_lists.read_taxa(request.taxa, request.rank or "species")
-    elif request.labels is None or request.taxa is not None:
-        raise UsageError("give either --labels FILE or --taxa CSV")
+    if request.labels is None and (request.taxa or request.names):
+        labels = name_lists.choose(
+            taxa=request.taxa,
+            names=request.names,
+            rank=request.rank or "species",
+            within=request.within,
+            without=request.without,
+        )
+    elif request.labels is None or request.taxa or request.names:
+        raise UsageError("give either --labels FILE or --taxa CSV, or --names DIR")
+    elif request.within or request.without:
+        option = "--within" if request.within else "--without"
+        raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
     elif request.rank:
         raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
     elif request.prior or request.decode != "flat":
@@ -197,6 +214,7 @@ def _settings(
     else:
         listing = found.listing()
     names = (*labels.names, *labels.columns, *map("|".join, labels.rows))
+    names += (labels.vectors.tells(),) if labels.vectors else ()
     settings = {"pictures": listing, "names": f"{len(labels.rows):,} with checksum {_sum(*names)}"}
     for name in ("decode", "k", "batch_size", "truncated", "format", "columns", "bom"):
         settings[f"--{name.replace('_', '-')}"] = str(getattr(request, name))

@@ -46,11 +46,13 @@ class ParquetSource:
       sources: files, and folders of them.
       captions: the column of the pictures' own captions.
       tables: catalogues and the like that are joined by the pictures' keys, see `joins.join`.
+      unnamed: pictures are wanted, whether or not anything names their organisms.
     """
 
     sources: tuple[Path, ...]
     captions: str = ""
     tables: tuple[Path, ...] = ()
+    unnamed: bool = False
 
     def parts(self, folder: Path) -> Sequence[Part]:
         """Slices of the files."""
@@ -71,7 +73,8 @@ class ParquetSource:
                     raise
                 why_not = str(error)  # such as errors.parquet beside successes.parquet
                 continue
-            self._check_names(file, layout)
+            if not self.unnamed:
+                self._check_names(file, layout)
         if not parts:
             raise UsageError(why_not or f"{self.sources[0]}: there is no Parquet file in it")
         if not self.tables:
@@ -91,6 +94,7 @@ class ParquetSource:
                     split=split,
                     layout=Layout.of(parquet, file),
                     captions=self.captions,
+                    unnamed=self.unnamed,
                     joined=joins.load(part.joined) if self.tables else None,
                 )
                 begin, end = part.rows or (0, parquet.metadata.num_rows)
@@ -165,6 +169,7 @@ class _Rows:
     split: str
     layout: Layout
     captions: str
+    unnamed: bool
     joined: Mapping[str, Mapping[str, str]] | None
 
     def read(self, parquet: pq.ParquetFile, begin: int, end: int) -> Iterator[Picture | Rejected]:
@@ -221,7 +226,7 @@ class _Rows:
         besides = {normal(layout.key)} if layout.key else set()
         what = describe(joined, own, _row_of(label), captions=self.captions, besides=besides)
         fault, image = "", b""
-        if not what.is_named:
+        if not (self.unnamed or what.is_named):
             fault = NO_NAME
             if self.joined is not None and not joined:
                 fault += " (its key is not in the catalogue)"
