@@ -26,7 +26,6 @@ from bioclip2_jax.training import (
     goodput,
     lock,
     preflight,
-    profile,
     progress,
     ranges,
     recipe,
@@ -34,6 +33,7 @@ from bioclip2_jax.training import (
     resume,
     sharding,
     start,
+    tracing,
     watchdog,
     xla_flags,
 )
@@ -212,7 +212,7 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
     saver = checkpoint.Writer(workdir, settings.keep_checkpoints)
     pairs = settings.step.batch_size + settings.step.replay_batch_size
     clock = progress.Clock(pairs, run.goodput)
-    tracer = profile.Profile(settings.profile, workdir)
+    tracer = tracing.Trace(settings.profile, workdir)
     unreadable, nonfinite = Unreadable(settings.data), Nonfinite(settings, workdir)
     report = settings.recipe if run.report else None
 

@@ -13,7 +13,7 @@ from bioclip2_jax.workers import processes
 FOLDER = "profile"
 
 
-class Profile:
+class Trace:
     """Traces process 0 from one step to another, into `WORKDIR/profile`."""
 
     def __init__(self, wanted: Sequence[int], workdir: Path):
