@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"  # compute
     config.model.param_dtype = "float32"  # parameters and Adam; "bfloat16" is what the original did
     config.model.scan = True  # one compiled body for all blocks; False is faster on CPUs
-    config.model.remat = "full"  # blocks keep none, dots, attention, full (nothing) or offload
+    config.model.remat = "full"  # a key of models.execution.REMAT: "none" to "full", or "offload"
+    config.model.remat_share = 1.0  # of a tower's blocks; the others keep nothing, as by "full"
     config.model.block_parts = 1  # a block takes a batch in up to so many parts: less memory
     config.model.attention = "xla"  # or "packed": NVIDIA, bfloat16, fastest; "cudnn": bits vary
 

@@ -168,7 +168,7 @@ def expected():
     [
         PACKED,
         Execution(attention="packed", interpret=True, remat="full", block_parts=2),
-        Execution(attention="packed", interpret=True, remat="attention", scan=False),
+        Execution(attention="packed", interpret=True, remat="products", scan=False),
     ],
     ids=lambda execution: execution.remat,
 )

@@ -159,6 +159,9 @@ def expected_gradient(params):
     [
         Execution(scan=False),
         *(Execution(remat=name) for name in ("dots", "attention", "full")),
+        Execution(remat="products", remat_share=0.5, block_parts=2),
+        Execution(remat="qkv", block_parts=4),
+        Execution(remat="hidden", scan=False),
         Execution(remat="full", scan=False),
         Execution(remat="full", block_parts=5),
     ],

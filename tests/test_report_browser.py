@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from result_files import WITHIN, put, put_evaluation, put_squares
+from result_files import PRIOR, WITHIN, put, put_evaluation, put_squares
 
 from bioclip2_jax.report.build import build_results
 
@@ -44,7 +44,7 @@ def test_on_a_phone_nothing_is_cut_broken_or_overlapping(tmp_path):
                                                     "google-chrome"))), None)  # fmt: skip
     if browser is None:
         pytest.skip("no Chromium on this machine")
-    put_evaluation(tmp_path / "out", put_squares(tmp_path / "squares"))
+    put_evaluation(tmp_path / "out", put_squares(tmp_path / "squares"), PRIOR)
     put(tmp_path / "out" / "within.json", WITHIN)
     build_results([tmp_path / "out"], tmp_path / "report.html")
     (tmp_path / "measure.html").write_text(_MEASURE)
@@ -62,5 +62,5 @@ def test_on_a_phone_nothing_is_cut_broken_or_overlapping(tmp_path):
     assert measured["overlaps"] == []
     assert measured["unmarked"] == 0 < measured["scrolling"]
     assert (
-        len(measured["texts"]) == 5 and min(measured["texts"]) > 0 and sum(measured["texts"]) > 20
+        len(measured["texts"]) == 6 and min(measured["texts"]) > 0 and sum(measured["texts"]) > 20
     )

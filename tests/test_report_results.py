@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from colour_world import square
-from result_files import WITHIN, beyond, put, put_csv, put_evaluation, put_squares, zero_shot
+from matplotlib.axes import Axes
+from result_files import PRIOR, WITHIN, beyond, put, put_csv, put_evaluation, put_squares, zero_shot
 from test_report import Tags
 
 from bioclip2_jax.cli.report import report as command
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.measures.prior import PriorPoint
 from bioclip2_jax.report import gather, published, tables
 from bioclip2_jax.report.build import build_results
+from bioclip2_jax.report.figures.species import prior_trade
 
 
 @pytest.fixture
@@ -233,6 +236,73 @@ def test_calibration_is_told_before_and_after_on_the_same_pictures(tmp_path):
     page = page_of(tmp_path / "out")
     assert "On the 1,234 pictures that a temperature of 1.50 was not fitted on" in page
     assert "13.2 % without it, 11.1 % with it" in page
+
+
+def test_micro_and_macro_are_explained_where_they_differ(tmp_path):
+    told = zero_shot(0.5, 10) | {"macro_top1": 0.75}
+    put(tmp_path / "out" / "zero_shot.json", told)
+    page = page_of(tmp_path / "out")
+    assert "50.0 % of the first answers are right (micro); averaged over the taxa, 75.0 %" in page
+    assert "named less well than the others. Contrastive training makes for this" in page
+    assert "<em>Mare blue</em>, is on 2 pictures, and named right in 0.0 % of them" in page
+    for macro, words in ((0.25, "named better than the others."), (0.5, "The two hardly differ")):
+        put(tmp_path / "out" / "zero_shot.json", told | {"macro_top1": macro})
+        page = page_of(tmp_path / "out")
+        assert words in page and "Contrastive" not in page
+
+
+def test_a_prior_is_shown_with_and_without(tmp_path):
+    told = zero_shot(prior="taxa.csv") | {"prior": PRIOR}
+    before, after = PRIOR[0], PRIOR[4] | {"strength": 0.27, "ece": 0.034}
+    fit = {"strength": 0.27, "num_fitted": 2, "num_judged": 1234, "before": before, "after": after}
+    put(tmp_path / "out" / "zero_shot.json", told | {"prior_fit": fit | {"caution": "a guess"}})
+    page = page_of(tmp_path / "out")
+    assert "by the log loss, is 0.27 (but a guess). On the other 1,234, which" in page
+    figures = [re.sub("<.*?>", " ", row).split() for row in page.split("<tr>")]
+    assert "without a prior 50.0 % 50.0 % 0.0 % 12.0 % 1.50".split() in figures
+    assert "All other figures of this evaluation are without the prior" in page
+    assert page.count('aria-label="First answers right while a prior grows stronger"') == 1
+    told = zero_shot(prior="taxa.csv", prior_strength=0.25) | {"prior": PRIOR}
+    put(tmp_path / "out" / "zero_shot.json", told)
+    page = page_of(tmp_path / "out")
+    assert "Names have a prior of strength 0.25, in all figures here" in page
+    assert '<tr class="ours"><td>0.25 <small>of all figures here</small>' in page
+    assert "not fitted on" not in page
+
+
+def test_priors_of_two_models_on_one_set_are_drawn_together(tmp_path):
+    for name in ("base", "level"):
+        told = zero_shot() | {"model": f"models/{name}", "prior": PRIOR}
+        put(tmp_path / name / "zero_shot.json", told)
+    page = page_of(tmp_path)
+    overview, *parts = page.split('<details id="species-')
+    assert "Of two curves the one further up" in overview
+    label = 'aria-label="First answers right while a prior grows stronger"'
+    assert [part.count(label) for part in (overview, *parts)] == [1, 1, 1]
+    settings = {"annotations": "nabirds.csv", "prior": "taxa.csv", "prior_strength": 0.25}
+    told = [zero_shot(0.5, 48_562, 555, **settings)]
+    [row] = tables.paper_rows(published.ZERO_SHOT, results_of(tmp_path / "other", told))
+    assert row.note == "asis, prior of strength 0.25"
+
+
+def test_of_several_runs_the_mean_is_drawn_at_the_strengths_they_share(monkeypatch):
+    drawn, plot = [], Axes.plot
+
+    def draw(axes: Axes, x, y, **how):
+        drawn.append((list(x), how))
+        return plot(axes, x, y, **how)
+
+    monkeypatch.setattr(Axes, "plot", draw)
+    runs = [
+        [PriorPoint(strength=a, top1=0.5, macro_top1=m + a) for a in strengths]
+        for m, strengths in ((0.1, (0, 0.25, 0.5)), (0.3, (0, 0.5)))
+    ]
+    svg = prior_trade({"base": runs, "level": runs[:1]})
+    assert 'aria-label="First answers right while a prior grows stronger"' in svg
+    lines = {how["label"]: x for x, how in drawn if "label" in how}
+    assert lines["base, mean of 2"] == pytest.approx([0.2, 0.7])
+    assert lines["level"] == pytest.approx([0.1, 0.35, 0.6])
+    assert len(drawn) == 4
 
 
 def test_strata_are_explained_and_no_published_table_is_empty(tmp_path):

@@ -12,18 +12,23 @@ import click
 @click.option("--topology", required=True, metavar="NAME", help="Kind and layout of the chips.")
 @click.option("--text-length", default=77, help="Tokens of the captions.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.option("--as-it-is", is_flag=True, help="Try no other settings.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="--config=FILE")
-def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, ...]) -> None:
-    """Compile the train step of a recipe for a TPU slice and tell whether it fits.
+def plan(
+    topology: str, text_length: int, as_json: bool, as_it_is: bool, arguments: tuple[str, ...]
+) -> None:
+    """Compile the train step of a recipe for a TPU slice or GPUs and find the fastest that fits.
 
     \b
     --config=FILE          a recipe, for example configs/bioclip2_vitl14.py
     --config.KEY=VALUE     replaces one setting of the recipe
-    --topology NAME        v5e:16x16, v6e:8x16, v5p:4x4x8, ... or gpu (this host's)
+    --topology NAME        v5e:16x16, v6e:8x16, v5p:4x4x8, gpu:h100x8, ... or gpu (this host's)
 
-    TPUs need not be here: their compiler is (pip install libtpu). It takes a minute or more. When
-    the recipe does not fit, other settings are tried and those that fit are recommended. Exit code
-    0: it fits as it is; 1: it does not.
+    The chips need not be here, their compiler does: pip install libtpu, or "jax[cuda13]". One
+    compilation takes a minute or more. Up to seven further settings are compiled (what blocks keep
+    for their gradients, parts, micro-batches, sharding), and the fastest that fits is recommended
+    where it is faster; --as-it-is leaves that out. Exit code 0: the recipe fits as it is; 1: it
+    does not.
 
     \b
     Example:
@@ -38,7 +43,7 @@ def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, .
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.training import recipe
     from bioclip2_jax.training.plan import report
-    from bioclip2_jax.training.plan.search import search, target_of
+    from bioclip2_jax.training.plan.search import COMPILATIONS, search, target_of
     from bioclip2_jax.training.start import model_sizes
     from bioclip2_jax.training.xla_flags import set_flags
 
@@ -49,7 +54,12 @@ def plan(topology: str, text_length: int, as_json: bool, arguments: tuple[str, .
     model = model_sizes(settings)
     target = target_of(topology, settings.mesh.slices)
     first, recommended = search(
-        settings, model, target, lambda line: print(line, file=sys.stderr), text_length
+        settings,
+        model,
+        target,
+        lambda line: print(line, file=sys.stderr),
+        text_length,
+        compilations=1 if as_it_is else COMPILATIONS,
     )
     facts = report.report(settings, model, target, first, recommended, text_length)
     print(report.to_json(facts) if as_json else report.as_text(facts))

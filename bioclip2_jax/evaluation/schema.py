@@ -18,6 +18,7 @@ from bioclip2_jax.measures.calibration import Calibration
 from bioclip2_jax.measures.hierarchy import Mistakes
 from bioclip2_jax.measures.open_set import OpenSet
 from bioclip2_jax.measures.paired import Paired
+from bioclip2_jax.measures.prior import PriorFit, PriorPoint
 
 T = TypeVar("T")
 
@@ -48,7 +49,9 @@ class Settings:
       support: a file with the support of few-shot, as `few_shot_K_support.json`.
       decode: "flat", or "top_down": first answers of zero-shot follow the tree (`measures.tree`).
       prior: a table of counts (`data.counts`); names of zero-shot that were met more often gain.
-      prior_strength: the factor on the logarithm of a count.
+      prior_strength: the factor on the logarithm of a count. None without a prior, and for one that
+        is fitted on half of the pictures and judged on the others beside the answers, which are
+        then without it.
     """
 
     data: str | None = None
@@ -63,10 +66,12 @@ class Settings:
     support: str | None = None
     decode: str = "flat"
     prior: str | None = None
-    prior_strength: float = 0.25
+    prior_strength: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", _release(self.protocol))
+        if not self.prior:
+            object.__setattr__(self, "prior_strength", None)
 
 
 def _release(protocol: str) -> str:
@@ -124,15 +129,6 @@ class NamedRank(RankAccuracy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorPoint:
-    """Accuracy with a prior of some strength, see `Settings.prior`."""
-
-    strength: float
-    top1: float
-    macro_top1: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class SpeciesResult(Accuracy, Result):
     """Of zero-shot and few-shot; accuracies are None where nothing could be asked.
 
@@ -175,8 +171,29 @@ class OpenSets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Commonest:
+    """The class with pictures that was met most often.
+
+    Attributes:
+      name: scientific.
+      num_images: of it that were asked for.
+      top1: of them.
+    """
+
+    name: str
+    num_images: int
+    top1: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZeroShotResult(SpeciesResult):
-    """`zero_shot.json`."""
+    """`zero_shot.json`.
+
+    Attributes:
+      prior: the figures with priors of several strengths, over all pictures.
+      prior_fit: the strength that fits one half best, judged on the other; None where it is given.
+      commonest: by the counts of the prior, else in training, else among the pictures.
+    """
 
     top1: float
     macro_top1: float
@@ -188,6 +205,8 @@ class ZeroShotResult(SpeciesResult):
     strata: dict[str, Stratum] | None = None
     open_set: OpenSets | None = None
     prior: list[PriorPoint] | None = None
+    prior_fit: PriorFit | None = None
+    commonest: Commonest | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,15 +305,29 @@ class PlantDocResult(BeyondResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskComparison(Paired):
+class Compared(Paired):
     """Two models on the pictures that both were asked for."""
 
     num_images: int
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskComparison(Compared):
+    """Also the ranks above species, of zero-shot results that tell them picture by picture.
+
+    Attributes:
+      ranks: rank → key of `tables.AT_RANKS` → on the pictures whose rank is known; its class
+        averages are over the lineages of that rank.
+      full_path: every known rank, asked for by its own names, and the species.
+    """
+
+    ranks: dict[str, dict[str, Compared]] = field(default_factory=dict)
+    full_path: Compared | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `bioclip2 compare --out` writes: the two models, and task → how they compare."""
+    """`comparison.json`: the two models, and task → how they compare."""
 
     first: str
     second: str

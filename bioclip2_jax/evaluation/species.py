@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from bioclip2_jax.evaluation.protocols.zero_shot import ZeroShot, zero_shot
 from bioclip2_jax.evaluation.questions import Question, SpeciesJob
 from bioclip2_jax.evaluation.subject import Subject
 from bioclip2_jax.features.encode import embed_classes
-from bioclip2_jax.measures import accuracy, calibration, hierarchy, open_set
+from bioclip2_jax.measures import accuracy, calibration, hierarchy, open_set, prior
 from bioclip2_jax.measures.scores import nearest, number, with_prior
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.measures.tree import TopDown
@@ -24,7 +24,6 @@ from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
 from bioclip2_jax.text.templates import TEMPLATES
 
 Groups = Mapping[str, np.ndarray]  # rank → [classes] int, see `accuracy.lineage_groups`
-_STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of a prior
 
 
 # ---- Zero-shot
@@ -32,6 +31,9 @@ _STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of a prior
 
 def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
     """Answers from the names, each in the sentences of the settings' templates; writes the tables.
+
+    Answers and figures are with a prior whose strength is given, and without one whose strength is
+    fitted: that one is judged apart, on the pictures that it was not fitted on.
 
     Raises:
       UserError: no picture is of a class on the list.
@@ -46,16 +48,24 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
     class_features, lineages = _name_features(job, question, list(groups)[:-1], subject)
     plain, scale = (features, class_features), model.logit_scale
     named = {rank: questions.named_lineages(classes, rank) for rank in lineages}
-    trade = None
+    commonest, trade, fitted = _commonest(question, labels), None, None
     if job.settings.prior:
+        strength = job.settings.prior_strength
         counts = counts_of(job.settings.prior, [entry.taxon for entry in classes])
-        trade = _trade(features, labels, class_features, scale, counts)
-        factor = job.settings.prior_strength / scale
-        lineages = {
-            rank: with_prior(features, names, np.bincount(groups[rank], counts), factor)[1]
-            for rank, names in lineages.items()
-        }
-        features, class_features = with_prior(features, class_features, counts, factor)
+        commonest = _commonest(question, labels, counts)
+        asked = (features, labels, class_features, scale, counts)
+        strengths = {*prior.STRENGTHS, strength or 0.0}
+        trade = prior.points(*asked, commonest=commonest, strengths=strengths)
+        if strength is None:
+            keys = [question.pictures.keys[row] for row in rows]
+            fitted = prior.fit(*asked, commonest=commonest, keys=keys)
+        else:
+            factor = strength / scale
+            lineages = {
+                rank: with_prior(features, names, np.bincount(groups[rank], counts), factor)[1]
+                for rank, names in lineages.items()
+            }
+            features, class_features = with_prior(features, class_features, counts, factor)
     result = zero_shot(features, labels, class_features, scale, groups, lineages, named)
     if job.settings.decode == "top_down" and result.top_down:
         best, led = result.predictions[:, 0], result.top_down.classes
@@ -69,10 +79,23 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         present, own = np.unique(labels[part], return_inverse=True)
         return float((nearest(features[part], class_features[present]) == own).mean())
 
+    known = {
+        rank: named[rank][of] if rank in named else np.ones(len(classes), bool)
+        for rank, of in groups.items()
+    }
+    at_ranks = _at_ranks(result, groups, labels, known)
+    path = result.prompted
+    if job.settings.decode == "top_down" and result.top_down:
+        path = {rank: result.top_down.answers[rank] for rank in named}
+
     answers = {"correct": (first == labels).astype(int).tolist()}
     for place, (best, scores) in enumerate(zip(result.predictions.T, result.scores.T, strict=True)):
         answers[f"answer_{place + 1}"] = [classes[label].scientific_name for label in best]
         answers[f"score_{place + 1}"] = scores.tolist()
+    if groups:
+        answers |= {name: hits for rank in named for name, hits in at_ranks[rank].columns(rank)}
+        full = hierarchy.right_down(groups, labels, first, path, known)[RANKS[-1]]
+        answers["full_path"] = full.astype(int).tolist()
     tables.write(
         folder, job.task, question, rows, result.outcomes, answers, predictions=first, closed=closed
     )
@@ -83,20 +106,15 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
     files.write_bytes(folder / "zero_shot_embeddings.npz", buffer.getvalue())
 
     summary = accuracy.summarize(result.outcomes, labels, rank_groups=groups)
-    known = {rank: named[rank][groups[rank]] for rank in named}
     ranks = {
-        rank: schema.NamedRank(**vars(row), **_asked(result, rank, groups[rank], labels, known))
+        rank: schema.NamedRank(**vars(row), **at_ranks[rank].figures())
         for rank, row in summary.ranks.items()
     }
     mistakes = None
     if groups:
-        known |= {RANKS[-1]: np.ones(len(classes), bool)}
-        answers_by_rank = result.prompted
-        if job.settings.decode == "top_down" and result.top_down:
-            answers_by_rank = {rank: result.top_down.answers[rank] for rank in named}
         mistakes = replace(
             hierarchy.mistakes(groups, labels, first, known),
-            consistency=hierarchy.consistency(groups, labels, first, answers_by_rank, known),
+            consistency=hierarchy.consistency(groups, labels, first, path, known),
         )
     return schema.ZeroShotResult(
         **_common(job, question, replace(summary, ranks=ranks), classes, len(rows)),
@@ -108,6 +126,12 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         strata=_strata(classes, result.outcomes, labels),
         open_set=_open_set(question, rows, plain[1], scale),
         prior=trade,
+        prior_fit=fitted,
+        commonest=schema.Commonest(
+            name=classes[commonest].scientific_name,
+            num_images=int((labels == commonest).sum()),
+            top1=float((first == labels)[labels == commonest].mean()),
+        ),
     )
 
 
@@ -132,44 +156,70 @@ def _led_down(
     return replace(result, predictions=predictions, scores=probabilities, outcomes=outcomes)
 
 
-def _asked(
-    result: ZeroShot, rank: str, groups: np.ndarray, labels: np.ndarray, known: Groups
-) -> dict[str, Any]:
-    """What `schema.NamedRank` says of the pictures whose rank is known."""
-    truth, first = groups[labels], groups[result.predictions[:, 0]]
-    judged = known[rank][labels] if rank in known else np.ones(len(labels), bool)
-    if not judged.any():
-        return {"prompted_top1": None}
-    asked = (result.prompted.get(rank, first) == truth)[judged]
-    down = result.top_down.answers[rank] if result.top_down else first
-    return {
-        "prompted_top1": float(asked.mean()),
-        "prompted_macro_top1": accuracy.class_average(asked, truth[judged]),
-        "known_top1": float(result.outcomes.ranks[rank][judged].mean()),
-        "top_down_top1": float((down == truth)[judged].mean()),
-    }
+@dataclass(frozen=True)
+class _AtRank:
+    """Answers at one rank.
+
+    Attributes:
+      truth: [n] int, the lineages of the pictures.
+      judged: [n] bool, whether the rank is known of the picture.
+      right: key of `schema.NamedRank` → [n] bool, whether such an answer is right.
+    """
+
+    truth: np.ndarray
+    judged: np.ndarray
+    right: dict[str, np.ndarray]
+
+    def columns(self, rank: str) -> Iterator[tuple[str, list[int | None]]]:
+        """Of the table of pictures: a name, and 1 or 0, or None where it is not judged."""
+        for key, hits in self.right.items():
+            pairs = zip(hits.tolist(), self.judged.tolist(), strict=True)
+            yield f"{rank}_{key}", [int(hit) if judged else None for hit, judged in pairs]
+
+    def figures(self) -> dict[str, Any]:
+        """What `schema.NamedRank` says of the pictures that are judged."""
+        if not self.judged.any():
+            return {"prompted_top1": None}
+        right = {key: hits[self.judged] for key, hits in self.right.items()}
+        return {
+            "prompted_top1": float(right["prompted_top1"].mean()),
+            "prompted_macro_top1": accuracy.class_average(
+                right["prompted_top1"], self.truth[self.judged]
+            ),
+            "known_top1": float(right["top1"].mean()),
+            "top_down_top1": float(right["top_down_top1"].mean()),
+        }
 
 
-def _trade(
-    features: np.ndarray,
-    labels: np.ndarray,
-    class_features: np.ndarray,
-    scale: float,
-    counts: np.ndarray,
-) -> list[schema.PriorPoint]:
-    """What a prior of some strengths gives to common species and takes from rare ones."""
-    points = []
-    for strength in _STRENGTHS:
-        pair = with_prior(features, class_features, counts, strength / scale)
-        right = nearest(*pair) == labels
-        points.append(
-            schema.PriorPoint(
-                strength=strength,
-                top1=float(right.mean()),
-                macro_top1=accuracy.class_average(right, labels),
-            )
-        )
-    return points
+def _at_ranks(
+    result: ZeroShot, groups: Groups, labels: np.ndarray, known: Groups
+) -> dict[str, _AtRank]:
+    """Rank → what was answered there, summed, asked by its own names, and down the tree."""
+    ranks = {}
+    for rank, of in groups.items():
+        truth, first = of[labels], of[result.predictions[:, 0]]
+        down = result.top_down.answers[rank] if result.top_down else first
+        right = {
+            "top1": result.outcomes.ranks[rank] > 0,
+            "prompted_top1": result.prompted.get(rank, first) == truth,
+            "top_down_top1": down == truth,
+        }
+        ranks[rank] = _AtRank(truth, known[rank][labels], right)
+    return ranks
+
+
+def _commonest(question: Question, labels: np.ndarray, counts: np.ndarray | None = None) -> int:
+    """Of the classes with pictures the one met most often: as counted, else in training, else here.
+
+    Args:
+      question: what was asked.
+      labels: [n] int, of the pictures that were asked for.
+      counts: [classes] numbers; None for the training pictures.
+    """
+    if counts is None:
+        counts = np.asarray([entry.counts.get("train", 0) for entry in question.classes])
+    present, pictures = np.unique(labels, return_counts=True)
+    return int(present[np.lexsort([pictures, counts[present]])[-1]])
 
 
 def _name_features(

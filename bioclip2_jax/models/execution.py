@@ -14,13 +14,16 @@ from bioclip2_jax.models import layers
 from bioclip2_jax.models.kernels import block as block_kernels
 from bioclip2_jax.models.kernels import embedding
 
-_INPUT, _MIXED = "block_input", block_kernels.MIXED
+_INPUT = "block_input"
 _POLICIES = jax.checkpoint_policies
 # What a block keeps for the backward pass, beside what it was given; the rest is computed again.
 REMAT = {
     "none": _POLICIES.everything_saveable,
     "dots": _POLICIES.dots_with_no_batch_dims_saveable,
-    "attention": _POLICIES.save_only_these_names(_MIXED),
+    "products": _POLICIES.save_only_these_names(layers.QKV, layers.MIDDLE, layers.HIDDEN),
+    "hidden": _POLICIES.save_only_these_names(layers.HIDDEN),
+    "qkv": _POLICIES.save_only_these_names(layers.QKV),
+    "attention": _POLICIES.save_only_these_names(layers.MIXED),
     "full": _POLICIES.nothing_saveable,
     "offload": _POLICIES.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -44,9 +47,10 @@ class Execution:
       dtype: of the towers' computation, whatever that of the parameters.
       scan: one compiled body for all blocks. Compiles fast; a CPU runs faster without.
       remat: a key of `REMAT`.
+      remat_share: of the blocks of a tower, the last ones, that keep what `remat` says; the others
+        keep nothing. The nearest whole number.
       block_parts: each block takes its batch in equal parts one after the other, the largest number
-        of them up to this, and so needs a part of the memory at no extra work. Only with "full" or
-        "offload".
+        of them up to this, and so needs a part of the memory at no extra work. Not with "none".
       attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16, and its gradients
         differ in the last bits from run to run. "packed" needs the same, takes the project's own
         kernels for whole blocks, which give the same bits each time, and cuDNN's attention where
@@ -59,6 +63,7 @@ class Execution:
     dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
+    remat_share: float = 1.0
     block_parts: int = 1
     attention: str = "xla"
     interpret: bool = False
@@ -104,6 +109,8 @@ def pool(
     last = jax.tree.map(lambda leaf: leaf[-1], params)
     x = run_blocks(nnx.merge(graph, before), x, execution)
 
+    policy = REMAT[execution.remat]
+
     def body(x: jax.Array) -> jax.Array:
         x = checkpoint_name(x, _INPUT)
         layer = nnx.merge(graph, _gathered(last, x.dtype, execution))
@@ -111,10 +118,10 @@ def pool(
         def block(x: jax.Array, place: jax.Array | None) -> jax.Array:
             return layer.pooled(x, place, functools.partial(norm, execution=execution))
 
-        return _in_parts(block, _parts(len(x), execution), x, place)
+        return _in_parts(block, _parts(len(x), execution), policy, x, place)
 
     if execution.remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[execution.remat])
+        body = jax.checkpoint(body, policy=policy)
     return body(x)
 
 
@@ -145,9 +152,9 @@ def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.
             padding=padding,
             implementation=implementation,
         )
-        return checkpoint_name(mixed.reshape(*qkv.shape[:-1], width), _MIXED)
+        return checkpoint_name(mixed.reshape(*qkv.shape[:-1], width), layers.MIXED)
 
-    def body(carry: tuple, layer: nnx.State) -> tuple[tuple, None]:
+    def body(carry: tuple, layer: nnx.State, remat: str) -> tuple[tuple, None]:
         x, before = carry
         x = checkpoint_name(x, _INPUT)
         layer = _gathered(layer, x.dtype, execution)
@@ -158,14 +165,17 @@ def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.
                 return block_kernels.run(one, x, before, tokens, execution.interpret)
             return one(x, attend)
 
-        x = _in_parts(block, parts, x)
+        x = _in_parts(block, parts, REMAT[remat], x)
         return (x, block_kernels.last_bias(nnx.merge(graph, layer)) if kernels else None), None
 
-    if execution.remat != "none":
-        # Without a loop the compiler would find the second computation and merge it with the first.
-        body = jax.checkpoint(body, policy=REMAT[execution.remat], prevent_cse=not execution.scan)
     before = jnp.zeros(width) if kernels else None
-    (x, before), _ = jax.lax.scan(body, (x, before), params, unroll=not execution.scan)
+    for remat, group in _by_remat(params, execution):
+        one = functools.partial(body, remat=remat)
+        if remat != "none":
+            # Without a loop the compiler would find the second computation and merge it with the
+            # first.
+            one = jax.checkpoint(one, policy=REMAT[remat], prevent_cse=not execution.scan)
+        (x, before), _ = jax.lax.scan(one, (x, before), group, unroll=not execution.scan)
     if before is not None:
         x = x + before.astype(x.dtype)
     return x.reshape(batch, tokens + padding, width)[:, :tokens]
@@ -187,11 +197,26 @@ def _parts(batch: int, execution: Execution) -> int:
     return max(n for n in range(1, execution.block_parts + 1) if batch % n == 0)
 
 
-def _in_parts(block: Callable, parts: int, *inputs: jax.Array | None) -> jax.Array:
+def _by_remat(params: nnx.State, execution: Execution) -> list[tuple[str, nnx.State]]:
+    """Blocks in order, those that keep nothing and those that keep by `execution.remat`."""
+    depth = len(jax.tree.leaves(params)[0])
+    first = depth - round(execution.remat_share * depth)
+    if first in (0, depth):
+        return [("full" if first else execution.remat, params)]
+
+    def cut(start: int, stop: int) -> nnx.State:
+        return jax.tree.map(lambda leaf: leaf[start:stop], params)
+
+    return [("full", cut(0, first)), (execution.remat, cut(first, depth))]
+
+
+def _in_parts(
+    block: Callable, parts: int, policy: Callable, *inputs: jax.Array | None
+) -> jax.Array:
     if parts == 1:
         return block(*inputs)
     # The outer checkpoint forgets the gathered weights, this one the part's intermediates.
-    one = jax.checkpoint(block, prevent_cse=False)
+    one = jax.checkpoint(block, policy=policy, prevent_cse=False)
     inputs = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), inputs)
     done = jax.lax.map(lambda part: one(*part), inputs)
     return done.reshape(-1, *done.shape[2:])

@@ -8,9 +8,13 @@ from typing import Literal, cast
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from bioclip2_jax.models.gradients import exact_gelu, layer_norm
 from bioclip2_jax.models.presets import ClipConfig
+
+# What a block computes by products and can keep for the backward pass, see `execution.REMAT`.
+QKV, MIXED, MIDDLE, HIDDEN = "qkv", "attention_output", "block_middle", "mlp_hidden"
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -128,7 +132,8 @@ class Attention(nnx.Module):
 
     def __call__(self, x: jax.Array, attend: Callable = attend) -> jax.Array:
         """See `Block`."""
-        return self.out(attend(self.qkv(x), self.config.heads, self.config.causal))
+        qkv = checkpoint_name(self.qkv(x), QKV)
+        return self.out(attend(qkv, self.config.heads, self.config.causal))
 
 
 class Mlp(nnx.Module):
@@ -141,7 +146,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] → the same."""
-        return self.proj(self.activation(self.fc(x)))
+        return self.proj(self.activation(checkpoint_name(self.fc(x), HIDDEN)))
 
 
 class Block(nnx.Module):
@@ -155,7 +160,7 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, attend: Callable = attend) -> jax.Array:
         """[batch, tokens, width] → the same; other shapes, if `attend` takes them."""
-        x = x + self.attention(self.ln_1(x), attend)
+        x = checkpoint_name(x + self.attention(self.ln_1(x), attend), MIDDLE)
         return x + self.mlp(self.ln_2(x))
 
     def pooled(

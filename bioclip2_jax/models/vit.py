@@ -49,7 +49,7 @@ class ImageTower(nnx.Module):
     def __call__(self, images: jax.Array, patch_keep: jax.Array | None = None) -> jax.Array:
         """See `Clip.image_trunk`."""
         embed = self._embed
-        if self.execution.remat in ("full", "offload"):
+        if self.execution.remat not in ("none", "dots", "attention"):
             embed = jax.checkpoint(embed)  # little work, but three copies of all tokens
         return self.ln_post(pool(self.blocks, embed(images, patch_keep), None, self.execution))
 

@@ -15,6 +15,7 @@ from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.tables import FOLDER
+from bioclip2_jax.measures.prior import PriorPoint
 from bioclip2_jax.report import emergence, gather, pictures, published, tables
 from bioclip2_jax.report.figures import species as figures
 from bioclip2_jax.report.figures.style import inline
@@ -89,6 +90,7 @@ def _write(
         "subjects": subjects,
         "parts": parts,
         "named": len(parts) != 1,
+        "trades": prior_trades(answered),
         "papers": [
             (table, rows)
             for table in (published.ZERO_SHOT, published.BEYOND_SPECIES)
@@ -173,6 +175,7 @@ def evaluation_part(
         "per_rank": figures.accuracy_per_rank(values.ranks) if values.ranks else "",
         "progress": figures.accuracy_over_steps(steps) if len(steps) > 1 else "",
         "reliability": figures.reliability(bins) if bins else "",
+        "trade": figures.prior_trade({"": [values.prior]}) if values.prior else "",
         "maps": class_maps(folder, classes),
         "datasets": gather.read_csv(folder / "zero_shot_datasets.csv", ("datasetName", "top1")),
         **picture_parts(result, classes, answers, data_dir),
@@ -257,6 +260,18 @@ def class_maps(folder: Path, classes: list[dict[str, str]]) -> list[tuple[str, s
     return [
         (title, figures.class_map(vectors[name], orders, title)) for name, title in titles.items()
     ]
+
+
+def prior_trades(results: Sequence[ResultFile]) -> list[tuple[str, str]]:
+    """Of each set on which several evaluations tried priors: its name, and their curves in one."""
+    trades: dict[tuple, dict[str, list[list[PriorPoint]]]] = {}
+    for result in results:
+        if result.values.prior:
+            settings = (result.settings.get(name) for name in ("prior", "text_kind", "templates"))
+            asked = (result.set_name, result.values.classes_sha256, *settings)
+            trades.setdefault(asked, {})[result.subject] = [result.values.prior]
+    several = {asked: curves for asked, curves in trades.items() if len(curves) > 1}
+    return [(asked[0], figures.prior_trade(curves)) for asked, curves in several.items()]
 
 
 # ---- Runs

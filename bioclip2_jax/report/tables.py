@@ -74,7 +74,9 @@ def _set_of(result: ResultFile) -> BenchmarkSet | None:
 def _variant(result: ResultFile) -> str:
     """What may differ between two results on one set."""
     if result.kind == "zero_shot":
-        return result.settings.get("text_kind") or ""
+        strength = result.settings.get("prior_strength")
+        prior = "" if strength is None else f"prior of strength {strength:g}"
+        return ", ".join(filter(None, [result.settings.get("text_kind"), prior]))
     return f"protocol {result.settings['protocol']}"
 
 

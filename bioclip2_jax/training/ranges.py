@@ -14,6 +14,7 @@ from bioclip2_jax.training.optim import SCHEDULES
 _RANGES = {
     "seed": "[0, 4294967295]",
     "model.block_parts": "[1, inf)",
+    "model.remat_share": "[0, 1]",
     "data.mean": "(-inf, inf)",
     "data.std": "(0, inf)",
     "data.crop_scale": "(0, 1]",
@@ -121,8 +122,10 @@ def _check_pairs(recipe: Mapping[str, Any]) -> None:
             "config.train.schedule=trapezoid needs config.train.cooldown_steps, for example a fifth"
             " of config.train.steps"
         )
-    if recipe["model.block_parts"] > 1 and recipe["model.remat"] not in ("full", "offload"):
-        raise UsageError("config.model.block_parts above 1 needs config.model.remat=full")
+    if recipe["model.block_parts"] > 1 and recipe["model.remat"] == "none":
+        raise UsageError(
+            "config.model.block_parts above 1 needs config.model.remat=full, or another but none"
+        )
     profile, steps = recipe["train.profile"], recipe["train.steps"]
     if profile and not (len(profile) == 2 and profile[0] <= steps):
         raise UsageError(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bioclip2_jax.errors import UsageError
@@ -71,7 +71,7 @@ def make_mesh(data: int, fsdp: int, slices: int = 1, devices: Sequence[Any] | No
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def tree_shardings(tree: Tree, mesh: Mesh) -> Tree:
+def tree_shardings(tree: Tree, mesh: Mesh | AbstractMesh) -> Tree:
     """Shardings for a tree of parameters or of anything that holds parameter-shaped copies.
 
     Adam's moments in a train state thus follow the parameters.

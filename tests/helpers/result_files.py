@@ -13,6 +13,14 @@ from bioclip2_jax.files import write_bytes
 NAMES = ["Ignis red", "Ignis orange", "Mare blue"]
 
 
+# What a prior makes of answers half of which are right, by its strength.
+PRIOR = [
+    {"strength": a, "top1": 0.5 + a / 5, "macro_top1": 0.5 - a * a / 8}
+    | {"commonest_top1": a / 2, "ece": 0.12 - a / 20, "nll": 1.5 - a / 4}
+    for a in (0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1)
+]
+
+
 def zero_shot(top1: float = 0.5, images: int = 4, classes: int = 3, **settings) -> dict:
     """A result as `bioclip2 evaluate` writes it."""
     interval = [top1 - 0.1, top1 + 0.1]
@@ -37,6 +45,7 @@ def zero_shot(top1: float = 0.5, images: int = 4, classes: int = 3, **settings) 
                 {"low": 0.8, "high": 1.0, "count": 1, "confidence": 0.9, "accuracy": 1.0},
             ],
         },
+        "commonest": {"name": "Mare blue", "num_images": 2, "top1": 0.0},
         "hierarchy": {"mean_height": 0.5, "mistake_height": 1.0, "heights": [2, 2] + [0] * 6},
         "version": "0.1.0",
         "settings": {
@@ -91,10 +100,12 @@ def put_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def put_evaluation(folder: Path, pictures: Path | None = None, **changes) -> Path:
+def put_evaluation(
+    folder: Path, pictures: Path | None = None, prior: list[dict] | None = None, **changes
+) -> Path:
     """A zero-shot result with its tables; of three pictures, red and orange are taken for blue."""
     annotations = {"annotations": "lists/squares.csv", "data": str(pictures)} if pictures else {}
-    put(folder / "zero_shot.json", zero_shot(**annotations | changes))
+    put(folder / "zero_shot.json", zero_shot(**annotations | changes) | {"prior": prior})
     common = {"family": "F", "order": "O", "train_images": 9, "top3": 1, "top5": 1}
     put_csv(
         folder / "zero_shot_classes.csv",

@@ -13,8 +13,6 @@ from bioclip2_jax.models import layers
 from bioclip2_jax.models.gradients import exact_gelu
 from bioclip2_jax.models.kernels import gelu, layer_norm, packed_attention, short_attention
 
-MIXED = "attention_output"
-
 
 def supports(block: layers.Block, tokens: int) -> bool:
     """Whether there are kernels for so many tokens of this block."""
@@ -127,7 +125,7 @@ def add_and_norm(
 
 
 def _add_and_norm_forward(x, mixed, kernel, bias, norm_scale, norm_bias, interpret):
-    r = x + _dense(mixed, kernel, bias)
+    r = checkpoint_name(x + _dense(mixed, kernel, bias), layers.MIDDLE)
     y, kept = _norm_forward(r, norm_scale, norm_bias, interpret)
     return (y, r), (mixed, kernel, *kept)
 
@@ -167,8 +165,9 @@ def _attention(dim, heads, causal, tokens, interpret):
 
 def _project_and_attend_forward(x, kernel, bias, heads, causal, tokens, interpret):
     forward, _ = _attention(x.shape[1] // heads, heads, causal, tokens, interpret)
-    qkv = _dense(x, kernel, bias).reshape(-1, tokens, kernel.shape[1])
-    out, lse = checkpoint_name(forward(qkv), MIXED)
+    qkv = checkpoint_name(_dense(x, kernel, bias), layers.QKV)
+    qkv = qkv.reshape(-1, tokens, kernel.shape[1])
+    out, lse = checkpoint_name(forward(qkv), layers.MIXED)
     return out.reshape(x.shape), (x, kernel, qkv, out, lse)
 
 
@@ -192,7 +191,7 @@ def project_and_gelu(
 
 
 def _project_and_gelu_forward(x, kernel, bias, interpret):
-    hidden = _dense(x, kernel, bias)
+    hidden = checkpoint_name(_dense(x, kernel, bias), layers.HIDDEN)
     return gelu.forward(hidden, interpret=interpret), (x, kernel, hidden)
 
 

@@ -13,6 +13,7 @@ from bioclip2_jax.evaluation import schema
 from bioclip2_jax.measures.calibration import Bin
 from bioclip2_jax.measures.intervals import wilson
 from bioclip2_jax.measures.maps import flat_map
+from bioclip2_jax.measures.prior import PriorPoint
 from bioclip2_jax.report.figures.style import (
     BAR_COLOR,
     COLORS,
@@ -163,6 +164,56 @@ def reliability(bins: Sequence[Bin]) -> str:
         figure.align_ylabels()
         figure.tight_layout()
         return svg(figure, "Reliability of the probabilities")
+
+
+def prior_trade(curves: Mapping[str, Sequence[Sequence[PriorPoint]]]) -> str:
+    """Accuracy over pictures against that averaged over taxa, while a prior grows stronger: SVG.
+
+    Args:
+      curves: name of a model → for each of its runs, what `zero_shot.json` says under `prior`. Of
+        several runs the mean is drawn, and each faintly, at the strengths that all of them have.
+    """
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 3.6))
+        marks: list[tuple[float, tuple[float, float], str]] = []
+        for number, (name, runs) in enumerate(curves.items()):
+            color = COLORS[number % len(COLORS)]
+            shared = set.intersection(*({point.strength for point in run} for run in runs))
+            strengths = sorted(shared)
+            by_strength = [{point.strength: point for point in run} for run in runs]
+            lines = np.asarray(
+                [[(of[a].macro_top1, of[a].top1) for a in strengths] for of in by_strength], float
+            )
+            for line in lines if len(lines) > 1 else ():
+                axes.plot(*line.T, color=color, linewidth=0.8, alpha=0.4)
+            mean = lines.mean(axis=0)
+            label = f"{name}, mean of {len(lines)}" if len(lines) > 1 else name
+            marker = MARKERS[number % len(MARKERS)]
+            axes.plot(*mean.T, color=color, marker=marker, markersize=4, label=label)
+            marks += [(a, (x, y), color) for a, (x, y) in zip(strengths, mean, strict=True)]
+        axes.margins(0.14)
+        axes.autoscale_view()
+        _mark_strengths(axes, marks)
+        axes.set_xlabel("average over taxa (macro)")
+        axes.set_ylabel("over all pictures (micro)")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        if len(curves) > 1:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), fontsize=8.5)
+        return svg(figure, "First answers right while a prior grows stronger")
+
+
+def _mark_strengths(axes: Axes, marks: Sequence[tuple[float, tuple[float, float], str]]) -> None:
+    """The strength beside each point, the ends of a curve first, where there is room for it."""
+    ends = {min(a for a, _, _ in marks), max(a for a, _, _ in marks)}
+    taken: list[np.ndarray] = []
+    for strength, place, color in sorted(marks, key=lambda mark: mark[0] not in ends):
+        spot = axes.transAxes.inverted().transform(axes.transData.transform(place))
+        if all(abs(x) > 0.14 or abs(y) > 0.07 for x, y in (spot - other for other in taken)):
+            taken.append(spot)
+            style = {"color": color, "fontsize": 8.5, "textcoords": "offset points"}
+            axes.annotate(f"{strength:g}", place, (4, 4), **style)
 
 
 def class_map(features: np.ndarray, groups: Sequence[str], description: str) -> str:

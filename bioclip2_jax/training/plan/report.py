@@ -8,7 +8,8 @@ import jax
 
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.training.hardware import GIB
-from bioclip2_jax.training.plan.search import Plan, Target
+from bioclip2_jax.training.plan.choices import held
+from bioclip2_jax.training.plan.search import Plan, Target, seconds
 from bioclip2_jax.training.recipe import Settings
 from bioclip2_jax.training.step import init_state, train_flops_per_step
 
@@ -48,31 +49,32 @@ def report(
         "fits": plan.fits,
         "needed_gib": plan.needed_gib,
         "argument_gib": best.argument_gib,
-        "parameters_gib": _held(state.params, fsdp) / GIB,
-        "optimizer_gib": _held(state.opt_state, fsdp) / GIB,
+        "parameters_gib": held(state.params, fsdp) / GIB,
+        "optimizer_gib": held(state.opt_state, fsdp) / GIB,
         "temporary_gib": best.temporary_gib,
         "hbm_gib": chip.memory / GIB,
         "remat": best.settings["model.remat"],
         "settings": best.settings,
         "flops_per_step": flops,
         "collective_bytes": best.collective_bytes,
-        "recommendation": _advice(plan, recommended),
+        "computed_flops_per_step": best.flops,
+        "recommendation": _advice(plan, recommended, target),
         "hosts": hosts,
         "prefetch": settings.data.prefetch,
         "workers": settings.data.workers,
         "host_memory_gb": _host_bytes(settings, model, pairs / hosts, text_length) / 1e9,
     }
     if best.fits:
-        moved = sum(best.collective_bytes.values())
-        work = flops * _recomputed(best)
-        seconds = max(work / (chips * chip.flops), moved / chip.network)
+        time = seconds(best, target)
         facts |= {
-            "step_seconds_at_best": seconds,
-            "samples_per_second_at_best": pairs / seconds,
-            "mfu_bound": flops / (seconds * chips * chip.flops),
-            "days_at_best": seconds * settings.steps / 86400,
-            "host_cores": math.ceil(pairs / seconds / hosts * _CORE_SECONDS),
+            "step_seconds_at_best": time,
+            "samples_per_second_at_best": pairs / time,
+            "mfu_bound": flops / (time * chips * chip.flops),
+            "days_at_best": time * settings.steps / 86400,
+            "host_cores": math.ceil(pairs / time / hosts * _CORE_SECONDS),
         }
+    if plan.fits:
+        facts["step_seconds_as_it_is"] = seconds(plan, target)
     return facts
 
 
@@ -112,31 +114,20 @@ def to_json(facts: dict[str, Any]) -> str:
     return json.dumps(facts, indent=2)
 
 
-def _advice(plan: Plan, recommended: Plan | None) -> str:
-    if plan.fits:
+def _advice(plan: Plan, recommended: Plan | None, target: Target) -> str:
+    if not recommended and plan.fits:
         return "fits as it is"
     if not recommended:
         return "does not fit, nor with any setting tried: take more chips, or a smaller batch"
     settings = recommended.settings.items()
     changes = [f"--config.{key}={value}" for key, value in settings if value != plan.settings[key]]
-    return " ".join(["does not fit as it is; fits with", *changes])
-
-
-def _recomputed(plan: Plan) -> float:
-    """Work over that of the model: a forward pass is one of three parts, and may be repeated."""
-    again = plan.settings["model.remat"] in ("attention", "full", "offload")
-    return 1 + (again + (plan.settings["train.micro_batches"] > 1)) / 3
+    if not plan.fits:
+        return " ".join(["does not fit as it is; fits with", *changes])
+    gain = seconds(plan, target) / seconds(recommended, target) - 1
+    return " ".join([f"fits as it is; {gain:.0%} faster at best with", *changes])
 
 
 def _host_bytes(settings: Settings, model: ClipConfig, pairs: float, text_length: int) -> float:
     """What the loader of a host holds: batches made ahead, the one in use, and its workers."""
     pair = 3 * model.vision.image_size**2 + 4 * text_length * (1 + settings.step.levels)
     return (settings.data.prefetch + 1) * pairs * pair + settings.data.workers * _WORKER_BYTES
-
-
-def _held(tree: dict, fsdp: int) -> float:
-    """Bytes on one chip: everything but vectors is split."""
-    return sum(
-        leaf.size * leaf.dtype.itemsize / (fsdp if leaf.ndim > 1 else 1)
-        for leaf in jax.tree.leaves(tree)
-    )
