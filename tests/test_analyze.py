@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.stats import false_discovery_control
 
 from bioclip2_jax.cli.analyze import analyze
 from bioclip2_jax.errors import UsageError, UserError
@@ -93,12 +94,18 @@ def test_traits_from_the_labels_of_the_pictures(features, tmp_path):
     )  # fmt: skip
     result = json.loads((tmp_path / "out" / "between.json").read_text())
     head, hue = result["continuous"]
+    (habitat,) = result["discrete"]
     assert head["ridge_p"] <= 0.02 and head["ridge_r"] > 0.9 and hue["ridge_r"] < 0.5
-    assert len(said.splitlines()) == 3 and said.startswith("trait_head: r +0.9")
+    lines = [line for line in said.splitlines() if not line.startswith("caution: ")]
+    assert len(lines) == 3 and lines[0].startswith("trait_head: r +0.9")
+    assert head["ridge_tree_p"] == 0.02 and habitat["accuracy_tree_p"] <= 0.1
+    # Of two traits the smaller p counts twice; habitats stand in the same column.
+    every = [head["ridge_tree_p"], hue["ridge_tree_p"], habitat["accuracy_tree_p"]]
+    assert head["adjusted"]["ridge_tree_p"] == pytest.approx(false_discovery_control(every)[0])
+    assert f"by the tree p 0.020, adjusted {head['adjusted']['ridge_tree_p']:.3f}" in lines[0]
     truth = {s.taxon.scientific_name: s.traits[5] for s in grow_tree(3, SPECIES)}
     for name, value, _ in head["projections"]:
         assert value == pytest.approx(truth[name], abs=1e-3)
-    (habitat,) = result["discrete"]
     assert (
         habitat["accuracy_p"] <= 0.02 and habitat["chance"] == 1 / 3
     )  # 3 of 7 in several families
@@ -138,6 +145,9 @@ def test_sex_lies_across_the_species(features, tmp_path):
     assert result["variants"] == ["female", "male"] and result["dimensions"] == SPECIES - 1
     assert result["rho"]["mean"] == pytest.approx(0, abs=0.03) and result["rho"]["p"] <= 0.02
     assert result["species"][0]["counts"] == [4, 4]
+    every = [row["fisher_p"] for row in result["species"]]
+    told = [row["adjusted"]["fisher_p"] for row in result["species"]]
+    assert told == pytest.approx(false_discovery_control(every).tolist())
     # Lengths of 1 bend the space: across all is across each, but not to the last digit.
     assert result["fisher_removed"]["mean"] > 0.9 * result["fisher"]["mean"]
     assert len(result["panels"]) == 2 and len(result["panels"][0]["points"]) == 3 * IMAGES

@@ -186,3 +186,53 @@ def test_a_tensor_that_only_looks_like_a_projection_is_refused(biocap, tmp_path)
     save_file(tensors | {"visual.trait_proj": np.zeros((48, 4), np.float32)}, folder / WEIGHTS_FILE)
     with pytest.raises(UserError, match=r"visual\.trait_proj is not known"):
         open_source(folder)
+
+
+# ---- BioCLIP-HC
+
+
+def test_a_euclidean_bioclip_hc_is_a_clip_and_a_hyperbolic_one_is_refused_with_the_reason(tmp_path):
+    """Both as their training code makes them: open_clip's CLIP, and the same with three numbers."""
+    params = random_params(CONFIG)
+    export_open_clip(params, CONFIG, PREPROCESS, tmp_path / "hc")
+    path = tmp_path / "hc" / CONFIG_FILE
+    description = json.loads(path.read_text())
+
+    def write(**more: bool) -> None:
+        path.write_text(json.dumps(description | {"model_cfg": description["model_cfg"] | more}))
+
+    write(use_hyperbolic=False)
+    jax.tree.map(np.testing.assert_array_equal, read(tmp_path / "hc")[1], params)
+    write(use_hyperbolic=True)
+    refused = call(tmp_path / "hc", tmp_path / "x").exception
+    assert isinstance(refused, UserError)
+    said = f"{path}: model_cfg.use_hyperbolic is set: a hyperbolic model"
+    assert str(refused).startswith(said) and "hf-hub:imageomics/bioclip-hc-euclidean" in str(
+        refused
+    )
+    # Without its config, or with one that says nothing of it.
+    numbers = {name: np.float32(-3) for name in ("curv", "visual_alpha", "textual_alpha")}
+    save_file(
+        state_dict(params, CONFIG) | {k: np.asarray(v) for k, v in numbers.items()},
+        path.parent / WEIGHTS_FILE,
+    )
+    write()
+    for source in (path.parent, path.parent / WEIGHTS_FILE):
+        refused = call(source, tmp_path / "x").exception
+        assert isinstance(refused, UserError) and not (tmp_path / "x").exists()
+        assert "holds curv, textual_alpha, visual_alpha: a hyperbolic model" in str(refused)
+
+
+def test_a_training_checkpoint_of_bioclip_hc_is_read(tmp_path):
+    """`epoch_N.pt` of several GPUs: the state dict beside the optimizer's, its names prefixed."""
+    torch = pytest.importorskip("torch")
+    params = random_params(CONFIG)
+    tensors = {f"module.{k}": torch.tensor(v) for k, v in state_dict(params, CONFIG).items()}
+    torch.save(
+        {"epoch": 80, "name": "hc", "state_dict": tensors, "optimizer": {}},
+        tmp_path / "epoch_80.pt",
+    )
+    found = layout.read_params(
+        open_source(tmp_path / "epoch_80.pt", heads=3, text_heads=2).tensors, CONFIG
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, params)

@@ -72,6 +72,19 @@ def test_evaluators():
     assert clustered["accuracy"] > 0.5
 
 
+def test_estimators():
+    found = run("estimators.py", "--toy")
+    assert all(abs(row["rho"]) <= 0.03 and row["cautioned"] == 1 for row in found["rho"])
+    assert found["rho"][-1]["rho_all_species"] > 0.3
+    for row in found["fisher"]:
+        assert abs(row["corrected"]) <= 0.03 and row["floor"] == pytest.approx(1 / row["images"])
+    assert all(abs(row["rho"] - row["true_rho"]) < 0.1 for row in found["coverage"])
+    assert [row["tree"] for row in found["tree"]][0::5] == ["its own", "its own, and seen"]
+    assert found["tree"][-1]["ridge_tree_p"] == 1
+    for row in found["few_shot"]:
+        assert row["coverage"] <= row["coverage_with_draws"] <= 1
+
+
 def test_loader():
     (row,) = run("loader.py", "--workers", "1", "--batch", "128", "--batches", "2")
     assert row["start_seconds"] > 0 and row["first_in_batches"] > 0.2

@@ -1,7 +1,7 @@
 """A run of two processes is killed again and again; what it ends with is not to be told apart.
 
-In between a scheduler tells it to stop while it saves. So is one in a bucket, killed once;
-`benchmarks/bucket_kills.py` is the full run of that.
+In between a scheduler tells it to stop while it saves. So is one in a bucket, killed once while it
+saves; `benchmarks/bucket_kills.py` is the full run of that.
 
 `BIOCLIP2_CHAOS_KILLS=20 python -m pytest -s tests/test_chaos.py` is the full run.
 """
@@ -22,8 +22,10 @@ from processes import (
     kill,
     losses,
     rows,
+    run_here,
     run_together,
     short_data,
+    start,
     start_together,
     state_at,
     wait_until,
@@ -35,6 +37,7 @@ from bioclip2_jax.weights import checkpoint, seal
 KILLS = int(os.environ.get("BIOCLIP2_CHAOS_KILLS", 1))
 STEPS = 9 + 6 * KILLS  # 16 of 48 pictures a step: every picture is seen as often as any other
 EVERY = {"steps": STEPS, "checkpoint_every": 1, "keep_checkpoints": 2}  # nearly always saving
+IN_BUCKET = EVERY | {"checkpoint_every": 3}  # there a save takes seconds
 START_SECONDS = 8  # about as long as a start takes
 
 
@@ -58,7 +61,7 @@ def stop_while_saving(workdir, processes, victim):
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    run_together(2, arguments(workdir, data, **EVERY))
+    run_here(arguments(workdir, data, steps=STEPS, checkpoint_every=STEPS), devices=2)
     return workdir
 
 
@@ -67,16 +70,23 @@ def test_a_run_in_a_bucket_that_is_killed_ends_as_the_undisturbed_one(
 ):
     monkeypatch.chdir(tmp_path)  # where a folder called "gs:" would be
     workdir, there = f"{bucket}/run", buckets.upload(data, f"{bucket}/data")
-    processes = start_together(2, arguments(workdir, there, recipe="slowly", **EVERY))
-    wait_until(lambda: (checkpoint.latest_step(workdir) or 0) >= 3, processes)
-    kill(processes)
-    messages = run_together(2, arguments(workdir, there, **EVERY))
+    process = start(arguments(workdir, there, recipe="slowly", **IN_BUCKET), devices=2)
+    wait_until(lambda: is_saving_again(workdir), [process])
+    kill([process])
+    messages = run_together(2, arguments(workdir, there, **IN_BUCKET))
     assert "going on after step" in messages[0] and "damaged" not in messages[0]
     jax.tree.map(np.testing.assert_array_equal, *map(last_state, (workdir, undisturbed)))
     assert losses(workdir) == losses(undisturbed)
-    assert checkpoint.steps(workdir) == [STEPS - 1, STEPS]
+    assert checkpoint.steps(workdir) == [STEPS - 3, STEPS]
     assert seal.damage(checkpoint.step_dir(workdir, STEPS)) is None
     assert not list(tmp_path.iterdir())
+
+
+def is_saving_again(workdir):
+    """A checkpoint is complete, a later one has begun."""
+    complete = checkpoint.steps(workdir)
+    folder = checkpoint.step_dir(workdir, 0).parent
+    return complete and {path.name for path in folder.iterdir()} - {*map(str, complete)}
 
 
 def last_state(workdir):

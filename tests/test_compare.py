@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from colour_world import ColourModel, write_world
 
 from bioclip2_jax.cli.compare import compare as command
+from bioclip2_jax.cli.evaluate import evaluate as evaluate_command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import run as evaluate
 from bioclip2_jax.evaluation.compare import compare
@@ -20,6 +21,7 @@ from bioclip2_jax.evaluation.run import run_once
 from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.evaluation.tasks import parse_tasks
 from bioclip2_jax.measures.paired import paired
+from bioclip2_jax.text.taxonomy import RANKS
 
 
 def sign_test(one: int, other: int) -> float:
@@ -67,6 +69,16 @@ def test_images_that_were_asked_more_often_weigh_more():
     assert paired(first, first, np.array([0, 1]), trials).p == 1.0
 
 
+def test_models_that_never_differ_may_still_do_so_on_other_images():
+    right = np.array([1, 0, 1, 1])
+    found = paired(right, right, np.arange(4) % 2)
+    low, high = found.interval
+    assert high == -low == pytest.approx(1.96**2 / (4 + 1.96**2), abs=1e-3)
+    assert found.macro_interval == found.interval
+    found = paired(np.zeros(4), np.ones(4), np.arange(4) % 2)
+    assert found.interval[1] == 1 and 0 < found.interval[0] < 0.6
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """Results of a model that confuses two colours, and of one that does not."""
@@ -96,6 +108,115 @@ def test_the_command_compares_what_both_folders_hold(folders, tmp_path):
     line = next(line for line in done.output.splitlines() if line.startswith("zero_shot"))
     assert line.startswith("zero_shot: 53.3 and 100.0 %, difference +46.7 [")
     assert line.endswith("better on 0 and 7 of 15 images, p = 0.016")
+
+
+def rows_of(folder: Path) -> dict[str, dict]:
+    with (folder / "zero_shot_images.csv").open(newline="") as file:
+        return {row["key"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_every_rank_is_compared_on_the_pictures_that_know_it(folders):
+    found = compare(*folders).tasks["zero_shot"]
+    first, second = map(rows_of, folders)
+    results = [json.loads((folder / "zero_shot.json").read_text()) for folder in folders]
+    assert list(found.ranks) == list(RANKS[:-1])
+    columns = {f"{rank}_{key}": one for rank, of in found.ranks.items() for key, one in of.items()}
+    assert len(columns) == 18
+    for column, one in (columns | {"full_path": found.full_path}).items():
+        pairs = [(int(first[k][column]), int(second[k][column])) for k in first if first[k][column]]
+        assert (
+            one.num_images == len(pairs) == (13 if "phylum" in column or "class" in column else 15)
+        )
+        assert (one.first, one.second) == pytest.approx(tuple(np.mean(pairs, axis=0)))
+        assert one.first_only == pairs.count((1, 0)) and one.second_only == pairs.count((0, 1))
+        assert one.p == pytest.approx(sign_test(one.first_only, one.second_only))
+        low, high = one.interval
+        assert low <= one.difference <= high
+    assert found.full_path.second_only > 0 and columns["genus_prompted_top1"].first < 1
+    for rank, of in found.ranks.items():
+        ours, theirs = (result["ranks"][rank]["prompted_macro_top1"] for result in results)
+        assert of["prompted_top1"].macro_difference == pytest.approx(theirs - ours)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_ranks_are_shown_below_the_species_and_left_out_where_a_result_lacks_them(
+    folders, tmp_path
+):
+    said = CliRunner().invoke(command, [*map(str, folders)]).output.splitlines()
+    at = said.index(next(line for line in said if line.startswith("zero_shot:")))
+    assert said[at + 1].split() == ["summed", "asked", "down", "the", "tree"]
+    assert [line.split()[0] for line in said[at + 2 : at + 8]] == list(RANKS[:-1])
+    assert re.match(r"  kingdom +100\.0 → 100\.0 \+0\.0 \[-20\.4, \+20\.4\]", said[at + 2])
+    assert said[at + 8].startswith("  full path  ")
+    # As earlier versions wrote it.
+    earlier = shutil.copytree(folders[0], tmp_path / "earlier")
+    with (earlier / "zero_shot_images.csv").open("w", newline="") as file:
+        rows = list(rows_of(folders[0]).values())
+        names = [name for name in rows[0] if not name.endswith("_top1") and name != "full_path"]
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    for pair in ((earlier, folders[1]), (folders[1], earlier)):
+        found = compare(*pair).tasks["zero_shot"]
+        assert found.ranks == {} and found.full_path is None and found.num_images == 15
+    assert (
+        len(CliRunner().invoke(command, [str(earlier), str(folders[1])]).output.splitlines()) == 2
+    )
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Where intervals are of no concern."""
+    monkeypatch.setattr("bioclip2_jax.measures.intervals.RESAMPLES", 20)
+
+
+@pytest.fixture
+def evaluate_again(folders, tmp_path, monkeypatch):
+    """The command, with a perfect model and the pictures of `folders`."""
+    monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
+    data = json.loads((folders[0] / "zero_shot.json").read_text())["settings"]["data"]
+    fixed = ["--model", "b", "--data", data, "--out", str(tmp_path / "out")]
+    return lambda *more: CliRunner().invoke(evaluate_command, [*fixed, *map(str, more)])
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_an_evaluation_is_compared_with_earlier_results(folders, tmp_path, evaluate_again):
+    done = evaluate_again("--tasks", "zero_shot", "--compare-to", folders[0])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    other = tmp_path / "by_hand.json"
+    told = CliRunner().invoke(
+        command, [str(folders[0]), str(tmp_path / "out"), "--out", str(other)]
+    )
+    assert found == json.loads(other.read_text()) and list(found["tasks"]) == ["zero_shot"]
+    _, head, *lines = done.output.splitlines()
+    assert head == "compared with a:" and lines == told.output.splitlines()
+    # Results that the new ones take the place of are those of before.
+    before = shutil.copytree(folders[0], tmp_path / "out", dirs_exist_ok=True)
+    assert evaluate_again("--tasks", "zero_shot,few_shot_1", "--compare-to", before).exit_code == 0
+    again = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert again["tasks"]["zero_shot"] == found["tasks"]["zero_shot"]
+    assert list(again["tasks"]) == ["zero_shot", "few_shot_1"]
+
+
+def test_what_cannot_be_compared_with_is_refused_before_anything_is_encoded(
+    folders, tmp_path, evaluate_again, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "load", lambda path: pytest.fail("loaded"))
+    for step in (90, 400):
+        shutil.copytree(folders[0], tmp_path / "run/eval" / str(step))
+    for given, said in (
+        ("hf-hub:imageomics/bioclip-2", "such as WORKDIR/eval/STEP"),
+        (tmp_path / "run", f"such as {tmp_path}/run/eval/400"),
+        (tmp_path, "no results image by image here"),
+    ):
+        failed = evaluate_again("--compare-to", given).exception
+        assert isinstance(failed, UsageError) and said in str(failed)
+        assert str(failed).startswith(f"--compare-to: {given}: ")
+    (tmp_path / "run/eval/90/zero_shot_classes.csv").unlink()
+    failed = evaluate_again("--compare-to", tmp_path / "run/eval/90").exception
+    assert isinstance(failed, UserError) and "no table of classes" in str(failed)
 
 
 def test_few_shot_answers_are_listed_picture_by_picture(folders):

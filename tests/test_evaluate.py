@@ -144,6 +144,38 @@ def test_few_shot_leaves_out_and_names_small_classes(workdir, data):
 # ---- Names
 
 
+def test_few_shot_intervals_are_wider_for_other_draws(tmp_path, monkeypatch):
+    # Of the four colours two look alike, so that much hangs on which pictures are drawn.
+    def encode(self, images, normalize=True):
+        noise = np.random.default_rng(int(images.sum())).normal(size=(len(images), 4))
+        return (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32)
+
+    monkeypatch.setattr(ColourModel, "encode_image", encode)
+    monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
+    data = str(write_world(tmp_path / "d", VAL))
+    run_once(Settings(data), ["few_shot_1"], tmp_path / "o", model_path="m", say=lambda line: None)
+    found = json.loads((tmp_path / "o" / "few_shot_1.json").read_text())
+    assert len(set(found["folds"])) > 1 and list(found["draw_intervals"]) == list(
+        found["intervals"]
+    )
+    low, high = found["intervals"]["top1"]
+    wide_low, wide_high = found["draw_intervals"]["top1"]
+    assert 0 <= wide_low < low < found["top1"] < high < wide_high <= 1
+
+
+def test_classes_that_are_asked_for_by_one_text_are_named(tmp_path, monkeypatch):
+    same = {"red": "fire bird", "orange": "Fire  bird", "blue": "sea bird", "green": "leaf"}
+    monkeypatch.setattr("colour_world.COMMON", same)
+    monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
+    data, lines = str(write_world(tmp_path / "d", {"red": 1, "blue": 1})), []
+    settings = Settings(data, text_kind="com")
+    run_once(settings, ["zero_shot"], tmp_path / "o", model_path="m", say=lines.append)
+    (shared,) = json.loads((tmp_path / "o" / "zero_shot.json").read_text())["same_text"]
+    assert sorted(shared["classes"]) == ["Ignis orange", "Ignis red"]
+    assert len(lines) == 2 and lines[1].startswith("caution: Ignis ")
+    assert "no picture can tell such classes apart" in lines[1]
+
+
 def test_taxa_without_training_images_are_left_out_and_counted(workdir, tmp_path):
     data = write_world(tmp_path / "d", VAL, train=("red", "orange", "blue"))
     run(workdir, Settings(str(data)), say=lambda line: None)
@@ -429,6 +461,45 @@ def test_answers_down_the_tree_are_consistent_and_ranks_without_a_name_are_not_a
         assert row["top_down_top1"] <= 1 and (row["known_top1"] == row["top_down_top1"]), rank
     # The plant has no phylum: the one that there is cannot be mistaken.
     assert found["ranks"]["phylum"]["prompted_top1"] == 1.0
+
+
+@pytest.mark.parametrize("decode", ["flat", "top_down"])
+def test_the_ranks_of_every_picture_are_listed_and_add_up_to_the_figures(
+    workdir, data, monkeypatch, decode
+):
+    confused = ColourModel(confuse={"orange": "blue"})
+    monkeypatch.setattr(evaluate, "load", lambda path: confused)
+    run(workdir, Settings(data, decode=decode), ["zero_shot"], say=quiet)
+    found, rows = result(workdir, 20), table(workdir, 20, "zero_shot_images")
+    classes = questions.dataset_classes(data, "val", "train")
+    known = {
+        entry.scientific_name: dict(zip(RANKS, entry.taxon.ranks, strict=True)) for entry in classes
+    }
+    keys = {
+        "top1": "known_top1",
+        "prompted_top1": "prompted_top1",
+        "top_down_top1": "top_down_top1",
+    }
+    seen = set()
+    for rank in RANKS[:-1]:
+        for column, key in keys.items():
+            cells = [row[f"{rank}_{column}"] for row in rows]
+            judged = [known[row["scientificName"]][rank] != "" for row in rows]
+            assert [cell != "" for cell in cells] == judged
+            hits = [int(cell) for cell in cells if cell]
+            assert set(hits) <= {0, 1}
+            assert np.mean(hits) == pytest.approx(found["ranks"][rank][key])
+            seen |= {(column, hit) for hit in hits}
+    assert seen == {(column, hit) for column in keys for hit in (0, 1)}
+    full = np.array([int(row["full_path"]) for row in rows])
+    consistency = found["hierarchy"]["consistency"]
+    assert full.mean() == pytest.approx(consistency["full_path"])
+    asked = "top_down_top1" if decode == "top_down" else "prompted_top1"
+    by_hand = [
+        row["correct"] == "1" and all(row[f"{rank}_{asked}"] != "0" for rank in RANKS[:-1])
+        for row in rows
+    ]
+    np.testing.assert_array_equal(full, by_hand)
 
 
 def test_a_prior_moves_answers_to_what_was_met_more_often(workdir, data, tmp_path):

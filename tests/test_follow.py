@@ -127,6 +127,12 @@ def test_each_set_and_task_is_evaluated_once_as_checkpoints_come(workdir, tmp_pa
     lines.clear()
     run(workdir, settings, tasks, follow=True, say=lines.append)
     assert [line.split(":")[0] for line in lines if "top1" in line] == ["step 20 ENA24 few_shot_1"]
+    # Each set is compared with its own earlier results; PlantDoc has none picture by picture.
+    lines.clear()
+    run(workdir, settings, tasks, compare_to=workdir / "eval" / "20", say=lines.append)
+    told = [path.parent.name for path in workdir.glob("eval/30/**/comparison.json")]
+    assert len(told) == 5 and "ENA24" in told
+    assert sum("difference +0.0 [+0.0, +0.0]" in line for line in lines) == 5
 
 
 def test_results_of_before_an_option_came_still_count(workdir, data):

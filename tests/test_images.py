@@ -105,6 +105,13 @@ def test_large_pictures_come_at_half_their_sides(monkeypatch):
     exif[0x0112] = 6
     seen = images.read(encode(large, "JPEG", exif=exif))
     assert (seen.image.size, seen.size) == ((25, 51), (50, 101))
+    clear = Image.new("RGBA", (101, 50), (255, 0, 0, 0))
+    clear.paste((0, 0, 255, 255), (0, 0, 50, 50))
+    seen = images.read(encode(clear, "PNG")).image
+    assert seen.getpixel((5, 5)) == (0, 0, 255) and seen.getpixel((40, 5)) == (255, 255, 255)
+    palette = images.read(encode(large.convert("P"), "PNG")).image
+    wanted = np.asarray(large.convert("P").convert("RGB").reduce(2))
+    np.testing.assert_array_equal(palette, wanted)
     grey = images.read(encode(Image.fromarray(np.full((50, 101), 40000, np.uint16)), "PNG")).image
     assert grey.size == (51, 25) and pixel(grey) == (156, 156, 156)
     random = np.random.default_rng(0)

@@ -16,9 +16,10 @@ import pytest
 from colour_world import COLOURS, ColourModel, square
 from commands import bioclip2
 
+from bioclip2_jax.cli.predict import _watch
 from bioclip2_jax.identify import outputs
 from bioclip2_jax.identify.name_lists import LabelSet
-from bioclip2_jax.identify.predict import Namer
+from bioclip2_jax.identify.predict import Namer, Prediction
 from bioclip2_jax.measures.scores import unit
 from bioclip2_jax.weights import load as loading
 
@@ -369,3 +370,18 @@ def test_a_pipe_is_written_as_it_comes(home):
     reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True)
     assert bioclip2(*CALL, "--output", "pipe").returncode == 3
     assert reader.communicate()[0] == bioclip2(*CALL).stdout
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_alone_sees_how_far_it_is(monkeypatch, is_terminal):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return is_terminal
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    batches = [[Prediction(file_name="a.png", answers=[], error="cut")]]
+    assert list(_watch(8, 40, batches)) == batches
+    assert "going on behind 8 of 40 pictures\n" in shown.getvalue()
+    assert "a.png: cut\n" in shown.getvalue()
+    assert ("9/40" in shown.getvalue()) == is_terminal

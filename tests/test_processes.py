@@ -1,5 +1,6 @@
 """Several processes train as one, stop together, and go on as fewer or more."""
 
+import itertools
 import shutil
 import signal
 
@@ -14,6 +15,7 @@ from processes import (
     losses,
     parameters,
     rows,
+    run_here,
     run_together,
     short_data,
     start_together,
@@ -39,7 +41,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
-    run_together(1, arguments(workdir, data, **RUN))
+    run_here(arguments(workdir, data, **RUN))
     return losses(workdir)
 
 
@@ -67,7 +69,9 @@ def test_more_processes_and_devices_repeat_the_run_of_one(data, alone, tmp_path,
     np.testing.assert_allclose(found, alone[: len(found)], rtol=1e-5)
 
 
-def test_a_signal_to_one_process_stops_all_at_one_step_and_nothing_is_lost(pair, data, tmp_path):
+def test_a_signal_to_one_process_stops_all_at_one_step_and_nothing_is_lost(
+    pair, data, tmp_path, capfd
+):
     processes = start_together(2, arguments(tmp_path, data, **SLOWLY))
     wait_until(lambda: len(rows(tmp_path)) >= 3, processes)
     processes[1].send_signal(signal.SIGTERM)
@@ -77,26 +81,29 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_nothing_is_lost(pair,
     assert f"stopped and saved after step {stopped}" in messages[0]
     assert 3 <= stopped < RUN["steps"] and not (tmp_path / "done.json").exists()
     assert "stopped" not in messages[1] and "step" not in messages[1]  # one process speaks
-    messages = run_together(2, arguments(tmp_path, data, **RUN))
-    assert f"going on after step {stopped}" in messages[0]
+    run_here(arguments(tmp_path, data, **RUN), devices=2)  # to the bit what two processes do
+    assert f"going on after step {stopped}" in capfd.readouterr().err
     assert losses(tmp_path) == losses(pair)
     ours, undisturbed = (parameters(folder, RUN["steps"]) for folder in (tmp_path, pair))
     jax.tree.map(np.testing.assert_array_equal, ours, undisturbed)
 
 
-def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path):
-    for devices, fsdp in ((8, 1), (4, 2), (2, 1)):
-        before = checkpoint.latest_step(tmp_path) or 0
-        processes = start_together(
-            1, arguments(tmp_path, data, f"--config.mesh.fsdp={fsdp}", **SLOWLY), devices
-        )
-        wait_until(lambda: len(rows(tmp_path)) >= before + 4, processes)  # noqa: B023
-        processes[0].send_signal(signal.SIGTERM)
-        codes, messages = finish(processes)
-        assert codes == [0], messages
-        assert before == 0 or f"going on after step {before}" in messages[0]
+def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path, monkeypatch, capfd):
+    real, taken = sharding.global_batch, itertools.count(1)
+
+    def global_batch(*args):
+        if next(taken) % 4 == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(sharding, "global_batch", global_batch)
+    for before, devices, fsdp in ((0, 8, 1), (4, 4, 2), (8, 2, 1)):
+        run_here(arguments(tmp_path, data, f"--config.mesh.fsdp={fsdp}", **RUN), devices)
+        told = capfd.readouterr().err
+        assert f"stopped and saved after step {before + 4}" in told
+        assert before == 0 or f"going on after step {before}" in told
     found = losses(tmp_path)
-    assert 12 <= len(found) == checkpoint.latest_step(tmp_path)
+    assert len(found) == checkpoint.latest_step(tmp_path) == 12
     # The same examples in the same order: another batch has quite another loss.
     np.testing.assert_allclose(found, alone[: len(found)], rtol=1e-5)
     assert np.median(np.abs(np.diff(alone)) / alone[1:]) > 1e-3

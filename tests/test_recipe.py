@@ -25,7 +25,7 @@ KEYS = (
 def test_every_recipe_loads_and_has_the_common_keys(name):
     config, _ = recipe.parse_arguments([f"--config={RECIPES / name}", "--workdir=w"])
     assert set(KEYS) <= set(flatten_dict(config.to_dict(), sep="."))
-    assert recipe.compose(config).model in PRESETS
+    assert recipe.compose(config).model in (*PRESETS, "init")
 
 
 def test_the_papers_recipe_has_the_papers_numbers():
@@ -37,6 +37,15 @@ def test_the_papers_recipe_has_the_papers_numbers():
     assert (optimizer.beta1, optimizer.beta2, optimizer.epsilon) == (0.9, 0.98, 1e-6)
     assert step.mean == (0.485, 0.456, 0.406) and step.std == (0.229, 0.224, 0.225)
     assert settings.data.crop_scale == (0.9, 1.0)
+
+
+def test_the_papers_recipe_with_hierarchy_differs_in_the_level_loss_alone():
+    papers, ours = (
+        flatten_dict(recipe.parse_recipe([f"--config={RECIPES / f'{name}.py'}"]).to_dict(), sep=".")
+        for name in ("bioclip2_vitl14", "bioclip2_vitl14_hierarchy")
+    )
+    assert {key for key in ours if ours[key] != papers[key]} == {"train.level_weight"}
+    assert papers["train.level_weight"] == 0 < ours["train.level_weight"]
 
 
 def test_overrides_reach_nested_keys():

@@ -224,6 +224,18 @@ def test_few_shot_leaves_out_for_want_of_pictures_and_says_its_protocol(tmp_path
     assert "9 pictures that were never a question: of taxa with no more than 5 pictures" in page
     assert "for want of 5 pictures: 1 taxon, for example <em>Rara avis</em>" in page
     assert "not on the list" not in page and '<td class="text">v1</td>' in page
+    assert "<td>–––</td>" in page  # of the first versions
+    put(
+        tmp_path / "out" / "few_shot_5.json",
+        told | {"draw_intervals": {name: [0.3, 0.75] for name in told["intervals"]}},
+    )
+    assert "with other<br>draws" in page and "<td>30 %–75 %</td>" in page_of(tmp_path / "out")
+
+
+def test_classes_of_one_text_are_named_on_the_page(tmp_path):
+    same = [{"text": "a bird", "classes": ["Ignis red", "Mare blue"]}]
+    put(tmp_path / "out" / "zero_shot.json", zero_shot() | {"same_text": same})
+    assert "Ignis red, Mare blue are all asked for as “a bird”" in page_of(tmp_path / "out")
 
 
 def test_calibration_is_told_before_and_after_on_the_same_pictures(tmp_path):
@@ -346,6 +358,21 @@ def test_variation_within_species_is_reported_beside_the_published_share(tmp_pat
     assert "CLIP 0.33, 1M 0.28, 10M 0.26, 50M 0.17, 214M 0.14 (figure" in page
     table = page.split("<h2>Within species")[1]
     assert table.index("Ignis red") < table.index("Mare blue")
+
+
+def test_p_values_are_shown_with_those_by_the_tree_and_adjusted_ones(tmp_path):
+    trait = {
+        **{"trait": "Mass", "num_species": 9, "clade": "family", "spearman": 0.3, "mantel_p": 0.01},
+        **{"mantel_tree_p": 0.21, "ridge_r": 0.4, "ridge_r2": 0.1, "ridge_p": 0.02},
+        **{"within_clade_r": None, "within_clade_p": None, "predictions": [0.5, 0.6]},
+        **{"projections": [["a", 0.1, 0.2], ["b", 0.2, 0.3]], "cautions": ["Mass: too few"]},
+        "adjusted": {"mantel_tree_p": 0.37},
+    }
+    between = {"analysis": "between", "continuous": [trait], "discrete": []}
+    put(tmp_path / "out" / "between.json", between)
+    page = page_of(tmp_path / "out").replace("> <", "><")
+    assert "<td>0.0100</td><td>0.2100<small>0.3700</small></td>" in page
+    assert "Caution: Mass: too few." in page
 
 
 # ---- Bad input

@@ -21,11 +21,11 @@ SPECIES = {
     *("top1", "top3", "top5", "macro_top1", "macro_top3", "macro_top5", "ranks", "intervals"),
     *("chance", "num_images", "num_classes", "num_excluded", "classes_sha256", "num_bad", "bad"),
 }
-LATER = {"prior", "prior_fit", "commonest"}  # than `EARLIER`
+LATER = {"prior", "prior_fit", "commonest", "same_text"}  # than `EARLIER`
 KEYS = {
     "zero_shot": SPECIES | LATER | {"calibration", "hierarchy", "strata", "open_set"},
-    "few_shot_1": SPECIES | {"k", "std", "folds", "left_out"},
-    "few_shot_5": SPECIES | {"k", "std", "folds", "left_out"},
+    "few_shot_1": SPECIES | {"k", "std", "folds", "draw_intervals", "left_out"},
+    "few_shot_5": SPECIES | {"k", "std", "folds", "draw_intervals", "left_out"},
     "newt": BEYOND | {"mean_over_tasks", "tasks", "clusters"},
     "fishnet": BEYOND | {"mean_over_labels", "per_label"},
     "awa2": BEYOND | {"micro_f1"},
@@ -55,7 +55,7 @@ def kept(written: dict, content: dict) -> dict:
     return {
         key: kept(value, content[key]) if isinstance(content.get(key), dict) else value
         for key, value in written.items()
-        if key in content or value not in (None, "flat")
+        if key in content or value not in (None, "flat", [], {})
     }
 
 

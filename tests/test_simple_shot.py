@@ -3,6 +3,7 @@ import random
 import numpy as np
 import pytest
 
+from bioclip2_jax.measures import accuracy
 from bioclip2_jax.measures import simple_shot as module
 from bioclip2_jax.measures.simple_shot import FOLDS, few_shot, split_support
 
@@ -147,8 +148,10 @@ def test_mean_of_the_folds_is_hits_over_trials():
     features, labels = clusters(num_classes=5, images=7, noise=2.0)
     result = few_shot(features, labels, 1, groups_of(5))
     assert result.outcomes.trials.sum() == FOLDS * 5 * 6
-    share = result.outcomes.top[1].sum() / result.outcomes.trials.sum()
-    assert share == pytest.approx(result.fold_top1.mean())
+    summary = accuracy.summarize(result.outcomes, labels)
+    for name in accuracy.NAMES:
+        assert getattr(summary, name) == pytest.approx(result.folds[name].mean())
+    assert result.folds["top3"].mean() > result.fold_top1.mean()
 
 
 def test_a_coarser_rank_is_never_worse():

@@ -15,6 +15,7 @@ from processes import (
     losses,
     parameters,
     rows,
+    run_here,
     run_together,
     short_data,
     start,
@@ -156,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     settings = {"learning_rate": 1e30, "warmup_steps": 6, "checkpoint_every": 1}
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match="last good checkpoint is step"):
-        train.main(arguments(workdir, short_data(tmp_path / "data"), **settings))
+        run_here(arguments(workdir, short_data(tmp_path / "data"), **settings))
     params = checkpoint.restore_params(
         checkpoint.step_dir(workdir, checkpoint.latest_step(workdir))
     )
@@ -189,9 +190,7 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, data):
 
 
 def test_weights_of_another_run_can_start_this_one(undisturbed, data, tmp_path):
-    train.main(
-        [*arguments(tmp_path, data, steps=1, warmup_steps=1), f"--config.init={undisturbed}"]
-    )
+    run_here([*arguments(tmp_path, data, steps=1, warmup_steps=1), f"--config.init={undisturbed}"])
     assert losses(tmp_path)[0] < losses(undisturbed)[0]
 
 
@@ -199,10 +198,10 @@ def test_a_level_loss_and_bfloat16_parameters_train_resume_and_export(tmp_path):
     level = "--config.train.level_weight=0.5"
     halves = "--config.model.param_dtype=bfloat16", "--config.train.momentum_dtype=bfloat16"
     data = short_data(tmp_path / "data")
-    train.main(arguments(tmp_path / "run", data, level, *halves, steps=8))
+    run_here(arguments(tmp_path / "run", data, level, *halves, steps=8), devices=2)
     killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
     shutil.rmtree(checkpoint.step_dir(killed, 8))  # as if killed before it was saved
-    train.main(arguments(killed, data, level, *halves, steps=8))
+    run_here(arguments(killed, data, level, *halves, steps=8), devices=2)
     for name in ("level_loss", "loss"):
         again, kept = ([row[name] for row in rows(tmp_path / n)] for n in ("killed", "run"))
         assert again == kept and len(kept) == 8

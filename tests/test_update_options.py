@@ -1,5 +1,6 @@
 """What may be added to an update: clipped gradients, averaged weights, skipped steps."""
 
+import functools
 import json
 import shutil
 
@@ -8,32 +9,48 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from processes import arguments, losses, parameters, short_data
+from processes import arguments, losses, parameters, run_here, short_data
 from test_step import MODEL, batch_of, mesh_of, step_settings
 
 from bioclip2_jax import train
 from bioclip2_jax.data import order, pipeline
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.models import clip
 from bioclip2_jax.training import nonfinite, recipe, sharding
 from bioclip2_jax.training.step import init_state, make_train_step
 from bioclip2_jax.weights import checkpoint
 
+BATCH = batch_of(0, 16)
+ADDED = {"ema": 0.9, "skip_nonfinite": 1}  # neither touches what the other does
 
-def updated(settings, batch, params=None):
+
+@functools.cache
+def first_params():
+    return jax.jit(lambda: clip.init_params(MODEL, 0))()
+
+
+@functools.cache
+def program(**train):
+    """The state before an update as a function of the parameters, and the update."""
+    settings, mesh = step_settings(**train), mesh_of(1)
+    begin = jax.jit(functools.partial(init_state, settings, MODEL))
+    shardings = sharding.tree_shardings(jax.eval_shape(begin, first_params()), mesh)
+    return begin, make_train_step(settings, MODEL, mesh, shardings)
+
+
+def updated(params, **train):
     """The state before an update, the state after it, and its metrics."""
-    mesh = mesh_of(1)
-    before = init_state(settings, MODEL, params)
-    shardings = sharding.tree_shardings(jax.eval_shape(lambda: before), mesh)
-    step = make_train_step(settings, MODEL, mesh, shardings)
-    after, metrics = step(jax.tree.map(jnp.copy, before), sharding.global_batch(mesh, batch))
+    begin, step = program(**train)
+    before = begin(params)
+    after, metrics = step(begin(params), sharding.global_batch(mesh_of(1), BATCH))
     return before, after, metrics
 
 
 def test_gradients_are_clipped_as_optax_clips_them():
-    batch = batch_of(0, 16)
-    before, plain, metrics = updated(step_settings(), batch)
+    params = first_params()
+    _, plain, metrics = updated(params)
     norm = float(metrics["gradient_norm"])
-    _, clipped, told = updated(step_settings(clip_gradients=norm / 4), batch)
+    _, clipped, told = updated(params, clip_gradients=norm / 4)
     np.testing.assert_allclose(told["gradient_norm"], norm, rtol=1e-6)
     # Adam's first moment after one update is the gradient times 1 - beta1.
     first, expected = (state.opt_state[0].mu for state in (clipped, plain))
@@ -41,14 +58,15 @@ def test_gradients_are_clipped_as_optax_clips_them():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), first, expected
     )
-    _, wide, _ = updated(step_settings(clip_gradients=norm * 4), batch)
-    jax.tree.map(np.testing.assert_array_equal, wide.params, plain.params)
+    gentle = params | {"logit_scale": jnp.zeros(())}  # the smaller the scale, the smaller gradients
+    _, whole, told = updated(gentle, clip_gradients=norm / 4)
+    assert told["gradient_norm"] < norm / 4
+    jax.tree.map(np.testing.assert_array_equal, whole.params, updated(gentle)[1].params)
 
 
 def test_weights_are_averaged_as_optax_averages_them():
-    batch = batch_of(0, 16)
-    before, after, _ = updated(step_settings(ema=0.9), batch)
-    _, plain, _ = updated(step_settings(), batch)
+    before, after, _ = updated(first_params(), **ADDED)
+    _, plain, _ = updated(first_params())
     jax.tree.map(np.testing.assert_array_equal, after.params, plain.params)
     average = optax.ema(0.9, debias=False)
     _, kept = average.update(after.params, optax.EmaState(jnp.int32(0), before.params))
@@ -60,19 +78,17 @@ def test_weights_are_averaged_as_optax_averages_them():
 
 
 def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
-    batch = batch_of(0, 16)
-    params = init_state(step_settings(), MODEL).params
-    params["text"]["token_embedding"] = params["text"]["token_embedding"].at[:].set(jnp.nan)
-    before, after, metrics = updated(step_settings(skip_nonfinite=1), batch, params)
+    text = first_params()["text"]
+    nothing = {"token_embedding": jnp.full_like(text["token_embedding"], jnp.nan)}
+    before, after, metrics = updated(first_params() | {"text": text | nothing}, **ADDED)
     assert not np.isfinite(metrics["loss"]) and after.step == 1
     jax.tree.map(
         np.testing.assert_array_equal,
         (before.params, before.opt_state),
         (after.params, after.opt_state),
     )
-    _, whole, _ = updated(step_settings(skip_nonfinite=1), batch)
-    _, plain, _ = updated(step_settings(), batch)
-    jax.tree.map(np.testing.assert_array_equal, whole.params, plain.params)
+    _, whole, _ = updated(first_params(), **ADDED)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, updated(first_params())[1].params)
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +110,13 @@ def test_a_run_skips_as_many_as_it_may_and_names_their_records(data, tmp_path, m
         return jax.jit(doubtful)
 
     monkeypatch.setattr(train, "make_train_step", make)
-    train.main(arguments(tmp_path / "two", data, skip_nonfinite=2))
+    run_here(arguments(tmp_path / "two", data, skip_nonfinite=2))
     told = capfd.readouterr().err
     assert "step 4: the loss is nan" in told and "skipped (2 of 2)" in told
     lines = (tmp_path / "two" / nonfinite.LOG_FILE).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [4, 8]
     with pytest.raises(UserError, match="step 8: the loss is nan .* The likely cause"):
-        train.main(arguments(tmp_path / "one", data, skip_nonfinite=1))
+        run_here(arguments(tmp_path / "one", data, skip_nonfinite=1))
     settings = recipe.compose(recipe.parse_arguments(arguments(tmp_path, data))[0]).data
     seed, size = settings.seed, settings.batch_size
     corpus = pipeline.open_corpus(settings.dir, "train", seed, size, order=settings.order)
@@ -111,14 +127,14 @@ def test_a_run_skips_as_many_as_it_may_and_names_their_records(data, tmp_path, m
 
 def test_averaged_weights_are_the_model_and_a_resumed_run_keeps_both(data, tmp_path):
     args = {"ema": 0.5, "steps": 8, "checkpoint_every": 4}
-    train.main(arguments(tmp_path / "whole", data, **args))
-    train.main(arguments(tmp_path / "plain", data, **args | {"ema": 0.0}))
+    run_here(arguments(tmp_path / "whole", data, **args))
+    run_here(arguments(tmp_path / "plain", data, **args | {"ema": 0.0}))
     assert losses(tmp_path / "whole") == losses(tmp_path / "plain")  # it learns as ever
     whole, plain = (parameters(tmp_path / name, 8) for name in ("whole", "plain"))
     assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.subtract, whole, plain))))
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(checkpoint.step_dir(tmp_path / "cut", 8))
-    train.main(arguments(tmp_path / "cut", data, **args | {"ema": 0.0}))  # stays as it began
+    run_here(arguments(tmp_path / "cut", data, **args | {"ema": 0.0}))  # stays as it began
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path / "cut", 8), whole)
 
 

@@ -12,7 +12,7 @@ from processes import (
     kill,
     losses,
     rows,
-    run_together,
+    run_here,
     short_data,
     start_together,
     wait_until,
@@ -21,6 +21,7 @@ from processes import (
 from bioclip2_jax.training import watchdog
 from bioclip2_jax.weights import checkpoint
 
+STEPS = 24  # two are stopped long before the end
 BEGIN = "import time\nfrom bioclip2_jax.training.watchdog import Watchdog\ndog = Watchdog(0.02)\n"
 
 
@@ -49,22 +50,22 @@ def test_what_is_slow_is_left_alone(script):
     assert end_of(script) == (0, "")
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
-def test_the_others_leave_a_process_that_stands_still(tmp_path, stopped):
+def test_the_others_leave_a_process_that_stands_still_and_the_next_start_goes_on(tmp_path):
     data, workdir = short_data(tmp_path / "short"), tmp_path / "run"
-    args = arguments(workdir, data, recipe="slowly", steps=12, stuck_minutes=0.1)
-    processes = start_together(2, args)
-    try:
-        wait_until(lambda: (checkpoint.latest_step(workdir) or 0) >= 4, processes)
-        processes[stopped].send_signal(signal.SIGSTOP)
-        (code,), (messages,) = finish([processes.pop(1 - stopped)], timeout=120)
-    finally:
-        kill(processes)
-    assert code == watchdog.STUCK and "has not come for" in messages, messages
-    assert "in finish_step" in messages or "in loop" in messages  # where it waits
-    if stopped:
-        return
-    run_together(2, arguments(workdir, data))
-    run_together(2, arguments(tmp_path / "undisturbed", data))
-    assert len(rows(workdir)) == 12
+    for stopped in (0, 1):
+        before = checkpoint.latest_step(workdir) or 0
+        args = arguments(workdir, data, recipe="patient", stuck_minutes=0.1, steps=STEPS)
+        processes = start_together(2, args)
+        try:
+            wait_until(lambda: (checkpoint.latest_step(workdir) or 0) > before, processes)  # noqa: B023
+            processes[stopped].send_signal(signal.SIGSTOP)
+            (code,), (messages,) = finish([processes.pop(1 - stopped)], timeout=120)
+        finally:
+            kill(processes)
+        assert code == watchdog.STUCK and "has not come for" in messages, messages
+        assert "in finish_step" in messages or "in loop" in messages  # where it waits
+    assert f"going on after step {before}" in messages
+    for folder in (workdir, tmp_path / "undisturbed"):
+        run_here(arguments(folder, data, steps=STEPS), devices=2)
+    assert len(rows(workdir)) == STEPS
     np.testing.assert_array_equal(losses(workdir), losses(tmp_path / "undisturbed"))

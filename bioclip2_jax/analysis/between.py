@@ -9,13 +9,18 @@ is dealt to the species at random. Real traits are inherited: one that evolved w
 what the features show still agrees with them where deep branches differ in both, and is then found.
 `within_clade_p` asks more: it deals a trait anew only among the members of a clade and looks only
 at differences inside clades, so its null leaves every difference between clades to ancestry. What
-ancestry does inside a clade it does not see.
+ancestry does inside a clade it does not see. The p-values with `tree` in their names are those of
+traits that evolve along the lineages and know nothing of the features, see `phylogeny`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from bioclip2_jax.analysis.nulls import arrangements, cautions, divisions, p_value
+from bioclip2_jax.analysis.phylogeny import Tree, deal_labels, evolve_values
 from bioclip2_jax.analysis.ridge import assign_folds, gradient_axis, nested_ridge
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation.findings import Gradient, Separation
@@ -64,6 +69,7 @@ def continuous_trait(
     clades: np.ndarray,
     *,
     groups: np.ndarray | None = None,
+    lineages: Mapping[str, np.ndarray] | None = None,
     permutations: int = 999,
     seed: int = 0,
 ) -> ContinuousTrait:
@@ -77,7 +83,9 @@ def continuous_trait(
       values: [s] float, finite.
       clades: [s] int, such as the number of the family; at least three.
       groups: [s] int; the ridge looks only at differences inside them, see `nested_ridge`.
-      permutations: of the trait.
+      lineages: rank → [s] int, coarse ranks first (`accuracy.lineage_groups`), along which traits
+        evolve for `mantel_tree_p` and `ridge_tree_p`; None, or no rank, for none of these.
+      permutations: of the trait, of each kind.
       seed: of the permutations.
 
     Raises:
@@ -89,37 +97,59 @@ def continuous_trait(
     if np.ptp(values) == 0:
         raise UserError(f"the trait has the same value, {values[0]:g}, in all species")
     rng = np.random.default_rng((seed, 0))
-    spearman, mantel_p = _mantel(features, values, permutations, rng)
+    tree = Tree.of(lineages, np.arange(len(values))) if lineages else None
+    tree_rng = np.random.default_rng((seed, 2))
+    rows = _thin(len(values), rng)
+    ways = [np.arange(len(rows))] + [rng.permutation(len(rows)) for _ in range(permutations)]
+    far = _far_ranks(features[rows])
+    mantel = _mantel(far, values[rows], ways)
+    mantel_tree_p = ridge_tree_p = None
+    if tree:
+        inherited = evolve_values(tree.select(rows), values[rows], permutations, tree_rng)
+        mantel_tree_p = _beside(mantel, _alignments(far, inherited))
 
     standard = (values - values.mean()) / values.std()
     dealt = [standard] + [rng.permutation(standard) for _ in range(permutations)]
     inside = [_permute_within(standard, clades, rng) for _ in range(permutations)]
-    targets = np.stack(dealt + inside, axis=1)
+    if tree:
+        inside.extend(evolve_values(tree, standard, permutations, tree_rng).T)
+    targets = np.stack([*dealt, *inside], axis=1)
     folds = assign_folds(clades)
     held_out = nested_ridge(features, folds, targets[:, None], groups, group_targets=True)
     predictions = held_out.predictions[:, 0]
-    free, bound = slice(0, permutations + 1), np.r_[0, permutations + 1 : 2 * permutations + 1]
+    bound = np.r_[0, permutations + 1 : 2 * permutations + 1]
     # Departures from what a fold is predicted without features: that guess alone would correlate
     # negatively, as the training species miss just the fold's own.
     base = held_out.baselines[:, 0]
-    correlations = _correlate((predictions - base)[:, free], (targets - base)[:, free])
+    correlations = _correlate(predictions - base, targets - base)
+    free, inherited = correlations[: permutations + 1], correlations[2 * permutations + 1 :]
     residual, spread = predictions[:, 0] - standard, base[:, 0] - standard
     within_r = within_p = None
+    counts = {"values": arrangements(values)}
     if np.bincount(clades).max() > 1:
         within = _correlate(
             _centre_within(predictions[:, bound], clades), _centre_within(targets[:, bound], clades)
         )
         within_r, within_p = float(within[0]), p_value(within)
+        counts["values inside the clades"] = arrangements(values, clades)
+
+    kinds = {"traits dealt at random": free[1:]}
+    if tree:
+        ridge_tree_p = _beside(free, inherited)
+        kinds["traits that follow the tree"] = inherited
 
     axis = gradient_axis(features, folds, standard)
     return ContinuousTrait(
-        spearman=spearman,
-        mantel_p=mantel_p,
-        ridge_r=float(correlations[0]),
+        spearman=float(mantel[0]),
+        mantel_p=p_value(mantel),
+        mantel_tree_p=mantel_tree_p,
+        ridge_r=float(free[0]),
         ridge_r2=float(1 - (residual**2).sum() / (spread**2).sum()),
-        ridge_p=p_value(correlations),
+        ridge_p=p_value(free),
+        ridge_tree_p=ridge_tree_p,
         within_clade_r=within_r,
         within_clade_p=within_p,
+        cautions=cautions("the held-out correlation", 0.0, kinds, counts),
         predictions=predictions[:, 0] * values.std() + values.mean(),
         axis=axis,
         projections=(features - features.mean(axis=0)) @ axis,
@@ -132,6 +162,7 @@ def discrete_trait(
     clades: np.ndarray,
     *,
     groups: np.ndarray | None = None,
+    lineages: Mapping[str, np.ndarray] | None = None,
     permutations: int = 999,
     seed: int = 0,
 ) -> Separation:
@@ -146,7 +177,8 @@ def discrete_trait(
       labels: [s] int or str.
       clades: [s] int; at least three.
       groups: [s] int; the probe looks only at differences inside them, see `nested_ridge`.
-      permutations: of the labels.
+      lineages: as of `continuous_trait`, for `separation_tree_p` and `accuracy_tree_p`.
+      permutations: of the labels, of each kind.
       seed: of the permutations.
 
     Raises:
@@ -162,6 +194,13 @@ def discrete_trait(
     dealt = np.stack([numbers] + [rng.permutation(numbers) for _ in range(permutations)], axis=1)
     rows = _thin(len(features), rng)
     separation = silhouettes(features[rows], dealt[rows], len(names))
+    tree = Tree.of(lineages, np.arange(len(numbers))) if lineages else None
+    tree_rng = np.random.default_rng((seed, 3))
+    separation_tree_p = accuracy_tree_p = None
+    if tree:
+        inherited = deal_labels(tree.select(rows), numbers[rows], permutations, tree_rng).T
+        inherited = silhouettes(features[rows], inherited, len(names))
+        separation_tree_p = _beside(separation, inherited)
 
     folds = assign_folds(clades)
     table = np.zeros((len(names), folds.max() + 1), bool)
@@ -174,7 +213,12 @@ def discrete_trait(
             "fewer than two labels occur in several clades, so that none can be told in a clade"
             " that is held out: leave out a finer rank"
         )
-    dealt = np.stack([classes, *_deal_spread(classes, folds, permutations, rng)], axis=1)
+    inherited = np.zeros((0, len(classes)), np.int64)
+    if tree:
+        part, allowed = tree.select(np.flatnonzero(spread)), partial(_is_spread, folds)
+        inherited = deal_labels(part, classes, permutations, tree_rng, allowed)
+    ways = _deal_spread(classes, folds, permutations, rng)
+    dealt = np.stack([classes, *ways, *inherited], axis=1)
     targets = (dealt[:, None] == np.arange(num_classes)[:, None]).astype(np.float64)
     held_out = nested_ridge(
         features[spread], folds, targets, None if groups is None else groups[spread]
@@ -186,20 +230,23 @@ def discrete_trait(
         distances[number] = np.nan_to_num((gaps**2).sum(axis=1), nan=np.inf)
     right = (distances.argmin(axis=0) == dealt)[:, None] & (targets > 0)
     accuracy = (right.sum(axis=0) / targets.sum(axis=0)).mean(axis=0)
+    accuracy, inherited = np.split(accuracy, [1 + permutations])
+    kinds = {"labels dealt at random": accuracy[1:]}
+    if tree:
+        accuracy_tree_p = _beside(accuracy, inherited)
+        kinds["labels that follow the tree"] = inherited
     return Separation(
         separation=float(separation[0]),
         separation_p=p_value(separation),
+        separation_tree_p=separation_tree_p,
         accuracy=float(accuracy[0]),
         chance=1 / num_classes,
         accuracy_p=p_value(accuracy),
+        accuracy_tree_p=accuracy_tree_p,
+        cautions=cautions(
+            "the held-out accuracy", 1 / num_classes, kinds, {"labels": divisions(numbers)}
+        ),
     )
-
-
-def p_value(statistics: np.ndarray) -> float:
-    """Share of the values that reach the first one, which is the observed one and counts itself."""
-    # Ties that differ by rounding are ties.
-    slack = 1e-12 * max(1.0, abs(float(statistics[0])))
-    return float((statistics >= statistics[0] - slack).mean())
 
 
 def silhouettes(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -246,32 +293,45 @@ def _check(values: np.ndarray, clades: np.ndarray) -> np.ndarray:
     return numbers
 
 
+def _beside(statistics: np.ndarray, null: np.ndarray) -> float | None:
+    """p of the first statistic in another null; None where that is empty."""
+    return p_value(np.append(statistics[0], null)) if len(null) else None
+
+
 def _thin(count: int, rng: np.random.Generator) -> np.ndarray:
     if count <= MAX_PAIRED:
         return np.arange(count)
     return np.sort(rng.choice(count, MAX_PAIRED, replace=False))
 
 
-def _mantel(
-    features: np.ndarray, values: np.ndarray, permutations: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    from scipy.spatial.distance import squareform
+def _far_ranks(features: np.ndarray) -> np.ndarray:
+    """[pairs] ranks of the cosine distances of [s, d], less their mean, in length 1."""
+    normal = unit(features)
+    return _ranks(1 - (normal @ normal.T)[np.triu_indices(len(features), 1)])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
     from scipy.stats import rankdata
 
-    rows = _thin(len(values), rng)
-    features, values = features[rows], values[rows]
-    normal = unit(features)
-    first, second = np.triu_indices(len(rows), 1)
-    far = rankdata(1 - (normal @ normal.T)[first, second])
-    trait = rankdata(np.abs(values[first] - values[second]))
-    far, trait = far - far.mean(), trait - trait.mean()
-    square = squareform(trait)
-    norms = np.linalg.norm(far) * np.linalg.norm(trait)
+    ranks = rankdata(values)
+    ranks -= ranks.mean()
+    return ranks / max(float(np.linalg.norm(ranks)), 1e-300)
+
+
+def _mantel(far: np.ndarray, values: np.ndarray, ways: Sequence[np.ndarray]) -> np.ndarray:
+    """[ways] rank correlations of distances where the values are dealt in each of these ways."""
+    from scipy.spatial.distance import squareform
+
+    first, second = np.triu_indices(len(values), 1)
     # Swapping species permutes rows and columns of the ranks, which are found only once.
-    orders = [np.arange(len(rows))] + [rng.permutation(len(rows)) for _ in range(permutations)]
-    correlations = np.asarray([far @ square[order[first], order[second]] for order in orders])
-    correlations /= max(norms, 1e-300)
-    return float(correlations[0]), p_value(correlations)
+    square = squareform(_ranks(np.abs(values[first] - values[second])))
+    return np.asarray([far @ square[way[first], way[second]] for way in ways])
+
+
+def _alignments(far: np.ndarray, traits: np.ndarray) -> np.ndarray:
+    """[p], the same of other traits [s, p]."""
+    first, second = np.triu_indices(len(traits), 1)
+    return np.asarray([far @ _ranks(np.abs(t[first] - t[second])) for t in traits.T])
 
 
 def _permute_within(values: np.ndarray, clades: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -291,14 +351,19 @@ def _deal_spread(
         if len(spread) == permutations:
             return spread
         dealt = rng.permutation(labels)
-        table = np.zeros((labels.max() + 1, folds.max() + 1), bool)
-        table[dealt, folds] = True
-        if (table.sum(axis=1) > 1).all():
+        if _is_spread(folds, dealt[None])[0]:
             spread.append(dealt)
     raise UserError(
         "a label is so rare that chance hardly ever deals it to species of several clades:"
         " leave out a finer rank, or rows with rare labels"
     )
+
+
+def _is_spread(folds: np.ndarray, labellings: np.ndarray) -> np.ndarray:
+    """[p, s] labellings → [p] bool, whether each class occurs in several folds."""
+    table = np.zeros((len(labellings), labellings.max(initial=0) + 1, folds.max() + 1), bool)
+    table[np.arange(len(labellings))[:, None], labellings, folds] = True
+    return (table.sum(axis=2) > 1).all(axis=1)
 
 
 def _centre_within(values: np.ndarray, clades: np.ndarray) -> np.ndarray:

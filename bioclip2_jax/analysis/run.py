@@ -13,17 +13,28 @@ import numpy as np
 
 from bioclip2_jax import files
 from bioclip2_jax.analysis import between as between_species
-from bioclip2_jax.analysis import traits
+from bioclip2_jax.analysis import nulls, traits
 from bioclip2_jax.analysis import within as within_species
 from bioclip2_jax.errors import UsageError, UserError, naming
 from bioclip2_jax.evaluation import experiments, findings, schema
 from bioclip2_jax.features import store as stores
+from bioclip2_jax.measures import accuracy
 from bioclip2_jax.measures.maps import flat_map, principal_map
 from bioclip2_jax.report.figures import traits as drawings
 from bioclip2_jax.text.taxonomy import RANKS
 
 PANELS = 2
 PANEL_POINTS = 50  # pictures of a variant of a species
+
+# p-values of one test of all traits, measured or named, and of one test of all species.
+TESTS = (
+    ("mantel_p", "separation_p"),
+    ("mantel_tree_p", "separation_tree_p"),
+    ("ridge_p", "accuracy_p"),
+    ("ridge_tree_p", "accuracy_tree_p"),
+    ("within_clade_p",),
+)
+VARIANT_TESTS = (("rho_p",), ("fisher_p",))
 
 T = TypeVar("T")
 
@@ -52,6 +63,11 @@ def between(
     pictures = species.numbers >= 0
     prototypes = between_species.prototypes(store.features[pictures], species.numbers[pictures])
     rank, clades = settings.leave_out, species.clades(settings.leave_out)
+    lineages = accuracy.lineage_groups(species.taxa)
+
+    def known_of(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {rank: numbers[rows] for rank, numbers in lineages.items()}
+
     draws: dict[str, Any] = {"permutations": settings.permutations, "seed": settings.seed}
 
     columns: dict[str, list] = {
@@ -65,7 +81,11 @@ def between(
         _require_any(name, with_trait)
         with naming(name):
             gradient = between_species.continuous_trait(
-                prototypes[with_trait], numbers[with_trait], clades[with_trait], **draws
+                prototypes[with_trait],
+                numbers[with_trait],
+                clades[with_trait],
+                lineages=known_of(with_trait),
+                **draws,
             )
         names = [species.names[row] for row in np.flatnonzero(with_trait)]
         places = (names, numbers[with_trait].tolist(), gradient.projections.tolist())
@@ -89,7 +109,11 @@ def between(
         _require_any(name, with_trait)
         with naming(name):
             separation = between_species.discrete_trait(
-                prototypes[with_trait], np.asarray(labels)[with_trait], clades[with_trait], **draws
+                prototypes[with_trait],
+                np.asarray(labels)[with_trait],
+                clades[with_trait],
+                lineages=known_of(with_trait),
+                **draws,
             )
         discrete.append(
             _row(
@@ -102,6 +126,16 @@ def between(
             )
         )
         columns[name] = list(labels)
+
+    rows = [*continuous, *discrete]
+    rows = [
+        replace(row, adjusted=adjusted, cautions=[f"{name}: {text}" for text in row.cautions])
+        for row, name, adjusted in zip(
+            rows, [*values, *classes], nulls.adjusted(rows, TESTS), strict=True
+        )
+    ]
+    continuous = [row for row in rows if isinstance(row, findings.ContinuousTrait)]
+    discrete = [row for row in rows if isinstance(row, findings.DiscreteTrait)]
 
     tsne = flat_map(prototypes, settings.seed).tolist()
     columns["tsne_x"], columns["tsne_y"] = map(list, zip(*tsne, strict=True))
@@ -171,8 +205,10 @@ def within(
         seed=settings.seed,
     )
     entries = [
-        _row(findings.SpeciesVariants, entry, name=species.names[entry.species])
-        for entry in measured.species
+        _row(findings.SpeciesVariants, entry, name=species.names[entry.species], adjusted=adjusted)
+        for entry, adjusted in zip(
+            measured.species, nulls.adjusted(measured.species, VARIANT_TESTS), strict=True
+        )
     ]
     result = findings.Within(
         model=_model(store),
@@ -210,8 +246,11 @@ def within(
     figures = {"rho_by_species.svg": drawings.rho_by_species(result)}
     for number, panel in enumerate(result.panels, start=1):
         figures[f"panel_{number}.svg"] = drawings.variant_panel(panel, variants)
-    measures = [field.name for field in fields(findings.Variants) if field.name != "counts"]
+    several = ("counts", "adjusted")
+    measures = [field.name for field in fields(findings.Variants) if field.name not in several]
     columns = {key: [getattr(entry, key) for entry in entries] for key in ("name", *measures)}
+    for key in ("rho_p", "fisher_p"):
+        columns[f"{key}_adjusted"] = [entry.adjusted.get(key) for entry in entries]
     for place, variant in enumerate(variants):
         columns[f"num_{variant}"] = [entry.counts[place] for entry in entries]
     _write(out, result, columns, figures)

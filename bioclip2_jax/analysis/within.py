@@ -7,7 +7,7 @@ rho is the share of the variants' squared difference that lies inside the betwee
 features).
 
 rho is ||U'v||^2 / ||v||^2, v the difference of a species' two variant means and U an orthonormal
-basis of the centred species means: our reading, as the paper's own formula was not at hand. Means
+basis of the centred species means: our reading, for no copy of the paper's formula was found. Means
 of few pictures are noisy. The noise of v lies inside U as any other noise does, and the noise of
 the species means turns U itself; `rho` is corrected for both, and its interval holds both (see
 `subspace`). Fisher's ratio is about 1 / n for n pictures a variant whatever the true difference;
@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bioclip2_jax.analysis.nulls import LEVEL
 from bioclip2_jax.analysis.subspace import Pictures, Share, cautions
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation.findings import Plane, Variants
@@ -211,7 +212,7 @@ def within(
         fisher_removed_raw=float(over("fisher_removed_raw").mean()),
         fisher_floor=float(over("fisher_floor").mean()),
         plane=_plane(pictures, enough, seed),
-        cautions=cautions(share, everyone, len(names), tilted=tilted),
+        cautions=cautions(share, everyone, len(names), tilted=tilted) + _too_few(entries),
     )
 
 
@@ -281,6 +282,18 @@ def panel(
 def _share(hits: np.ndarray) -> float:
     """Permutation p-value; the observed case counts itself."""
     return float((1 + hits.sum()) / (1 + len(hits)))
+
+
+def _too_few(entries: Sequence[SpeciesWithin]) -> list[str]:
+    """A sentence about the species whose pictures cannot give a small p, if there are any."""
+    least = [entry.fisher_smallest_p or 0.0 for entry in entries]
+    count = sum(p > LEVEL for p in least)
+    if not count:
+        return []
+    return [
+        f"{count} of {len(entries)} species have so few pictures that p of Fisher's ratio cannot"
+        f" fall below {LEVEL}, however unlike their variants are (at worst {max(least):.2f})"
+    ]
 
 
 def _middle(features: np.ndarray, variants: np.ndarray) -> np.ndarray:

@@ -73,7 +73,9 @@ def between(features: str, out: str, **settings) -> None:
 
     Every trait is predicted for clades that the prediction has not seen, and its distances between
     species are compared with those of the features. p-values are those of traits dealt at random
-    to the species; a label of single pictures counts by its majority in a species. Writes
+    to the species, and "by the tree" of traits that are inherited along the lineages and know
+    nothing of the features; "adjusted" allows for the number of traits (Benjamini-Hochberg). A
+    label of single pictures counts by its majority in a species. Writes
     between.json, between.csv with a row a species, species_map.svg and, for numeric traits,
     trait_axes.svg to OUT.
 
@@ -88,6 +90,8 @@ def between(features: str, out: str, **settings) -> None:
     result = program.between(features, out, findings.BetweenSettings(**settings))
     for row in (*result.continuous, *result.discrete):
         click.echo(_trait_line(row))
+        for text in row.cautions:
+            click.echo(f"caution: {text}")
 
 
 @analyze.command(short_help="Find sex or life stage across the species' differences.")
@@ -207,18 +211,26 @@ def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str
 
 def _trait_line(row: findings.ContinuousTrait | findings.DiscreteTrait) -> str:
     """An entry of `continuous` or `discrete` of a between result, in one line."""
+
+    def both(name: str) -> str:
+        """p of traits dealt at random, and of such as follow the tree."""
+        inherited = f"{name}_tree_p"
+        known = getattr(row, inherited) is not None
+        more = f"; by the tree {_adjusted(row, inherited)}" if known else ""
+        return f"({_adjusted(row, f'{name}_p')}{more})"
+
     if isinstance(row, findings.DiscreteTrait):
         return (
             f"{row.label}: accuracy {row.accuracy:.2f} with {row.clade} left out, chance"
-            f" {row.chance:.2f} ({_p(row.accuracy_p)}), silhouette {_r(row.separation)}"
-            f" ({_p(row.separation_p)}), {row.num_species} species"
+            f" {row.chance:.2f} {both('accuracy')}, silhouette {_r(row.separation)}"
+            f" {both('separation')}, {row.num_species} species"
         )
     inside = ""
     if row.within_clade_r is not None:
-        inside = f", inside clades r {_r(row.within_clade_r)} ({_p(row.within_clade_p)})"
+        inside = f", inside clades r {_r(row.within_clade_r)} ({_adjusted(row, 'within_clade_p')})"
     return (
         f"{row.trait}: r {_r(row.ridge_r)}, R2 {_r(row.ridge_r2)} with {row.clade} left out"
-        f" ({_p(row.ridge_p)}){inside}, distances {_r(row.spearman)} ({_p(row.mantel_p)}),"
+        f" {both('ridge')}{inside}, distances {_r(row.spearman)} {both('mantel')},"
         f" {row.num_species} species"
     )
 
@@ -230,9 +242,9 @@ def _within_lines(result: findings.Within) -> list[str]:
         counts = " + ".join(map(str, row.counts))
         lines.append(
             f"{row.name} ({counts}): rho {_r(row.rho)}, uncorrected {row.rho_raw:.2f}"
-            f" ({_p(row.rho_p)}), Fisher {row.fisher:.3f} above a floor of"
-            f" {row.fisher_floor or 0:.3f} ({_p(row.fisher_p)}), without the"
-            f" species' subspace {row.fisher_removed:.3f}"
+            f" ({_adjusted(row, 'rho_p')}), Fisher {row.fisher:.3f} above a floor of"
+            f" {row.fisher_floor or 0:.3f} ({_adjusted(row, 'fisher_p')}), without"
+            f" the species' subspace {row.fisher_removed:.3f}"
         )
     rho = result.rho
     span = "" if rho.interval is None else " [{:.2f}, {:.2f}]".format(*rho.interval)
@@ -253,6 +265,14 @@ def _within_lines(result: findings.Within) -> list[str]:
 
 def _r(value: float | None) -> str:
     return "unknown" if value is None else f"{value:+.2f}"
+
+
+def _adjusted(
+    row: findings.ContinuousTrait | findings.DiscreteTrait | findings.SpeciesVariants, name: str
+) -> str:
+    """A p-value, and what is left of it among those of the other rows."""
+    value = row.adjusted.get(name)
+    return _p(getattr(row, name)) + ("" if value is None else f", adjusted {value:.3f}")
 
 
 def _p(value: float | None) -> str:

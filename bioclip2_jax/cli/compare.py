@@ -14,7 +14,9 @@ def compare(first: str, second: str, out: str | None) -> None:
 
     For each of zero-shot, few-shot and NeWT that FIRST and SECOND both hold: the difference of the
     accuracies (SECOND less FIRST) with its 95 % bootstrap interval, and McNemar's exact test on
-    the pictures that only one of them got right.
+    the pictures that only one of them got right. Of zero-shot also each rank above species (summed
+    over the species, asked for by its own names, down the tree) and the full path, of the pictures
+    whose rank is known, where both results tell it picture by picture.
 
     \b
     Example:
@@ -23,11 +25,11 @@ def compare(first: str, second: str, out: str | None) -> None:
     from bioclip2_jax import files
     from bioclip2_jax.evaluation import schema
     from bioclip2_jax.evaluation.compare import compare as compare_folders
-    from bioclip2_jax.evaluation.compare import one_line
+    from bioclip2_jax.evaluation.compare import lines
 
     comparison = compare_folders(first, second)
     if out:
         files.make_folder(files.place(out).parent)
         schema.write(out, comparison)
-    for task, result in comparison.tasks.items():
-        click.echo(one_line(task, result))
+    for line in lines(comparison):
+        click.echo(line)

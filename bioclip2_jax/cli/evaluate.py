@@ -67,6 +67,13 @@ from bioclip2_jax.cli import options
     help="Few-shot and beyond species: as the code that the paper was released with, as that of"
     " 2026 (faithful is another name of it), or as the latter without its slips.",
 )
+@click.option(
+    "--compare-to",
+    type=options.Place(),
+    metavar="RESULTS",
+    help="Folder of earlier results of the same data, such as runs/base/eval/400: says what changed"
+    " since, rank by rank.",
+)
 @options.DECODE
 @options.PRIOR
 @options.PRIOR_STRENGTH
@@ -88,6 +95,7 @@ def evaluate(
     features: str | None,
     tasks: str,
     out: str | None,
+    compare_to: str | None,
     step: str | None,
     follow: bool,
     timeout: float | None,
@@ -102,7 +110,8 @@ def evaluate(
     (NABirds, Meta-Album, Rare Species, IDLE-OO Camera Traps), or a folder of such sets; any other
     folder goes with --annotations. The other tasks take the sets of BioCLIP 2's second table as
     they are published, in --data or in a folder of the task's name below it. A run's results go to
-    WORKDIR/eval/STEP/, others to --out. It may run beside a training, on devices of its own.
+    WORKDIR/eval/STEP/, others to --out; with --compare-to a comparison.json lies beside them. It
+    may run beside a training, on devices of its own.
 
     \b
     Examples:
@@ -110,6 +119,7 @@ def evaluate(
       bioclip2 evaluate --model hf-hub:imageomics/bioclip-2 --data nabirds --out results/nabirds
       bioclip2 evaluate --model runs/birds --data leaves --annotations leaves/metadata.csv \\
         --class-column disease --where species=tuberosum --tasks few_shot_1 --out results/potato
+      bioclip2 evaluate --workdir runs/tuned --data data/birds --compare-to runs/birds/eval/9000
       bioclip2 evaluate --features features/newt --data newt --tasks newt --out results/newt
     """
     from bioclip2_jax.errors import UsageError
@@ -133,7 +143,7 @@ def evaluate(
         raise UsageError("--follow takes the checkpoints as they come: leave out --step")
     if timeout is not None and not follow:
         raise UsageError("--timeout goes with --follow")
-    how: dict[str, Any] = {"batch_size": batch_size, "say": click.echo}
+    how: dict[str, Any] = {"batch_size": batch_size, "say": click.echo, "compare_to": compare_to}
     if workdir:
         how |= {"step": step or "latest", "follow": follow, "timeout": timeout}
         run(workdir, asked, chosen, out=out, **how)

@@ -42,6 +42,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_THEIR_SIDE = {5, 6, 7, 8}
+_MEANS = ("RGB", "L", "RGBA", "LA", "CMYK")  # modes of which the mean of pixels is one, in Pillow
 
 Size = tuple[int, int]  # width, height
 
@@ -177,8 +178,12 @@ def _read(
             image.draft(image.mode, (width // by, height // by))
     if by > 1 and image.size == size:
         with _one_at_a_time:
-            rgb, note = _to_rgb(_loaded(image))
-            rgb = rgb.reduce(by)
+            whole = _loaded(image)
+            if whole.mode in _MEANS and "transparency" not in whole.info:  # the least memory
+                rgb, note = _to_rgb(whole.reduce(by))
+            else:
+                rgb, note = _to_rgb(whole)
+                rgb = rgb.reduce(by)
     else:
         rgb, note = _to_rgb(_loaded(image))
     orientation = 1 if smallest else _orientation(image)

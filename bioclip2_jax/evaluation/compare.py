@@ -1,5 +1,6 @@
 """Compares two folders of results picture by picture: is one model better, or was it luck?"""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,26 +10,41 @@ from bioclip2_jax import files
 from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.tables import AT_RANKS, FOLDER, FULL_PATH
 from bioclip2_jax.measures.paired import paired
 from bioclip2_jax.measures.scores import number
+from bioclip2_jax.text.taxonomy import RANKS
 
 SUFFIX = "_images.csv"
+_AT_RANKS = [f"{rank}_{key}" for rank in RANKS[:-1] for key in AT_RANKS]
 
 
 class Answers(NamedTuple):
-    """To one picture: its true name, how often it was asked, and how often rightly answered."""
+    """To one picture: its true name, how often it was asked, and how often rightly answered.
+
+    `more` has the columns about ranks that are not empty, 1 for a right answer.
+    """
 
     name: str
     trials: int
     correct: int
+    more: Mapping[str, int]
 
 
 class Held(NamedTuple):
-    """What a folder holds of one task: the result, and key → answers."""
+    """What a folder holds of one task.
+
+    Attributes:
+      folder: of the results.
+      result: in `TASK.json`.
+      answers: by the keys of the pictures.
+      lineages: name of a class → its ranks; empty where no answers are about ranks.
+    """
 
     folder: Path
     result: schema.SpeciesResult | schema.NewtResult
     answers: dict[str, Answers]
+    lineages: dict[str, tuple[str, ...]]
 
 
 def compare(first: str | Path, second: str | Path) -> schema.Comparison:
@@ -41,20 +57,79 @@ def compare(first: str | Path, second: str | Path) -> schema.Comparison:
       UsageError: a folder holds no such results, or they have no task in common.
       UserError: the results are of other pictures, names or supports, or are damaged.
     """
-    ours, theirs = _held(files.place(first)), _held(files.place(second))
-    common = [task for task in ours if task in theirs]
-    if not common:
+    ours, theirs = (held(files.place(folder)) for folder in (first, second))
+    for folder, results in ((first, ours), (second, theirs)):
+        if not results:
+            raise nothing_held(folder)
+    if not ours.keys() & theirs.keys():
         raise UsageError(
             f"{first} holds {', '.join(ours)} and {second} {', '.join(theirs)}: no task in common"
         )
+    return compare_held(ours, theirs)
+
+
+def compare_held(first: Mapping[str, Held], second: Mapping[str, Held]) -> schema.Comparison:
+    """The same of results that were read, with a task in common.
+
+    Raises:
+      UserError: they are of other pictures, names or supports.
+    """
+    common = [task for task in first if task in second]
+    ours, theirs = first[common[0]], second[common[0]]
     return schema.Comparison(
-        first=ours[common[0]].result.model or str(first),
-        second=theirs[common[0]].result.model or str(second),
-        tasks={task: _compare_task(task, ours[task], theirs[task]) for task in common},
+        first=ours.result.model or str(ours.folder),
+        second=theirs.result.model or str(theirs.folder),
+        tasks={task: _compare_task(task, first[task], second[task]) for task in common},
     )
 
 
-def one_line(task: str, result: schema.TaskComparison) -> str:
+def held(folder: Path, tasks: Collection[str] = ()) -> dict[str, Held]:
+    """What a folder holds of every task in which at least one picture was asked for.
+
+    Args:
+      folder: of results.
+      tasks: to read; () for all.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    results = {}
+    for path in buckets.named(folder, f"*{SUFFIX}"):
+        task = path.name.removesuffix(SUFFIX)
+        answers = _answers(path) if not tasks or task in tasks else {}
+        if answers:
+            kind = schema.NewtResult if task == "newt" else schema.SpeciesResult
+            result = schema.read(folder / f"{task}.json", kind)
+            names = {row.name for row in answers.values() if row.more}
+            lineages = _lineages(folder / f"{task}_classes.csv", names) if names else {}
+            results[task] = Held(folder, result, answers, lineages)
+    return results
+
+
+def nothing_held(folder: str | Path) -> UsageError:
+    """The error about a folder without results, or about a model in the place of its results."""
+    inside = buckets.named(files.place(folder) / FOLDER, "*")
+    steps = [path for path in inside if path.name.isdigit()]
+    newest = max(steps, key=lambda path: int(path.name)) if steps else "WORKDIR/eval/STEP"
+    return UsageError(
+        f"{folder}: no results image by image here (zero_shot{SUFFIX}); give a folder that"
+        f" `bioclip2 evaluate` wrote, such as {newest}"
+    )
+
+
+# ---- In words
+
+
+def lines(comparison: schema.Comparison) -> list[str]:
+    """A line a task, and below that of zero-shot a table of the ranks."""
+    return [
+        line
+        for task, result in comparison.tasks.items()
+        for line in (_one_line(task, result), *_rank_lines(result))
+    ]
+
+
+def _one_line(task: str, result: schema.Compared) -> str:
     """The difference, how sure it is, and where it comes from."""
     low, high = (100 * x for x in result.interval)
     macro_low, macro_high = (100 * x for x in result.macro_interval)
@@ -67,21 +142,30 @@ def one_line(task: str, result: schema.TaskComparison) -> str:
     )
 
 
-def _held(folder: Path) -> dict[str, Held]:
-    """Every task in which at least one picture was asked for."""
-    held = {}
-    for path in buckets.named(folder, f"*{SUFFIX}"):
-        task, answers = path.name.removesuffix(SUFFIX), _answers(path)
-        if answers:
-            kind = schema.NewtResult if task == "newt" else schema.SpeciesResult
-            result = schema.read(folder / f"{task}.json", kind)
-            held[task] = Held(folder, result, answers)
-    if not held:
-        raise UsageError(
-            f"{folder}: no results image by image here (zero_shot{SUFFIX}); give a folder that"
-            " `bioclip2 evaluate` wrote, such as WORKDIR/eval/STEP"
-        )
-    return held
+def _rank_lines(result: schema.TaskComparison) -> list[str]:
+    """Accuracies of both, the difference and its interval, of each rank and of the full path."""
+    head = "full path"
+    rows = [(" " * len(head), *AT_RANKS.values())] if result.ranks else []
+    for rank, figures in result.ranks.items():
+        rows.append((rank, *(_cell(figures[key]) if key in figures else "" for key in AT_RANKS)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    table += [f"{head}  {_cell(result.full_path)}"] if result.full_path else []
+    return [f"  {row}".rstrip() for row in table]
+
+
+def _cell(result: schema.Compared) -> str:
+    low, high = (100 * x for x in result.interval)
+    return (
+        f"{100 * result.first:.1f} → {100 * result.second:.1f}"
+        f" {100 * result.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    )
+
+
+# ---- One task
 
 
 def _compare_task(task: str, first: Held, second: Held) -> schema.TaskComparison:
@@ -115,7 +199,41 @@ def _compare_task(task: str, first: Held, second: Held) -> schema.TaskComparison
         number([ours[key].name for key in keys])[1],
         np.asarray([ours[key].trials for key in keys]),
     )
-    return schema.TaskComparison(**vars(result), num_images=len(keys))
+    ranks: dict[str, dict[str, schema.Compared]] = {}
+    for depth, rank in enumerate(RANKS[:-1], 1):
+        figures = {key: _compare_column(first, second, f"{rank}_{key}", depth) for key in AT_RANKS}
+        there = {key: figure for key, figure in figures.items() if figure}
+        ranks |= {rank: there} if there else {}
+    return schema.TaskComparison(
+        **vars(result),
+        num_images=len(keys),
+        ranks=ranks,
+        full_path=_compare_column(first, second, FULL_PATH, len(RANKS)),
+    )
+
+
+def _compare_column(first: Held, second: Held, column: str, depth: int) -> schema.Compared | None:
+    """Of the pictures that both have a value of; None without any.
+
+    Args:
+      first, second: results of the same pictures and classes.
+      column: of their tables of pictures.
+      depth: ranks from kingdom down that tell apart the lineages to average over.
+    """
+    ours, theirs = (
+        {key: row.more[column] for key, row in each.answers.items() if column in row.more}
+        for each in (first, second)
+    )
+    keys = [key for key in ours if key in theirs]
+    if not keys:
+        return None
+    lineages = [first.lineages[first.answers[key].name][:depth] for key in keys]
+    result = paired(
+        np.asarray([ours[key] for key in keys]),
+        np.asarray([theirs[key] for key in keys]),
+        number(lineages)[1],
+    )
+    return schema.Compared(**vars(result), num_images=len(keys))
 
 
 def _classes(result: schema.SpeciesResult | schema.NewtResult) -> tuple[object, int | None]:
@@ -129,9 +247,20 @@ def _answers(path: Path) -> dict[str, Answers]:
     try:
         return {
             row["key"]: Answers(
-                row["scientificName"], int(row.get("trials", 1)), int(row["correct"])
+                row["scientificName"],
+                int(row.get("trials", 1)),
+                int(row["correct"]),
+                {name: int(row[name]) for name in (*_AT_RANKS, FULL_PATH) if row.get(name)},
             )
             for row in files.read_csv(path)
         }
     except (UserError, KeyError, ValueError) as error:
         raise UserError(f"{path}: no table of results ({error!r}); evaluate again") from error
+
+
+def _lineages(path: Path, names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    try:
+        rows = {row["scientificName"]: row for row in files.read_csv(path)}
+        return {name: tuple(rows[name][rank] for rank in RANKS) for name in names}
+    except (UserError, KeyError) as error:
+        raise UserError(f"{path}: no table of classes ({error!r}); evaluate again") from error

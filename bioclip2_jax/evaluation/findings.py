@@ -17,22 +17,32 @@ class Gradient:
     Attributes:
       spearman: rank correlation of the trait's and the features' (cosine) pairwise distances.
       mantel_p: of it, when species swap their trait values.
+      mantel_tree_p: of it, when the trait evolves along the lineages and knows nothing of the
+        features; None where no lineages are known, and in files of the first versions.
       ridge_r: correlation of held-out predictions and truth, both taken as departures from the mean
         of the species that the prediction was learned from.
       ridge_r2: 1 - squared error / squared error of that mean; 0 is no use.
       ridge_p: of `ridge_r`, when species swap their trait values.
+      ridge_tree_p: of `ridge_r`, when the trait evolves along the lineages.
       within_clade_r: the same correlation of what is left after every clade's own mean is taken
         from predictions and truth; None if no clade has two species.
       within_clade_p: of it, when species swap trait values with members of their clade.
+      cautions: what so few species cannot show, a sentence each.
+      adjusted: name of each p → the same, adjusted for the number of traits (`analysis.nulls`);
+        empty where a single trait was measured by itself, and in files of the first versions.
     """
 
     spearman: float
     mantel_p: float
+    mantel_tree_p: float | None = None
     ridge_r: float
     ridge_r2: float
     ridge_p: float
+    ridge_tree_p: float | None = None
     within_clade_r: float | None
     within_clade_p: float | None
+    cautions: list[str] = field(default_factory=list)
+    adjusted: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +71,24 @@ class Separation:
     Attributes:
       separation: mean silhouette over the species, cosine distance; -1 to 1, 0 is none.
       separation_p: of it, when species swap labels.
+      separation_tree_p: of it, when labels follow the lineages; None as for `mantel_tree_p`.
       accuracy: mean over the classes of the share of species that the held-out probe names rightly;
         classes that occur in one fold of clades alone take no part, as nothing teaches them.
       chance: 1 / classes that take part, what a probe that ignores the features gets.
       accuracy_p: of `accuracy`, when species swap labels.
+      accuracy_tree_p: of `accuracy`, when labels follow the lineages.
+      cautions, adjusted: as of `Gradient`.
     """
 
     separation: float
     separation_p: float
+    separation_tree_p: float | None = None
     accuracy: float
     chance: float
     accuracy_p: float
+    accuracy_tree_p: float | None = None
+    cautions: list[str] = field(default_factory=list)
+    adjusted: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +178,8 @@ class Variants:
       fisher_removed, fisher_removed_raw: the same after U is projected out.
       fisher_p: share of random divisions whose means differ at least as much.
       fisher_smallest_p: the least that so few pictures can give.
+      adjusted: `rho_p` and `fisher_p`, each adjusted for the number of species, see
+        `analysis.nulls`.
       signal, inside: unbiased estimates of ||v||^2 and ||U'v||^2; None where rho needs more
         pictures.
     """
@@ -176,6 +195,7 @@ class Variants:
     fisher_floor: float | None = None
     fisher_p: float
     fisher_smallest_p: float | None = None
+    adjusted: dict[str, float] = field(default_factory=dict)
     signal: float | None = None
     inside: float | None = None
 

@@ -14,6 +14,7 @@ from bioclip2_jax import files
 from bioclip2_jax.data import dataset
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.evaluation.published.species import Species
+from bioclip2_jax.evaluation.schema import SameText
 from bioclip2_jax.evaluation.subject import Job, Subject, rows_of, split_features
 from bioclip2_jax.features.encode import SplitFeatures
 from bioclip2_jax.features.store import Store
@@ -175,6 +176,21 @@ def lineage_names(classes: Sequence[TaxonEntry], rank: str) -> list[str]:
     """The text of every distinct lineage down to `rank`, as `accuracy.lineage_groups` counts."""
     lineages, _ = number([entry.taxon.lineage(rank) for entry in classes])
     return [" ".join(filter(None, lineage)) or "unknown" for lineage in lineages]
+
+
+def same_texts(question: Question) -> list[SameText]:
+    """Texts that more than one class is asked for by: no picture can tell such classes apart."""
+    # As the tokenizer reads them.
+    texts, numbers = number([" ".join(name.lower().split()) for name in question.names])
+    shared = np.flatnonzero(np.bincount(numbers) > 1)
+    members = [np.flatnonzero(numbers == which).tolist() for which in shared]
+    return [
+        SameText(
+            text=question.names[rows[0]],
+            classes=[question.classes[row].scientific_name for row in rows],
+        )
+        for rows in members
+    ]
 
 
 # ---- Support

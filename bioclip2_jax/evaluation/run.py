@@ -5,7 +5,7 @@ zero-shot also `zero_shot_images.csv` (the answers for every image) and `zero_sh
 (one vector a class from its pictures and one from its name), for few-shot `TASK_support.json`.
 They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that is named; where the
 data are several species sets, or the result of another set lies there, in a folder of the set's
-name.
+name. A comparison with earlier results is `comparison.json` there.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from pathlib import Path
 import bioclip2_jax
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema, tables
+from bioclip2_jax.evaluation.earlier import compare_with, read_earlier
 from bioclip2_jax.evaluation.follow import (
     apart,
     chosen_steps,
@@ -42,6 +43,7 @@ def run_once(
     *,
     model_path: str | None = None,
     features: str | Path | None = None,
+    compare_to: str | Path | None = None,
     batch_size: int = 128,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -53,6 +55,7 @@ def run_once(
       out: folder for the results.
       model_path: any form that `load` reads; needed where there are no features or names are asked.
       features: a feature store.
+      compare_to: a folder of earlier results of the same data, see `earlier.read_earlier`.
       batch_size: images, and texts, encoded at a time.
       say: receives one line a result.
 
@@ -70,6 +73,7 @@ def run_once(
             "zero_shot encodes names: give the --model that made the features, or other --tasks"
         )
     jobs = plan(settings, tasks, kept)
+    earlier = read_earlier(compare_to, jobs) if compare_to else {}
     model = spread(load(model_path)) if model_path else None
     if model and made_by and embed.checksum(model) != made_by.sha256:
         raise UsageError(
@@ -79,7 +83,9 @@ def run_once(
     subject = Subject(
         model=model, features=kept, folder=place(out), name=name, batch_size=batch_size, say=say
     )
-    evaluate_subject(subject, [apart(subject.folder, job) for job in jobs])
+    jobs = [apart(subject.folder, job) for job in jobs]
+    evaluate_subject(subject, jobs)
+    compare_with(earlier, subject, jobs)
 
 
 # ---- Checkpoints of a run
@@ -91,6 +97,7 @@ def run(
     tasks: Sequence[str] = SPECIES_TASKS,
     *,
     out: str | Path | None = None,
+    compare_to: str | Path | None = None,
     step: str = "latest",
     follow: bool = False,
     timeout: float | None = None,
@@ -104,6 +111,7 @@ def run(
       settings: data and names.
       tasks: of `TASKS`.
       out: folder for the results, one below it for each step; None for `WORKDIR/eval`.
+      compare_to: a folder of earlier results of the same data, see `earlier.read_earlier`.
       step: "latest", "all" or a number; unused with `follow`.
       follow: evaluate checkpoints as they appear, each once however often this is
         restarted, until the training has finished.
@@ -116,6 +124,7 @@ def run(
       UserError: the data or a checkpoint cannot be used.
     """
     jobs = plan(settings, tasks, None)
+    earlier = read_earlier(compare_to, jobs) if compare_to else {}
     home = place(out) if out else place(workdir) / tables.FOLDER
     steps = new_checkpoints(workdir, timeout, say) if follow else chosen_steps(workdir, step)
     board = (home if out else place(workdir)) / "tensorboard" / "eval"
@@ -144,6 +153,7 @@ def run(
                 say=say,
             )
             evaluate_subject(subject, todo, draw)
+            compare_with(earlier, subject, todo)
 
 
 # ---- One subject
@@ -176,6 +186,18 @@ def evaluate_subject(
         if written:
             written(path)
         subject.say(_one_line(result, job.folder))
+        if isinstance(result, schema.ZeroShotResult) and result.same_text:
+            subject.say(_same_text(result.same_text))
+
+
+def _same_text(shared: Sequence[schema.SameText]) -> str:
+    first = shared[0]
+    more = f", and {len(shared) - 1:,} more such texts" if len(shared) > 1 else ""
+    return (
+        f"caution: {', '.join(first.classes)} are all asked for as {first.text!r}{more}: no picture"
+        " can tell such classes apart, and the first of them always wins; choose another"
+        " --text-kind, or mend the names"
+    )
 
 
 def _one_line(result: schema.Result, folder: str) -> str:

@@ -16,6 +16,7 @@ from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.measures.accuracy import Accuracy, RankAccuracy, Stratum
 from bioclip2_jax.measures.calibration import Calibration
 from bioclip2_jax.measures.hierarchy import Mistakes
+from bioclip2_jax.measures.intervals import Interval
 from bioclip2_jax.measures.open_set import OpenSet
 from bioclip2_jax.measures.paired import Paired
 from bioclip2_jax.measures.prior import PriorFit, PriorPoint
@@ -171,6 +172,14 @@ class OpenSets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SameText:
+    """Classes that are asked for by one and the same text, of which the first always wins."""
+
+    text: str
+    classes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Commonest:
     """The class with pictures that was met most often.
 
@@ -190,6 +199,7 @@ class ZeroShotResult(SpeciesResult):
     """`zero_shot.json`.
 
     Attributes:
+      same_text: classes that no picture can tell apart, as they are asked for alike.
       prior: the figures with priors of several strengths, over all pictures.
       prior_fit: the strength that fits one half best, judged on the other; None where it is given.
       commonest: by the counts of the prior, else in training, else among the pictures.
@@ -204,6 +214,7 @@ class ZeroShotResult(SpeciesResult):
     hierarchy: Mistakes | None = None
     strata: dict[str, Stratum] | None = None
     open_set: OpenSets | None = None
+    same_text: list[SameText] = field(default_factory=list)
     prior: list[PriorPoint] | None = None
     prior_fit: PriorFit | None = None
     commonest: Commonest | None = None
@@ -217,6 +228,8 @@ class FewShotResult(SpeciesResult):
       k: examples a class.
       std: population standard deviation over the folds.
       folds: accuracy of each.
+      draw_intervals: as `intervals`, but for other draws of the examples as well as other images;
+        None of fewer than three folds, or where nothing was asked.
       left_out: names of the classes with fewer than k pictures.
     """
 
@@ -224,6 +237,7 @@ class FewShotResult(SpeciesResult):
     k: int
     std: float | None
     folds: list[float]
+    draw_intervals: Mapping[str, Interval | None] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -305,15 +319,29 @@ class PlantDocResult(BeyondResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskComparison(Paired):
+class Compared(Paired):
     """Two models on the pictures that both were asked for."""
 
     num_images: int
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskComparison(Compared):
+    """Also the ranks above species, of zero-shot results that tell them picture by picture.
+
+    Attributes:
+      ranks: rank → key of `tables.AT_RANKS` → on the pictures whose rank is known; its class
+        averages are over the lineages of that rank.
+      full_path: every known rank, asked for by its own names, and the species.
+    """
+
+    ranks: dict[str, dict[str, Compared]] = field(default_factory=dict)
+    full_path: Compared | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `bioclip2 compare --out` writes: the two models, and task → how they compare."""
+    """`comparison.json`: the two models, and task → how they compare."""
 
     first: str
     second: str

@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from bioclip2_jax.evaluation.protocols.zero_shot import ZeroShot, zero_shot
 from bioclip2_jax.evaluation.questions import Question, SpeciesJob
 from bioclip2_jax.evaluation.subject import Subject
 from bioclip2_jax.features.encode import embed_classes
-from bioclip2_jax.measures import accuracy, calibration, hierarchy, open_set, prior
+from bioclip2_jax.measures import accuracy, calibration, hierarchy, intervals, open_set, prior
 from bioclip2_jax.measures.scores import nearest, number, with_prior
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.measures.tree import TopDown
@@ -79,10 +79,23 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         present, own = np.unique(labels[part], return_inverse=True)
         return float((nearest(features[part], class_features[present]) == own).mean())
 
+    known = {
+        rank: named[rank][of] if rank in named else np.ones(len(classes), bool)
+        for rank, of in groups.items()
+    }
+    at_ranks = _at_ranks(result, groups, labels, known)
+    path = result.prompted
+    if job.settings.decode == "top_down" and result.top_down:
+        path = {rank: result.top_down.answers[rank] for rank in named}
+
     answers = {"correct": (first == labels).astype(int).tolist()}
     for place, (best, scores) in enumerate(zip(result.predictions.T, result.scores.T, strict=True)):
         answers[f"answer_{place + 1}"] = [classes[label].scientific_name for label in best]
         answers[f"score_{place + 1}"] = scores.tolist()
+    if groups:
+        answers |= {name: hits for rank in named for name, hits in at_ranks[rank].columns(rank)}
+        full = hierarchy.right_down(groups, labels, first, path, known)[RANKS[-1]]
+        answers["full_path"] = full.astype(int).tolist()
     tables.write(
         folder, job.task, question, rows, result.outcomes, answers, predictions=first, closed=closed
     )
@@ -93,20 +106,15 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
     files.write_bytes(folder / "zero_shot_embeddings.npz", buffer.getvalue())
 
     summary = accuracy.summarize(result.outcomes, labels, rank_groups=groups)
-    known = {rank: named[rank][groups[rank]] for rank in named}
     ranks = {
-        rank: schema.NamedRank(**vars(row), **_asked(result, rank, groups[rank], labels, known))
+        rank: schema.NamedRank(**vars(row), **at_ranks[rank].figures())
         for rank, row in summary.ranks.items()
     }
     mistakes = None
     if groups:
-        known |= {RANKS[-1]: np.ones(len(classes), bool)}
-        answers_by_rank = result.prompted
-        if job.settings.decode == "top_down" and result.top_down:
-            answers_by_rank = {rank: result.top_down.answers[rank] for rank in named}
         mistakes = replace(
             hierarchy.mistakes(groups, labels, first, known),
-            consistency=hierarchy.consistency(groups, labels, first, answers_by_rank, known),
+            consistency=hierarchy.consistency(groups, labels, first, path, known),
         )
     return schema.ZeroShotResult(
         **_common(job, question, replace(summary, ranks=ranks), classes, len(rows)),
@@ -117,6 +125,7 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         hierarchy=mistakes,
         strata=_strata(classes, result.outcomes, labels),
         open_set=_open_set(question, rows, plain[1], scale),
+        same_text=questions.same_texts(question),
         prior=trade,
         prior_fit=fitted,
         commonest=schema.Commonest(
@@ -148,22 +157,56 @@ def _led_down(
     return replace(result, predictions=predictions, scores=probabilities, outcomes=outcomes)
 
 
-def _asked(
-    result: ZeroShot, rank: str, groups: np.ndarray, labels: np.ndarray, known: Groups
-) -> dict[str, Any]:
-    """What `schema.NamedRank` says of the pictures whose rank is known."""
-    truth, first = groups[labels], groups[result.predictions[:, 0]]
-    judged = known[rank][labels] if rank in known else np.ones(len(labels), bool)
-    if not judged.any():
-        return {"prompted_top1": None}
-    asked = (result.prompted.get(rank, first) == truth)[judged]
-    down = result.top_down.answers[rank] if result.top_down else first
-    return {
-        "prompted_top1": float(asked.mean()),
-        "prompted_macro_top1": accuracy.class_average(asked, truth[judged]),
-        "known_top1": float(result.outcomes.ranks[rank][judged].mean()),
-        "top_down_top1": float((down == truth)[judged].mean()),
-    }
+@dataclass(frozen=True)
+class _AtRank:
+    """Answers at one rank.
+
+    Attributes:
+      truth: [n] int, the lineages of the pictures.
+      judged: [n] bool, whether the rank is known of the picture.
+      right: key of `schema.NamedRank` → [n] bool, whether such an answer is right.
+    """
+
+    truth: np.ndarray
+    judged: np.ndarray
+    right: dict[str, np.ndarray]
+
+    def columns(self, rank: str) -> Iterator[tuple[str, list[int | None]]]:
+        """Of the table of pictures: a name, and 1 or 0, or None where it is not judged."""
+        for key, hits in self.right.items():
+            pairs = zip(hits.tolist(), self.judged.tolist(), strict=True)
+            yield f"{rank}_{key}", [int(hit) if judged else None for hit, judged in pairs]
+
+    def figures(self) -> dict[str, Any]:
+        """What `schema.NamedRank` says of the pictures that are judged."""
+        if not self.judged.any():
+            return {"prompted_top1": None}
+        right = {key: hits[self.judged] for key, hits in self.right.items()}
+        return {
+            "prompted_top1": float(right["prompted_top1"].mean()),
+            "prompted_macro_top1": accuracy.class_average(
+                right["prompted_top1"], self.truth[self.judged]
+            ),
+            "known_top1": float(right["top1"].mean()),
+            "top_down_top1": float(right["top_down_top1"].mean()),
+        }
+
+
+def _at_ranks(
+    result: ZeroShot, groups: Groups, labels: np.ndarray, known: Groups
+) -> dict[str, _AtRank]:
+    """Rank → what was answered there, summed, asked by its own names, and down the tree."""
+    ranks = {}
+    for rank, of in groups.items():
+        truth, first = of[labels], of[result.predictions[:, 0]]
+        down = result.top_down.answers[rank] if result.top_down else first
+        right = {
+            "top1": result.outcomes.ranks[rank] > 0,
+            "prompted_top1": result.prompted.get(rank, first) == truth,
+            "top_down_top1": down == truth,
+        }
+        ranks[rank] = _AtRank(truth, known[rank][labels], right)
+    return ranks
 
 
 def _commonest(question: Question, labels: np.ndarray, counts: np.ndarray | None = None) -> int:
@@ -262,6 +305,18 @@ def _strangers(question: Question) -> np.ndarray:
 # ---- Few-shot
 
 
+def _over_draws(
+    summary: accuracy.Accuracy, folds: Mapping[str, np.ndarray]
+) -> dict[str, intervals.Interval | None]:
+    """The intervals of the summary, for other draws of the support as well."""
+    found: dict[str, intervals.Interval | None] = dict.fromkeys(accuracy.NAMES)
+    for name, interval in summary.intervals.items():
+        if interval is not None:
+            value = getattr(summary, name)
+            found[name] = intervals.over_draws(value, interval, folds[name].tolist())
+    return found
+
+
 def run_few_shot(job: SpeciesJob, subject: Subject, k: int) -> schema.FewShotResult:
     """Support and queries both come from the pictures asked about; writes the tables.
 
@@ -297,5 +352,6 @@ def run_few_shot(job: SpeciesJob, subject: Subject, k: int) -> schema.FewShotRes
         k=k,
         std=result.std,
         folds=result.fold_top1.tolist(),
+        draw_intervals=_over_draws(summary, result.folds),
         left_out=[classes[label].scientific_name for label in result.left_out],
     )

@@ -12,6 +12,9 @@ from bioclip2_jax.measures import accuracy
 from bioclip2_jax.text.taxonomy import RANKS
 
 FOLDER = "eval"  # of a training run
+# Of a rank: column of `zero_shot_images.csv` behind its name → how the rank was answered.
+AT_RANKS = {"top1": "summed", "prompted_top1": "asked", "top_down_top1": "down the tree"}
+FULL_PATH = "full_path"
 
 
 def write(

@@ -108,24 +108,42 @@ def consistency(
         but species.
       known: rank → [classes] bool, whether the rank of a class is known; None: all are.
     """
-    fits, right = np.ones(len(labels), bool), np.ones(len(labels), bool)
-    agreement, top_down = {}, {}
-    for rank, groups in rank_groups.items():
-        before, answers = right, prompted.get(rank, groups[predictions])
-        if rank in prompted:
-            same = answers == groups[predictions]
-            asked = known[rank][predictions] if known else np.ones(len(labels), bool)
-            if asked.any():
-                agreement[rank] = float(same[asked].mean())
-            fits &= same | ~asked
-        right = right & (answers == groups[labels])
-        if known:
-            right |= before & ~known[rank][labels]
-        top_down[rank] = float(right.mean())
+    fits, agreement = np.ones(len(labels), bool), {}
+    for rank, answers in prompted.items():
+        same = answers == rank_groups[rank][predictions]
+        asked = known[rank][predictions] if known else np.ones(len(labels), bool)
+        if asked.any():
+            agreement[rank] = float(same[asked].mean())
+        fits &= same | ~asked
+    right = right_down(rank_groups, labels, predictions, prompted, known)
+    full = right[list(rank_groups)[-1]]
     return Consistency(
         agreement=agreement,
         consistent=float(fits.mean()),
-        top_down=top_down,
-        full_path=float(right.mean()),
-        macro_full_path=class_average(right, labels),
+        top_down={rank: float(hits.mean()) for rank, hits in right.items()},
+        full_path=float(full.mean()),
+        macro_full_path=class_average(full, labels),
     )
+
+
+def right_down(
+    rank_groups: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    prompted: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Which images are answered rightly at a rank and at every one above it.
+
+    Args:
+      rank_groups, labels, predictions, prompted, known: as of `consistency`.
+
+    Returns:
+      Rank → [n] bool; down to species this is the full path.
+    """
+    right, path = np.ones(len(labels), bool), {}
+    for rank, groups in rank_groups.items():
+        hits = prompted.get(rank, groups[predictions]) == groups[labels]
+        right = right & (hits | ~known[rank][labels] if known else hits)
+        path[rank] = right
+    return path

@@ -1,6 +1,6 @@
 """95 % intervals: of any estimate by the percentile bootstrap (Efron 1979), and of shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,6 +39,39 @@ def widened(interval: Interval, count: int) -> Interval:
     """
     low, high = interval
     return wilson(round(high) * count, count) if low == high and high in (0, 1) else interval
+
+
+def widened_difference(interval: Interval, count: int) -> Interval:
+    """The interval of the difference of two shares of the same cases, as `widened`.
+
+    Where both agree on all of n cases, or one is right and the other wrong in all, it is that of
+    Tango's score test (1998), whose equation then has these solutions.
+    """
+    low, high = interval
+    if low != high or low not in (-1, 0, 1):
+        return interval
+    room = wilson(0, count)[1]  # z² / (n + z²)
+    return (-room, room) if low == 0 else (max(low - 2 * room, -1), min(low + 2 * room, 1))
+
+
+def over_draws(value: float, interval: Interval, draws: Sequence[float]) -> Interval | None:
+    """The interval of a mean over draws, such as of supports, that is to hold for further draws.
+
+    What `interval` says of the cases and Student's interval of the draws are independent, so that
+    their half-widths add up in squares. What a case and a draw do together counts in both, which
+    makes it a little wide.
+
+    Args:
+      value: the mean.
+      interval: over the cases, the draws as they are.
+      draws: the value of each; none of fewer than three.
+    """
+    among = student(np.asarray(draws))
+    if among is None:
+        return None
+    half = (among[1] - among[0]) / 2
+    low, high = (abs(bound - value) for bound in interval)
+    return max(value - float(np.hypot(low, half)), 0), min(value + float(np.hypot(high, half)), 1)
 
 
 def wilson(hits: int, count: int) -> Interval:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from bioclip2_jax.measures.intervals import Interval, bootstrap
+from bioclip2_jax.measures.intervals import Interval, bootstrap, widened_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,8 @@ class Paired:
 
     Attributes:
       first, second: accuracy of each, over all trials.
-      difference, interval: of those, and the 95 % bootstrap interval.
+      difference, interval: of those, and the 95 % bootstrap interval; Tango's where the models
+        differ on no image, or alike on all.
       macro_difference, macro_interval: the same of the class-averaged accuracies.
       first_only, second_only: images on which that model was right more often than the other.
       p: of the exact two-sided sign test of those two counts against one half; where each image
@@ -67,9 +68,8 @@ def paired(
         return np.stack([right.sum(axis=1) / asked.sum(), macro], axis=1)
 
     (micro, macro), (other_micro, other_macro) = estimate(np.ones(len(labels))).tolist()
-    interval, macro_interval = bootstrap(
-        lambda weights: np.diff(estimate(weights), axis=0)[0], len(labels), seed
-    )
+    bounds = bootstrap(lambda weights: np.diff(estimate(weights), axis=0)[0], len(labels), seed)
+    interval, macro_interval = (widened_difference(each, len(labels)) for each in bounds)
     first_only, second_only = int((hits[0] > hits[1]).sum()), int((hits[1] > hits[0]).sum())
     told_apart = first_only + second_only
     return Paired(

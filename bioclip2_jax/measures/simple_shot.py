@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioclip2_jax.errors import UserError
-from bioclip2_jax.measures.accuracy import TOP, Outcomes
+from bioclip2_jax.measures.accuracy import NAMES, TOP, Outcomes, class_average
 from bioclip2_jax.measures.scores import top_k, unit
 
 FOLDS = 5
@@ -27,7 +27,7 @@ class FewShot:
 
     Attributes:
       outcomes: trials are the folds in which an image was a query.
-      fold_top1: [folds] float, accuracy over the queries of each fold.
+      folds: of `accuracy.NAMES` → [folds] float, over the queries of each fold.
       classes: labels with k images or more, in order of first appearance.
       queried: those with more, whose other images were queries.
       left_out: labels with fewer than k images.
@@ -35,11 +35,16 @@ class FewShot:
     """
 
     outcomes: Outcomes
-    fold_top1: np.ndarray
+    folds: dict[str, np.ndarray]
     classes: list[int]
     queried: list[int]
     left_out: list[int]
     support: list[list[int]]
+
+    @property
+    def fold_top1(self) -> np.ndarray:
+        """[folds] float, accuracy over the queries of each fold."""
+        return self.folds["top1"]
 
     @property
     def std(self) -> float | None:
@@ -116,7 +121,7 @@ def few_shot(
     trials = np.zeros(len(labels), np.int64)
     top = {size: np.zeros(len(labels), np.int64) for size in TOP}
     ranks = {rank: np.zeros(len(labels), np.int64) for rank in rank_groups}
-    fold_top1, drawn = [], []
+    per_fold, drawn = {name: [] for name in NAMES}, []
     folds = FOLDS if supports is None else len(supports)
     for fold in range(folds if queried else 0):
         if supports is None:
@@ -135,13 +140,15 @@ def few_shot(
         answers = classes[_nearest(features, rows, mean, centroids)]
         trials[rows] += 1
         for size in TOP:
-            top[size][rows] += (answers[:, :size] == truth[:, None]).any(axis=1)
+            hits = (answers[:, :size] == truth[:, None]).any(axis=1)
+            top[size][rows] += hits
+            per_fold[f"top{size}"].append(hits.mean())
+        per_fold["macro_top1"].append(class_average(answers[:, 0] == truth, truth))
         for rank, groups in rank_groups.items():
             ranks[rank][rows] += groups[answers[:, 0]] == groups[truth]
-        fold_top1.append((answers[:, 0] == truth).mean())
     return FewShot(
         outcomes=Outcomes(trials=trials, top=top, ranks=ranks),
-        fold_top1=np.asarray(fold_top1),
+        folds={name: np.asarray(values) for name, values in per_fold.items()},
         classes=classes.tolist(),
         queried=queried,
         left_out=left_out,

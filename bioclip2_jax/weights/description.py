@@ -11,7 +11,14 @@ from bioclip2_jax import files
 from bioclip2_jax.data import images
 from bioclip2_jax.errors import UserError, naming
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
-from bioclip2_jax.weights.settings import channels, check_settings, positive, section, side
+from bioclip2_jax.weights.settings import (
+    HYPERBOLIC,
+    channels,
+    check_settings,
+    positive,
+    section,
+    side,
+)
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -125,6 +132,8 @@ def from_open_clip(model_cfg: object) -> ClipConfig:
       UserError: a setting that a plain CLIP ViT does not have, or a size that is missing or wrong.
     """
     settings = section("model_cfg", model_cfg)
+    if settings.get("use_hyperbolic"):
+        raise UserError(f"model_cfg.use_hyperbolic is set: {HYPERBOLIC}")
     vision = _tower("vision_cfg", VisionConfig, settings.get("vision_cfg"))
     text = _tower("text_cfg", TextConfig, settings.get("text_cfg"), {"mlp_ratio"})
     followed = {"embed_dim", "vision_cfg", "text_cfg"}

@@ -12,6 +12,7 @@ from PIL import Image
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig
+from bioclip2_jax.weights.settings import HYPERBOLIC
 from bioclip2_jax.weights.tensors import Tensor, Tensors
 
 POSITION = "visual.positional_embedding"
@@ -20,6 +21,7 @@ REPLAY = "visual.continual_proj"
 # Further projections of the same picture, as BioCAP's `visual.caption_proj`.
 _FURTHER = re.compile(r"visual\.(?:(?P<before>\w+)_proj|proj_(?P<behind>\w+))")
 _TEMPERATURE = "logit_scale"
+_LORENTZ = {"curv", "visual_alpha", "textual_alpha"}  # numbers that lift features off the plane
 _FLOATS = ("float32", "float16", "bfloat16")
 _LISTED = 40  # misfits named in one error
 # Beside the weights, OpenAI's files hold these three numbers.
@@ -198,8 +200,12 @@ def take_projection(tensors: Mapping[str, Any], name: str | None = None) -> dict
         `caption_proj` has `logit_scale_caption`) if there is one; None for `visual.proj` itself.
 
     Raises:
-      UserError: there is no such projection; names those that there are.
+      UserError: there is no such projection; names those that there are. Or the model is
+        hyperbolic.
     """
+    lifted = sorted(_LORENTZ & tensors.keys())
+    if lifted:
+        raise UserError(f"holds {', '.join(lifted)}: {HYPERBOLIC}")
     own = tensors.get(PROJECTION)
     further = {
         theirs: f"{_TEMPERATURE}_{match['before'] or match['behind']}"

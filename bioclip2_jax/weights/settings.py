@@ -10,6 +10,13 @@ from typing import Any
 
 from bioclip2_jax.errors import UserError
 
+# Why such a model is not read (`HyperbolicCLIP` of arXiv 2606.21838, and MERU, arXiv 2304.09172).
+HYPERBOLIC = (
+    "a hyperbolic model, whose features are compared by distances on a hyperboloid and not by"
+    " cosines, which is all that is computed here; take its Euclidean sister, for BioCLIP-HC"
+    " hf-hub:imageomics/bioclip-hc-euclidean"
+)
+
 
 def check_settings(
     where: str,

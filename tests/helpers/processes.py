@@ -12,16 +12,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
+from bioclip2_jax import train
 from bioclip2_jax.data.records import make_record
 from bioclip2_jax.files import absolute, place
 from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
+from bioclip2_jax.training import sharding
 from bioclip2_jax.weights import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +37,7 @@ def arguments(
     """A small run of 12 steps; `changes` are keys of `config.train`, `flags` anything.
 
     Compiled steps are kept in the cache of all tests, or without one in the workdir. The recipe
-    "slowly" is for processes only.
+    "slowly" and those made of it are for processes only.
     """
     settings = {"steps": 12, "batch_size": 16, "checkpoint_every": 4, "log_every": 1}
     settings |= {"warmup_steps": 3} | changes
@@ -125,6 +128,16 @@ def run_together(count: int, args: list[str], devices: int = 1) -> list[str]:
     codes, messages = finish(start_together(count, args, devices))
     assert codes == [0] * count, "\n".join(messages)
     return messages
+
+
+def run_here(args: list[str], devices: int = 1) -> None:
+    """Runs to the end on the first devices of this process, which takes no start of another.
+
+    As many processes of one device each compute the same, to the bit.
+    """
+    mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:devices])
+    with mock.patch.object(sharding, "make_mesh", mesh):
+        train.main(args)
 
 
 def children(process: int) -> list[int]:
