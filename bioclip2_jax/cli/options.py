@@ -64,7 +64,7 @@ DECODE = click.option(
 )
 PRIOR = click.option(
     "--prior",
-    type=click.Path(),
+    type=Place(),
     metavar="CSV",
     help="Table of taxa with a column `count` (or `train`, as in a dataset's taxa.csv): common ones"
     " gain.",
