@@ -132,7 +132,7 @@ def test_each_set_and_task_is_evaluated_once_as_checkpoints_come(workdir, tmp_pa
     run(workdir, settings, tasks, compare_to=workdir / "eval" / "20", say=lines.append)
     told = [path.parent.name for path in workdir.glob("eval/30/**/comparison.json")]
     assert len(told) == 5 and "ENA24" in told
-    assert sum("difference +0.0 [+0.0, +0.0]" in line for line in lines) == 5
+    assert sum("difference +0.0 [" in line for line in lines) == 5
 
 
 def test_results_of_before_an_option_came_still_count(workdir, data):
