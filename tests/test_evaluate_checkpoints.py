@@ -113,6 +113,7 @@ def test_a_damaged_checkpoint_that_stays_is_an_error(workdir, data, monkeypatch)
         raise UserError("unreadable checkpoint")
 
     monkeypatch.setattr(evaluate, "load", load)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     with pytest.raises(UserError, match="unreadable checkpoint"):
         run(workdir, Settings(data), follow=True, say=lambda line: None)
 
