@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from kept_models import export_open_clip, params_of, read, save_run, source_of, state_dict
 from processes import arguments as arguments_of_run
-from processes import short_data
+from processes import run_here, short_data
 from safetensors.numpy import load_file, save_file
 
 import bioclip2_jax
@@ -271,7 +271,7 @@ def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tmp_path
     def run(workdir, steps):
         init = f"--config.init={tmp_path / 'ours'}", "--config.model.name=init"
         changes = {"steps": steps, "warmup_steps": 0, "learning_rate": 0.0, "checkpoint_every": 1}
-        train.main(arguments_of_run(workdir, data, *init, **changes))
+        run_here(arguments_of_run(workdir, data, *init, **changes))
 
     run(tmp_path / "run", steps=1)
     jax.tree.map(
