@@ -58,7 +58,18 @@ class Inputs:
         Raises:
           BadImage, OSError, UserError: as `read` and `images.read`.
         """
-        return images.read(self.read(number), use_truncated=use_truncated)
+        return self.see(number, self.read(number), use_truncated=use_truncated)
+
+    def see(self, number: int, data: bytes, *, use_truncated: bool) -> images.Seen:
+        """The same of its encoded picture."""
+        return images.read(data, use_truncated=use_truncated)
+
+    def names(self) -> Iterator[str]:
+        """What all are called, as far as it is known before they are read."""
+        return (part.name(index) for part in self._parts for index in range(part.count))
+
+    def capture(self, number: int) -> None:
+        """Nobody asks when it was taken; see `captured.Captured`."""
 
     def box(self, number: int) -> None:
         """No part of it is meant."""
