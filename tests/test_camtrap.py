@@ -1,4 +1,4 @@
-"""Camtrap DP: what comes out is a package to the official validator, and nothing in it is made up."""
+"""Camtrap DP: the official validator takes what comes out, and nothing in it is made up."""
 
 import csv
 import datetime
@@ -22,10 +22,10 @@ Animalia,Aves,Fireformes,Firidae,Ignis,orange,
 Animalia,Aves,Seaformes,Maridae,Mare,blue,
 Plantae,,Leafales,Leafaceae,Green,,
 """
-DEPLOYMENTS = """deploymentID,latitude,longitude,deploymentStart,deploymentEnd,locationID,locationName
-CAM01,52.70442,23.84995,2026-03-01 08:00,2026-04-01 08:00:00Z,loc1,Old bridge
-CAM02,52.70442,23.84995,2026:04-01T08:00:00,2026-05-01T08:00:00+02:00,,
-CAM03,"52,8",24.5,2026-03-01T08:00:00,2026-04-01T08:00:00,,
+DEPLOYMENTS = """deploymentID,latitude,longitude,deploymentStart,deploymentEnd,locationName
+CAM01,52.70442,23.84995,2026-03-01 08:00,2026-04-01 08:00:00Z,Old bridge
+CAM02,52.70442,23.84995,2026-04-01T08:00:00,2026-05-01T08:00:00+02:00,
+CAM03,"52,8",24.5,2026-03-01T08:00:00,2026-04-01T08:00:00,
 """
 PROJECT = {
     "name": "my-project",
@@ -54,7 +54,7 @@ def home(tmp_path, monkeypatch) -> Path:
     cameras.write("card/CAM02/1.jpg", "green", "2026:04:05 22:00:00", offset="-03:00")
     cameras.write("card/CAM02/2.jpg", "red")
     Path("taxa.csv").write_text(TAXA)
-    Path("cameras.csv").write_text(DEPLOYMENTS.replace("2026:04-01", "2026-04-01"))
+    Path("cameras.csv").write_text(DEPLOYMENTS)
     Path("project.json").write_text(json.dumps(PROJECT))
     return tmp_path
 
@@ -74,6 +74,8 @@ def check(monkeypatch, folder: str = "out") -> None:
     asked = []
 
     def retrieve(descriptor, **how):
+        if not isinstance(descriptor, str):
+            return original(descriptor, **how)
         asked.append(descriptor)
         if descriptor in here:
             return json.loads(json.dumps(schemas.official(here[descriptor])))
@@ -88,7 +90,7 @@ def check(monkeypatch, folder: str = "out") -> None:
     monkeypatch.setattr(Metadata, "metadata_retrieve", staticmethod(retrieve))
     report = frictionless.validate(f"{folder}/datapackage.json")
     assert report.valid, report.flatten(["type", "rowNumber", "fieldName", "note"])
-    assert {*here} <= {*map(str, asked)}  # nothing was left out
+    assert {*here} <= {*asked}  # nothing was left out
 
 
 def test_a_card_of_cameras_becomes_a_package(monkeypatch):
@@ -132,7 +134,8 @@ def test_a_card_of_cameras_becomes_a_package(monkeypatch):
     ]
     assert about["taxonomic"][1]["order"] == "Fireformes"
     places = rows("deployments")
-    assert [row["deploymentID"] for row in places] == ["CAM01", "CAM02", "CAM03"]  # without pictures
+    ids = [row["deploymentID"] for row in places]
+    assert ids == ["CAM01", "CAM02", "CAM03"]  # also the one that no picture is of
     assert places[0]["deploymentStart"] == "2026-03-01T08:00:00+01:00"
     assert places[2]["latitude"] == "52.8"
 
@@ -160,7 +163,7 @@ def test_a_table_of_pictures_gives_times_and_deployments(monkeypatch):
 def test_boxes_people_vehicles_and_pictures_without_any(monkeypatch):
     cameras.write("card/CAM01/bad.jpg", "red", "2026:03:05 23:00:00")
     data = Path("card/CAM01/bad.jpg").read_bytes()
-    Path("card/CAM01/bad.jpg").write_bytes(data[:-200])  # its head is good
+    Path("card/CAM01/bad.jpg").write_bytes(data[:-30])  # its head is good
     entries = [
         ("CAM01/DCIM/1.jpg", [("1", 0.9, [0, 0, 0.5, 1.01]), ("2", 0.8, [0.5, 0, 0.5, 1])]),
         ("CAM01\\DCIM\\2.jpg", [("1", 0.1, [0, 0, 1, 1])]),
@@ -237,13 +240,13 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_package(monkeypatch):
         assert contents("cut") == whole, place
         for path in Path("cut").iterdir():
             path.unlink()
-    assert place > 12
+    assert place == 12  # of writes: then nothing is left to kill
 
 
 def test_what_was_named_is_kept_while_the_tables_are_put_right():
     """A table is refused at once, or when it is used at the end; no picture is looked at twice."""
     table = Path("cameras.csv").read_text()
-    Path("rules.csv").write_text("scientificName,action\nIgnis,withhold\nMare,withhold\nGreen,withhold\n")
+    Path("rules.csv").write_text("scientificName,action\nIgnis,withhold\nPLANTAE,withhold\n")
     Path("cameras.csv").write_text("\n".join(table.splitlines()[:3]) + "\n")
     done = bioclip2(*CALL, "out", "--obscure", "rules.csv")
     assert done.returncode == 1 and "withholds every deployment" in done.stderr
@@ -264,7 +267,7 @@ def test_the_coarsest_rule_of_any_species_holds_for_a_camera_and_all_at_its_plac
     assert "No such is not among the names" in done.stderr
     check(monkeypatch)
     first, second, third = rows("deployments")
-    # 10 km is coarser than 0.05 degrees on each side? A decimal is 11 km: that holds.
+    # A decimal is a cell of 11 km.
     assert (first["latitude"], first["longitude"]) == ("52.7", "23.8")
     assert 6000 < int(first["coordinateUncertainty"]) < 8000
     assert not first["locationName"] and "0.1 degrees" in first["deploymentComments"]

@@ -17,6 +17,7 @@ from bioclip2_jax.data import tables
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.identify import name_checks
 from bioclip2_jax.identify.name_lists import LabelSet
+from bioclip2_jax.text.names import uninomial
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 _ACTION_COLUMNS = ("action", "obscure", "rule", "coordinates")
@@ -180,12 +181,10 @@ def read(path: str, labels: LabelSet) -> Obscured:
         raise UserError(
             f"{path}: no column `action`; add it, with `withhold`, `10 km` or `1 decimal` in it"
         )
+    whole = table.column(tables.SCIENTIFIC_NAME_COLUMNS)
     known, missing = name_checks.by_name(labels.taxa), []
     rules: dict[tuple[str, ...], Rule] = {}
     for line, row in table.rows():
-        taxon = Taxon.from_row(row)
-        if taxon.deepest_rank is None:
-            raise UserError(f"{path}: line {line} names no taxon; fill its scientificName")
         try:
             rule = Rule.parse(row[action])
         except ValueError as error:
@@ -193,15 +192,18 @@ def read(path: str, labels: LabelSet) -> Obscured:
                 f"{path}: line {line}: {action} {row[action]!r} is not understood; write"
                 " `withhold`, `10 km` or `1 decimal`"
             ) from error
-        name, places = taxon.scientific_name, []
-        # A name alone does not say its rank: "Felidae" is read as a genus.
-        ranks = [taxon.deepest_rank, *RANKS] if len([*filter(None, taxon.ranks)]) == 1 else []
-        for rank in ranks or [taxon.deepest_rank]:
-            places = places or known.get((rank, name), [])
+        taxon = Taxon.from_row(row)
+        wanted = [(taxon.deepest_rank, taxon.scientific_name)]
+        word = uninomial(row[whole]) if whole else ""
+        if word and not taxon.deepest_rank:  # whose rank only the list can tell
+            wanted = [(rank, word) for rank in RANKS[:-1]]
+        elif not taxon.deepest_rank:
+            raise UserError(f"{path}: line {line} names no taxon; fill its scientificName")
+        places = [place for rank, name in wanted for place in known.get((rank or "", name), ())]
         if not places:
-            others = (other for rank, other in known if rank == taxon.deepest_rank)
-            meant = name_checks.meant(name, others)
-            missing.append(f"{path}: {name} is not among the names{meant}")
+            ranks = {rank for rank, _ in wanted}
+            meant = name_checks.meant(wanted[0][1], (n for rank, n in known if rank in ranks))
+            missing.append(f"{path}: {wanted[0][1]} is not among the names{meant}")
         for place in places:
             cells = labels.rows[labels.groups[place]]
             stricter = coarsest([rules.get(cells), rule])

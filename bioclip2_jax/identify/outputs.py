@@ -122,7 +122,7 @@ class Resumed:
         """
         self.position = self.failed = 0
         self.calls: list[dict[str, Any]] = []
-        self._path, self._part, self._journal = path, f"{path}.part", f"{path}.part.jsonl"
+        self._path, self._part, self._journal = path, f"{path}.part", journal_of(path)
         self._count, self._settings = count, dict(settings)
         self._crc = self._bytes = 0
         self._before: dict[str, str] | None = None  # settings of what is there
@@ -306,6 +306,11 @@ def opened(
         yield output
     finally:
         output.close()
+
+
+def journal_of(path: str) -> str:
+    """Where it is told how far an output is; there until it is complete."""
+    return f"{path}.part.jsonl"
 
 
 def _temporary() -> contextlib.AbstractContextManager[IO[bytes]]:

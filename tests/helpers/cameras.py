@@ -22,6 +22,7 @@ def photograph(
     """An encoded picture of one colour, with EXIF."""
     image = Image.new("RGB", (80, 40), COLOURS[colour])
     exif = Image.Exif()
+    exif[0x010F] = "RECONYX"
     if taken:
         exif.get_ifd(0x8769)[0x9003] = taken
     if offset:

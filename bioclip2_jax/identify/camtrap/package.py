@@ -20,7 +20,7 @@ from typing import IO, Any
 import bioclip2_jax
 from bioclip2_jax import files
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.identify import formats
+from bioclip2_jax.identify import formats, outputs
 from bioclip2_jax.identify.boxes import ANIMAL, BLANK
 from bioclip2_jax.identify.camtrap import schemas
 from bioclip2_jax.identify.camtrap.about import MADE
@@ -353,6 +353,8 @@ def _spatial(shown: Sequence[Row]) -> dict[str, Any]:
 def refuse_foreign(folder: str) -> None:
     """Refuses a folder with files of somebody else under a package's names.
 
+    Where a call was interrupted, those of a half-made package are there, and its journal.
+
     Raises:
       UsageError: names the file.
     """
@@ -360,7 +362,7 @@ def refuse_foreign(folder: str) -> None:
     if place.exists() and not place.is_dir():
         raise UsageError(f"--output {folder}: is no folder; --format camtrap-dp makes a folder")
     found = next((name for name in FILES if (place / name).exists()), "")
-    if not found:
+    if not found or os.path.exists(outputs.journal_of(folder.rstrip("/"))):
         return
     about: Any = {}
     with contextlib.suppress(UserError):
