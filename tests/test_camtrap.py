@@ -3,9 +3,11 @@
 import csv
 import datetime
 import json
+import re
 from pathlib import Path
 
 import cameras
+import duckdb
 import pytest
 from colour_world import ColourModel
 from commands import bioclip2
@@ -64,7 +66,7 @@ def rows(name: str, folder: str = "out") -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def check(monkeypatch, folder: str = "out") -> None:
+def check(monkeypatch, *, is_valid: bool = True) -> None:
     """Asks frictionless, with the official profile and schemas, which it would fetch."""
     frictionless = pytest.importorskip("frictionless")
     from frictionless.metadata import Metadata
@@ -88,8 +90,8 @@ def check(monkeypatch, folder: str = "out") -> None:
 
     original = Metadata.metadata_retrieve
     monkeypatch.setattr(Metadata, "metadata_retrieve", staticmethod(retrieve))
-    report = frictionless.validate(f"{folder}/datapackage.json")
-    assert report.valid, report.flatten(["type", "rowNumber", "fieldName", "note"])
+    report = frictionless.validate("out/datapackage.json")
+    assert report.valid == is_valid, report.flatten(["type", "rowNumber", "fieldName", "note"])
     assert {*here} <= {*asked}  # nothing was left out
 
 
@@ -156,6 +158,10 @@ def test_a_table_of_pictures_gives_times_and_deployments(monkeypatch):
         "filePath,deploymentID,timestamp\nCAM02/2.jpg,CAM03,2026-03-09 10:00\n"
     )
     assert bioclip2(*CALL, "out", "--media", "media.csv").returncode == 0
+    check(monkeypatch)
+    observations = Path("out/observations.csv")
+    observations.write_text(observations.read_text().replace("animal", "plant"))
+    check(monkeypatch, is_valid=False)
     (row,) = [row for row in rows("media") if row["filePath"] == "CAM02/2.jpg"]
     assert (row["deploymentID"], row["timestamp"]) == ("CAM03", "2026-03-09T10:00:00+01:00")
 
@@ -254,6 +260,20 @@ def test_what_was_named_is_kept_while_the_tables_are_put_right():
     Path("cameras.csv").write_text(table)
     done = bioclip2(*CALL, "out", "--obscure", "rules.csv")
     assert "going on behind 4 of 4" in done.stderr
+
+
+def test_duckdb_opens_every_output_by_the_documented_lines():
+    call = list(CALL[: CALL.index("--format")])
+    for form in ("csv", "parquet", "jsonl"):
+        bioclip2(*call, "--format", form, "--output", f"answers.{form}")
+    bioclip2(*CALL, "package")
+    docs = Path(__file__).parent.parent / "docs" / "identify.md"
+    lines = re.findall(r'^duckdb -c "(.*)"$', docs.read_text(encoding="utf-8"), re.MULTILINE)
+    counts, best, failed, places = (duckdb.sql(line).fetchall() for line in lines)
+    assert sorted(counts) == [("", 1), ("Ignis red", 2), ("Mare blue", 1)]
+    assert sorted(name for name, *_ in best) == sorted(map(str, Path("card").glob("**/*.jpg")))
+    assert failed == []
+    assert ("Ignis red", 52.70442, 23.84995, 1) in places and len(places) == 3
 
 
 # ---- Sensitive species
