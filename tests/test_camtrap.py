@@ -13,6 +13,7 @@ from colour_world import ColourModel
 from commands import bioclip2
 
 from bioclip2_jax.errors import UsageError
+from bioclip2_jax.files import place
 from bioclip2_jax.identify import outputs
 from bioclip2_jax.identify.camtrap import package, schemas
 from bioclip2_jax.weights import load as loading
@@ -203,6 +204,19 @@ def test_boxes_people_vehicles_and_pictures_without_any(monkeypatch):
     assert not bad["classifiedBy"] and "cannot be decoded" in rows("media")[-1]["mediaComments"]
 
 
+def test_pictures_in_a_bucket_become_a_package_there(bucket):
+    for path in Path("card").rglob("*.jpg"):
+        place(f"{bucket}/{path}").write_bytes(path.read_bytes())
+    call = [f"{bucket}/card" if word == "card" else word for word in CALL]
+    done = bioclip2(*call, f"{bucket}/out")
+    assert done.returncode == 3, done.stderr
+    for name in package.FILES:
+        Path(name).write_bytes(place(f"{bucket}/out/{name}").read_bytes())
+    assert [row["filePath"] for row in rows("media", ".")][0] == "CAM01/DCIM/1.jpg"
+    assert len(rows("observations", ".")) == 3
+    assert bioclip2(*call, f"{bucket}/out").returncode == 3  # in its own place
+
+
 class Killed(BaseException):
     """As SIGKILL, at one place."""
 
@@ -216,8 +230,8 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_package(monkeypatch):
     assert bioclip2(*CALL, "whole", "--batch-size", 1).returncode == 3
     whole = contents("whole")
     write, replacing = outputs._write, package.files.writing
-    for place in range(1, 30):
-        left = [place]
+    for number in range(1, 30):
+        left = [number]
 
         def tick(left=left):
             left[0] -= 1
@@ -243,10 +257,10 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_package(monkeypatch):
             else:
                 break
         assert bioclip2(*CALL, "cut", "--batch-size", 1).returncode == 3
-        assert contents("cut") == whole, place
+        assert contents("cut") == whole, number
         for path in Path("cut").iterdir():
             path.unlink()
-    assert place == 12  # of writes: then nothing is left to kill
+    assert number == 12  # of writes: then nothing is left to kill
 
 
 def test_what_was_named_is_kept_while_the_tables_are_put_right():

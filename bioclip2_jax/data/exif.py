@@ -63,7 +63,7 @@ def _taken(tags: Mapping[int, Any]) -> str:
 
 
 def _place(tags: Mapping[int, Any]) -> tuple[float | None, float | None, float | None]:
-    latitude, longitude = _degrees(tags, _LATITUDE, "S", 90), _degrees(tags, _LONGITUDE, "W", 180)
+    latitude, longitude = _degrees(tags, _LATITUDE, "NS", 90), _degrees(tags, _LONGITUDE, "EW", 180)
     if latitude is None or longitude is None or latitude == longitude == 0:  # no fix
         return None, None, None
     try:
@@ -73,16 +73,18 @@ def _place(tags: Mapping[int, Any]) -> tuple[float | None, float | None, float |
     return latitude, longitude, error if error > 0 else None
 
 
-def _degrees(tags: Mapping[int, Any], where: tuple[int, int], negative: str, most: int):
+def _degrees(
+    tags: Mapping[int, Any], where: tuple[int, int], letters: str, most: int
+) -> float | None:
     """The angle, to the seventh decimal, a centimetre; None where there is none."""
-    letter, parts = (tags.get(tag) for tag in where)
+    letter, parts = _text(tags.get(where[0])).upper(), tags.get(where[1])
     try:
         value = sum(float(part) / 60**power for power, part in enumerate(parts or ()))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    if not parts or not abs(value) <= most:  # nor a NaN
+    if not parts or not abs(value) <= most or letter not in (*letters,):  # nor a NaN
         return None
-    return round(-value if _text(letter).upper() == negative else value, 7)
+    return round(-value if letter == letters[1] else value, 7)
 
 
 def _text(value: object) -> str:

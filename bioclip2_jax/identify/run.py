@@ -218,10 +218,9 @@ def _settings(
     prior = "none"
     if counts is not None:
         prior = f"checksum {_sum(*map(repr, counts.tolist()))}, strength {request.strength}"
-    if request.obscure:
-        rules = obscured.rules if obscured and not request.is_package else {}
-        lines = sorted(f"{cells} {rule}" for cells, rule in rules.items())
-        settings["--obscure"] = f"{len(rules):,} rules with checksum {_sum(*lines)}"
+    if obscured and not request.is_package:
+        lines = sorted(f"{cells} {rule}" for cells, rule in obscured.rules.items())
+        settings["--obscure"] = f"{len(lines):,} rules with checksum {_sum(*lines)}"
     return settings | {"--prior": prior, "version": bioclip2_jax.__version__}
 
 

@@ -7,7 +7,10 @@ from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.identify.camtrap import schemas
 
-MADE = ("resources", "profile", "created", "spatial", "temporal", "taxonomic")
+MADE = (
+    *("resources", "profile", "created", "spatial", "temporal", "taxonomic"),
+    "informationWithheld",  # which only we write
+)
 _CHOICES = ("samplingDesign", "captureMethod")
 
 
@@ -35,6 +38,8 @@ def read(path: str) -> dict[str, Any]:
         if not isinstance(values, list) or not values or not {*map(str, values)} <= {*allowed}:
             kind = "a list of some of" if name == "captureMethod" else "one of"
             raise UserError(f"{path}: project.{name} must be {kind} {', '.join(allowed)}")
+    if not all(map(_has_title, about.get("sources", ()))):
+        raise UserError(f"{path}: `sources` has to be a list, of which each has a `title`")
     licences = about.get("licenses", [])
     scopes = [item.get("scope") for item in licences if isinstance(item, Mapping)]
     if licences and not {"data", "media"} <= {*scopes}:

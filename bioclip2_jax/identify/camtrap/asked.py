@@ -73,8 +73,11 @@ def read(
 
 def _root(arguments: Sequence[str], pictures: Inputs | Boxes) -> str:
     """The folder that paths in a package count from: the one that was named, or above all."""
-    folder = arguments[0] if len(arguments) == 1 else ""
-    if isinstance(pictures, Boxes) or (folder and files.place(folder).is_dir()):
-        return str(files.absolute(folder)).rstrip("/")
-    local = [os.path.abspath(name) for name in pictures.names() if not files.is_remote(name)]
-    return os.path.commonpath([os.path.dirname(name) for name in local]) if local else ""
+    only = str(files.absolute(arguments[0])).rstrip("/") if len(arguments) == 1 else ""
+    if isinstance(pictures, Boxes):
+        return only or os.path.abspath(".")
+    names = [n if files.is_remote(n) else os.path.abspath(n) for n in pictures.names()]
+    if only and all(name.startswith(f"{only}/") for name in names):  # an archive, too
+        return only
+    folders = [os.path.dirname(name) for name in names if not files.is_remote(name)]
+    return os.path.commonpath(folders) if folders else ""

@@ -262,10 +262,13 @@ class Package:
         number, category, confidence, *place = row["box"] or (-1, "", None)
         cells: dict[str, Any] = {}
         if number >= 0:
-            left, top = (min(1.0, max(0.0, side)) for side in place[:2])
-            sides = (left, top, min(place[2], 1 - left), min(place[3], 1 - top))
-            if min(sides[2:]) > 0:
-                cells |= zip(_SIDES, sides, strict=True)
+            left, top, right, bottom = (
+                min(1.0, max(0.0, side))  # detectors go over the edge by a little
+                for side in (*place[:2], place[0] + place[2], place[1] + place[3])
+            )
+            if right > left and bottom > top:
+                sides = (left, top, right - left, bottom - top)
+                cells |= {name: round(side, 6) for name, side in zip(_SIDES, sides, strict=True)}
         if row["answers"]:
             pairs = [(formats.scientific(self.columns, c)[0], s) for c, s in row["answers"][1:]]
             others = "; ".join(f"{name} {score:.3f}" for name, score in pairs)
@@ -303,23 +306,26 @@ class Package:
         about = {key: value for key, value in self.about.items() if key not in MADE}
         name = re.sub("[^a-z0-9._-]+", "-", os.path.basename(os.path.abspath(folder)).lower())
         program = {"title": "bioclip2_jax", "version": bioclip2_jax.__version__}
+        others = [s for s in about.get("sources", ()) if s.get("title") != program["title"]]
+        parse = datetime.datetime.fromisoformat
         made: dict[str, Any] = {
             "resources": resources,
             "profile": f"{schemas.URL}/camtrap-dp-profile.json",
             "name": name.strip("-") or "package",
             "created": self.created,
             **about,
-            "sources": [*about.get("sources", []), program],
+            "sources": [*others, program],
             "spatial": _spatial(shown),
             "temporal": {
-                "start": min(row["deploymentStart"] for row in shown)[:10],
-                "end": max(row["deploymentEnd"] for row in shown)[:10],
+                "start": min((row["deploymentStart"] for row in shown), key=parse)[:10],
+                "end": max((row["deploymentEnd"] for row in shown), key=parse)[:10],
             },
             "taxonomic": sheets.taxa,
         }
         coarse = [rule.degrees for rule in rules.values() if not rule.is_withheld]
         if coarse:
-            made["coordinatePrecision"] = round(max(coarse), 5)
+            own = float(about.get("coordinatePrecision") or 0)  # of a table that is coarse already
+            made["coordinatePrecision"] = max(own, round(max(coarse), 5))
         hidden = sum(rule.is_withheld for rule in rules.values())
         if hidden:
             made["informationWithheld"] = (
