@@ -332,7 +332,7 @@ def test_a_withheld_species_takes_its_deployments_out(monkeypatch):
     ("option", "value", "sentence"),
     [
         ("--timezone", "Europe/Brusels", "no such time zone here; write a name"),
-        ("--output", "-", "needs --output; it is a folder"),
+        ("--output", "-", "camtrap-dp needs --output FOLDER"),
         ("--output", "taxa.csv", "is no folder; --format camtrap-dp makes a folder"),
         ("--columns", "dwc", "Camtrap DP has columns of its own"),
         ("--format", "csv", "--deployments goes with --format camtrap-dp"),

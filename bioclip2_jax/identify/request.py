@@ -74,8 +74,8 @@ class Request:
           UsageError: says which.
         """
         if self.format in ("parquet", formats.CAMTRAP) and self.output == "-":
-            what = "it is no text" if self.format == "parquet" else "it is a folder"
-            raise UsageError(f"--format {self.format} needs --output; {what}")
+            what = "FOLDER" if self.is_package else "FILE; it is no text"
+            raise UsageError(f"--format {self.format} needs --output {what}")
         if self.bom and self.format != "csv":
             raise UsageError("--bom is for --format csv; other formats need no mark")
         if self.is_package and self.columns != "pybioclip":
