@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cameras
 import duckdb
 import polars
 import pyarrow.dataset
@@ -33,7 +34,7 @@ def commands(page: str, language: str = "sh") -> list[str]:
 
 
 def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One command of ours in this process, with what is piped into it, or DuckDB's."""
+    """One command of ours in this process, with what is piped into it."""
     left, _, right = line.rpartition(" | ")
     fed = b""
     if left:
@@ -41,8 +42,7 @@ def run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert fed, f"{left}: nothing comes out"
     program, *arguments = shlex.split(right)
     if program == "duckdb":
-        assert duckdb.sql(arguments[1]).fetchall()
-        return
+        return  # tests/test_camtrap.py runs these
     assert program == "bioclip2", line
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(fed)))
     done = bioclip2(*arguments)
@@ -65,10 +65,23 @@ def home(tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(module, "load", lambda *_, **__: ColourModel())
     write_world(tmp_path / "data" / "birds", {"red": 1})
     Path("last").touch()
-    for folder in ("card/DCIM", "photos", "birds/images"):
-        Path(folder).mkdir(parents=True)
+    for folder in ("card/CAM01", "photos", "birds/images"):
         for number, colour in enumerate(TAXA):
-            Path(folder, f"{number}.JPG").write_bytes(square(colour, "JPEG"))
+            cameras.write(
+                f"{folder}/{number}.JPG",
+                colour,
+                "2026:03:05 22:00:00",
+                latitude=(52.0, 42.0, 16.0),
+                longitude=(23.0, 51.0, 0.0),
+            )
+    camera = {"deploymentID": "CAM01", "latitude": "52.7", "longitude": "23.8"}
+    camera |= {"deploymentStart": "2026-03-01 08:00", "deploymentEnd": "2026-04-01 08:00"}
+    write_table("cameras.csv", [camera])
+    project = {"title": "Bridges", "samplingDesign": "opportunistic"}
+    project["captureMethod"] = ["activityDetection"]
+    contributors = [{"title": "Ada", "role": "contact"}]
+    Path("project.json").write_text(json.dumps({"contributors": contributors, "project": project}))
+    write_table("sensitive.csv", [{"scientificName": "Ignis red", "action": "10 km"}])
     rows = [
         dict(zip(RANKS, taxon.ranks, strict=True)) | {"common": COMMON[colour]}
         for colour, taxon in TAXA.items()
@@ -84,7 +97,7 @@ def home(tmp_path, monkeypatch) -> Path:
         "info": {"detector": "md_v5a", "format_version": "1.4"},
         "detection_categories": {"1": "animal", "2": "person", "3": "vehicle"},
     }
-    for name, folder in (("detections.json", "DCIM/"), ("birds.json", "")):
+    for name, folder in (("detections.json", "CAM01/"), ("birds.json", "")):
         images = [{"file": f"{folder}{number}.JPG", "detections": [box]} for number in range(4)]
         Path(name).write_text(json.dumps({**found, "images": images}))
     return tmp_path

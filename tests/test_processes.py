@@ -179,7 +179,7 @@ def test_slurm_and_tpu_pods_are_recognised(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where no TPU is
-    monkeypatch.setattr(workers, "_has_tpu", lambda: True)
+    monkeypatch.setattr(workers.platforms, "has_tpu", lambda: True)
     monkeypatch.setattr(workers, "_metadata", lambda name: "")
     assert not workers.is_tpu_pod()
     monkeypatch.setattr(workers, "_metadata", lambda name: "10.0.0.1,10.0.0.2")
