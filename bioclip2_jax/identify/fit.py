@@ -16,9 +16,10 @@ from bioclip2_jax.features import store
 from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import embed_images, spread
 from bioclip2_jax.features.parts import Maker
-from bioclip2_jax.identify import heads
+from bioclip2_jax.identify import heads, labelled
 from bioclip2_jax.identify.heads import About, Head, Verdict
 from bioclip2_jax.identify.label_features import features_of
+from bioclip2_jax.identify.labelled import Labelled
 from bioclip2_jax.measures import choice, confounds, head_figures
 from bioclip2_jax.measures.accuracy import class_average
 from bioclip2_jax.measures.choice import CHOSEN
@@ -30,7 +31,6 @@ from bioclip2_jax.weights.load import Model
 
 FALSE_UNKNOWN = 0.05
 _SMALL = 1 << 22  # numbers
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +52,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Rows of a table: files, classes and groups ("" without) as written."""
-
-    files: list[str]
-    classes: list[str]
-    groups: list[str]
-
-
-@dataclass(frozen=True)
 class _Kept:
     """Features [n, dim] float32 of `rows` of the table, who made them, and names of their sets."""
 
@@ -72,7 +63,7 @@ class _Kept:
     datasets: Sequence[str] = ()
 
 
-def run(request: Request, say: Say = lambda note: None) -> About:
+def run(request: Request, say: Callable[[str], None] = lambda note: None) -> About:
     """Fits a head and writes it.
 
     Args:
@@ -90,14 +81,13 @@ def run(request: Request, say: Say = lambda note: None) -> About:
     out = files.place(request.out)
     if (out / heads.ABOUT).exists() and not request.overwrite:
         raise UsageError(f"--out {out}: a head is there; give --overwrite, or another folder")
-    rows = read_table(request.table, request.column, request.group, say)
+    rows = labelled.read(request.table, request.column, request.group, say)
     kept = _of_store(request, rows, say) if request.features else _of_images(request, rows, say)
     names = [rows.classes[row] for row in kept.rows]
     classes = sorted(set(names))
     if len(classes) < 2:
-        what = f"only {classes[0]!r}" if classes else "no picture"
         raise UserError(
-            f"{request.table}: {request.column}: {what}; a head tells two classes apart"
+            f"{request.table}: {request.column}: only {classes[0]!r}; a head tells classes apart"
         )
     labels = np.searchsorted(classes, names)
     counts = np.bincount(labels)
@@ -113,7 +103,7 @@ def run(request: Request, say: Say = lambda note: None) -> About:
     text, scale = None, 1.0
     if kept.model and request.text:
         text, scale = features_of(kept.model, classes, 128), kept.model.logit_scale
-    head, verdict = fitted(
+    (linear, recipe), verdict = fitted(
         kept.features,
         labels,
         groups=groups,
@@ -136,9 +126,8 @@ def run(request: Request, say: Say = lambda note: None) -> About:
         verdict=verdict,
         cautions=_cautions(request, rows, kept, classes, labels, groups),
         version=bioclip2_jax.__version__,
-        recipe=head[1],
+        recipe=recipe,
     )
-    linear, recipe = head
     heads.write(out, Head(about, linear, text if recipe.text_weight else None))
     return about
 
@@ -231,66 +220,7 @@ def _basis(features: np.ndarray) -> np.ndarray | None:
 # ---- Pictures
 
 
-def read_table(path: str, column: str, group: str | None, say: Say) -> Labelled:
-    """The rows that have a class. A picture that is named twice alike counts once.
-
-    Raises:
-      UsageError: no such file, or column.
-      UserError: unreadable, or a row that cannot be used; names the line.
-    """
-    place = files.place(path)
-    if not place.is_file():
-        raise UsageError(f"{path}: no such table")
-    table = tables.open_table(place)
-    has = ", ".join(name for name in table.header if name)
-    file_column = table.column(tables.FILE_COLUMNS)
-    if not file_column:
-        raise UsageError(f"{path}: no column with file names, such as `filename`; it has {has}")
-    found = {}
-    for option, name in (("--column", column), ("--group", group)):
-        wanted = name if name in table.header else name and table.column([tables.normal(name)])
-        if name and not wanted:
-            raise UsageError(f"{path}: no column {name!r} ({option}); it has {has}")
-        found[option] = wanted
-    lines: dict[str, int] = {}
-    rows, skipped, twice = Labelled([], [], []), 0, 0
-    for line, row in table.rows():
-        name, label = row[file_column], row[found["--column"]]
-        if not label:
-            skipped += 1
-            continue
-        where = f"{path}, line {line}"
-        if not name:
-            raise UserError(f"{where}: no file in {file_column}; name the picture, or take it out")
-        if label == heads.UNKNOWN:
-            raise UserError(
-                f"{where}: {column} is {label!r}, which `predict` answers below the threshold;"
-                " empty the cell if nobody knows, or call the class otherwise"
-            )
-        cell = row[found["--group"]] if group else ""
-        if group and not cell:
-            raise UserError(f"{where}: no {group}; fill the cell, or take the row out")
-        if name in lines:
-            earlier = lines[name]
-            if (label, cell) != (rows.classes[earlier], rows.groups[earlier]):
-                raise UserError(
-                    f"{where}: {name} is {label!r} here and {rows.classes[earlier]!r} above, or of"
-                    " another group; keep one of the rows"
-                )
-            twice += 1
-            continue
-        lines[name] = len(rows.files)
-        rows.files.append(name)
-        rows.classes.append(label)
-        rows.groups.append(cell)
-    if skipped:
-        say(f"{path}: {skipped:,} rows without {column} are left out")
-    if twice:
-        say(f"{path}: {twice:,} rows repeat a picture, which counts once")
-    return rows
-
-
-def _of_store(request: Request, rows: Labelled, say: Say) -> _Kept:
+def _of_store(request: Request, rows: Labelled, say: Callable[[str], None]) -> _Kept:
     assert request.features
     kept = store.read(request.features)
     model = loading.load(request.model) if request.model else None
@@ -314,7 +244,7 @@ def _of_store(request: Request, rows: Labelled, say: Say) -> _Kept:
     )
 
 
-def _of_images(request: Request, rows: Labelled, say: Say) -> _Kept:
+def _of_images(request: Request, rows: Labelled, say: Callable[[str], None]) -> _Kept:
     assert request.images and request.model
     folder = files.place(request.images)
     if not folder.is_dir():
@@ -342,7 +272,7 @@ def _of_images(request: Request, rows: Labelled, say: Say) -> _Kept:
     )
 
 
-def _tell_missing(place: str, rows: Labelled, found: list[int], say: Say) -> None:
+def _tell_missing(place: str, rows: Labelled, found: list[int], say: Callable[[str], None]) -> None:
     missing = len(rows.files) - len(found)
     if not found:
         first = rows.files[0] if rows.files else "a row with a class"

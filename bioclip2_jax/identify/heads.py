@@ -6,7 +6,7 @@ last: a head that was not finished has none, and one that was half replaced is n
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from etils import epath
 from safetensors import SafetensorError
 
 from bioclip2_jax import files
+from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.features.parts import Maker
 from bioclip2_jax.identify.name_lists import LabelSet
@@ -111,7 +112,7 @@ class Head:
 
     about: About
     linear: Linear
-    text: np.ndarray | None = field(default=None)
+    text: np.ndarray | None = None
 
     @property
     def labels(self) -> LabelSet:
@@ -123,6 +124,12 @@ class Head:
             columns=("classification",),
             rows=[(name,) for name in names],
         )
+
+    def tells(self) -> str:
+        """In few letters; two that are alike give the same answers."""
+        about = self.about
+        text = f"{about.sha256} {about.recipe} {about.verdict.unknown.threshold} {about.classes}"
+        return f"checksum {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def check(self, model: Model, sha256: str, place: str) -> None:
         """Refuses another model.
@@ -206,7 +213,7 @@ def read(folder: epath.PathLike) -> Head:
         raise UserError(f"{folder}: no head here ({ABOUT} is missing); `bioclip2 fit` makes one")
     try:
         about = msgspec.json.decode(files.read_text(place / ABOUT), type=About)
-        data = (place / TENSORS).read_bytes()
+        data = buckets.read_bytes(place / TENSORS)
         if hashlib.sha256(data).hexdigest() != about.sha256:
             raise ValueError(f"{TENSORS} is not the one that {ABOUT} describes")
         tensors = safetensors.numpy.load(data)

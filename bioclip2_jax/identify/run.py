@@ -85,7 +85,7 @@ def run(
             say(note)
         count = _count(found)
         settings = _settings(request, found, labels, counts, obscured)
-        settings |= {"--head": head.about.sha256} if head else {}
+        settings |= {"--head": head.tells()} if head else {}
         hides = obscured is not None and request.has_places  # which the last picture may tell
         grows = formats.grows(request.format) and not request.goes_back and not hides
         path = request.output.rstrip("/") if package else request.output

@@ -170,11 +170,13 @@ def _fits(
         heads["simple_shot", 0.0] = linear_heads.simple_shot(features, labels, classes)
         left = whole.without(*(moments[number] for number in out))
         ridges = linear_heads.ridge(left, linear_heads.RIDGES)
-        heads |= {("ridge", s): head for s, head in zip(linear_heads.RIDGES, ridges, strict=True)}
+        for strength, head in zip(linear_heads.RIDGES, ridges, strict=True):
+            heads["ridge", strength] = head
         if is_small:
             strengths = linear_heads.PENALTIES
             fitted = linear_heads.logistic(features, labels, classes, strengths)
-            heads |= {("logistic", s): head for s, head in zip(strengths, fitted, strict=True)}
+            for strength, head in zip(strengths, fitted, strict=True):
+                heads["logistic", strength] = head
         yield frozenset(out), heads
 
 

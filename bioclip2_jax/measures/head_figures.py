@@ -95,7 +95,7 @@ def figures(
     stacked = csr_matrix(vstack([table(np.ones(len(labels))), *rows]))
 
     def estimate(drawn: np.ndarray) -> np.ndarray:
-        sums = (stacked @ drawn).reshape(-1, classes)
+        sums = np.asarray(stacked @ drawn).reshape(-1, classes)
         present = sums[0] > 0
         accuracy = sums[1:].sum(axis=1) / sums[0].sum()
         average = (sums[1:, present] / sums[0, present]).mean(axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 from scipy.optimize import minimize, minimize_scalar
 from scipy.sparse import csr_matrix
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 Kind = Literal["simple_shot", "ridge", "logistic"]
 RIDGES = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)  # in units of the mean eigenvalue
@@ -104,7 +104,7 @@ def ridge(moments: Moments, strengths: Sequence[float]) -> list[Linear]:
     if len(strengths) == 1:
         gram.flat[:: dim + 1] += strengths[0] * unit
         return [linear(scipy.linalg.solve(gram, cross, assume_a="pos"))]
-    values, vectors = scipy.linalg.eigh(gram, driver="evd")
+    values, vectors = np.linalg.eigh(gram)
     turned, values = vectors.T @ cross, values.clip(0)
     return [linear(vectors @ (turned / (values + s * unit)[:, None])) for s in strengths]
 
@@ -150,9 +150,12 @@ def logistic(
     def loss(flat: np.ndarray, strength: float) -> tuple[float, np.ndarray]:
         weight, bias = flat[classes:].reshape(dim, classes), flat[:classes]
         logits = centred @ weight.astype(np.float32) + bias.astype(np.float32)
-        totals = logsumexp(logits, axis=1)
-        value = float(np.mean(totals - logits[rows, labels], dtype=np.float64))
-        shares = np.exp(logits - totals[:, None])
+        peaks = logits.max(axis=1)
+        shares = np.exp(logits - peaks[:, None])
+        totals = shares.sum(axis=1)
+        losses = np.log(totals) + peaks - logits[rows, labels]
+        value = float(losses.mean(dtype=np.float64))
+        shares /= totals[:, None]
         shares[rows, labels] -= 1
         shares /= count
         slope = np.concatenate(
@@ -205,4 +208,4 @@ def _sums(
     """[classes, dim] float64, sums of the rows of each class."""
     values = np.ones(len(labels), np.float32) if weights is None else weights
     chosen = csr_matrix((values, (labels, np.arange(len(labels)))), (classes, len(labels)))
-    return (chosen @ features).astype(np.float64)
+    return np.asarray(chosen @ features, np.float64)
