@@ -1,6 +1,6 @@
 """The second half of a conversion: ArrayRecord shards, each by one task, and their metadata.
 
-The files are those of TFDS, which reads them; examples are serialised here, a third of the cost of
+The files are those of TFDS, which reads them; examples are serialised here, at half the cost of
 what protobuf makes of a map, in the order of its names, so that equal records are equal bytes.
 """
 
