@@ -47,7 +47,7 @@ from bioclip2_jax.training.step import (
 )
 from bioclip2_jax.training.unreadable import Unreadable
 from bioclip2_jax.weights import checkpoint
-from bioclip2_jax.workers import processes
+from bioclip2_jax.workers import platforms, processes
 
 DONE_FILE = "done.json"  # written last: no more checkpoints will come
 
@@ -352,4 +352,5 @@ def naming_full_disk(workdir: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    platforms.settle()
     exit_on_user_error(lambda: main(sys.argv[1:]))

@@ -39,8 +39,11 @@ from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 
 ROOT = Path(__file__).parent.parent
-# By the processor time that they take, in all about two thirds.
-_LONGEST = "processes train chaos step kernels protocols convert_forms models end_to_end benchmarks"
+# By the time that they take, in all about two thirds.
+_LONGEST = (
+    "processes chaos benchmarks step kernels train watchdog protocols convert_forms models"
+    " feeding update_options plan earlier build end_to_end preflight predict_outputs study"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

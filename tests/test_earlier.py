@@ -1,20 +1,22 @@
 """What version 0.1.0 wrote is read by this one, with the same content (tests/data/earlier)."""
 
+import contextlib
+import functools
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from commands import bioclip2 as call
 
 import bioclip2_jax
 from bioclip2_jax.data import dataset
 from bioclip2_jax.features import store
+from bioclip2_jax.training import sharding
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "tests" / "data" / "earlier"
@@ -87,6 +89,7 @@ def test_a_run_goes_on_where_it_stopped(earlier):
         *("--config.data.replay_dir=data", "--config.init=init", "--config.model.name=init"),
         # A run keeps the pixels and the order that it began with, whatever the recipe says.
         *(*arguments, "--config.data.decode=simd", "--config.data.order=2"),
+        f"--config.compile_cache={jax.config.jax_compilation_cache_dir}",
     )
     lines = (earlier / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = {str(row["step"]): row["loss"] for row in map(json.loads, lines)}
@@ -94,14 +97,9 @@ def test_a_run_goes_on_where_it_stopped(earlier):
 
 
 def bioclip2(folder: Path, *arguments: str) -> str:
-    """What the command line says, started in a folder, with one device."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
-    done = subprocess.run(
-        [sys.executable, "-m", "bioclip2_jax", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
-    )
+    """What the command line says in a folder, with one device."""
+    mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+    with contextlib.chdir(folder), mock.patch.object(sharding, "make_mesh", mesh):
+        done = call(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout

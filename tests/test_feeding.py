@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import (
+    LONG,
     arguments,
     children,
     finish,
@@ -169,7 +170,7 @@ def data(tmp_path_factory):
 
 def start_slowly(count, workdir, data, workers):
     flags = f"--config.data.workers={workers}", "--config.data.threads=1"
-    args = arguments(workdir, data, *flags, recipe="slowly", steps=40, checkpoint_every=100)
+    args = arguments(workdir, data, *flags, recipe="slowly", **LONG)
     return start_together(count, args)
 
 
@@ -182,7 +183,7 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_a_checkpoint(tmp_path,
     codes, messages = finish(processes)
     assert codes == [1] * count
     (kept,) = checkpoint.steps(tmp_path)
-    assert 2 <= kept < 40 and len(rows(tmp_path)) == kept
+    assert 2 <= kept < LONG["steps"] and len(rows(tmp_path)) == kept
     sentence = (
         "bioclip2: error: a worker of the data loader was killed by signal 9, perhaps for want of"
         " memory; start again with the same command\n"

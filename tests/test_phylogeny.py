@@ -28,7 +28,7 @@ def test_traits_evolve_so_that_ranks_differ_as_in_the_trait_itself():
     tree = Tree.of(LINEAGES, np.arange(48))
     assert [len(np.unique(level)) for level in tree.levels] == [4, 12, 22, 48]
     values = 5 + evolved(rng, 1, (4, 1, 0.2, 0.1))[:, 0]
-    found = evolve_values(tree, values, 99, rng)
+    found = evolve_values(tree, evolved(rng, 12), values, 99, rng)
     own = tree.parts(values[:, None])
     assert own.sum(axis=0)[:, 0] == pytest.approx(values - values.mean())
     # Parts of two ranks are orthogonal, so that their squares add up.
@@ -40,6 +40,31 @@ def test_traits_evolve_so_that_ranks_differ_as_in_the_trait_itself():
     assert found.mean(axis=0) == pytest.approx(values.mean())
     apart = np.corrcoef(found.T)[np.triu_indices(99, 1)]
     assert np.abs(apart).max() < 0.99 and abs(apart.mean()) < 0.1
+
+
+def test_branches_are_as_long_as_the_features_moved_along_them():
+    rng = np.random.default_rng(3)
+    tree = Tree.of(LINEAGES, np.arange(48))
+    lengths = [rng.exponential(size=level.max() + 1) for level in tree.levels]
+    features = tree.evolve(np.ones((4, 500)), rng, lengths)
+    moved = (features[:, None] - features[None]).var(axis=2)
+    true = sum(
+        np.where(own[:, None] == own, 0, length[own][:, None] + length[own])
+        for own, length in zip(tree.levels, lengths, strict=True)
+    )
+    assert np.corrcoef(moved.ravel(), np.ravel(true))[0, 1] > 0.95
+    # Of siblings of equal size no more than a mean is told; orders and genera are many.
+    for own, found in zip(lengths[1:], tree.lengths(features)[1:], strict=True):
+        assert found.mean() == pytest.approx(1)
+        assert np.corrcoef(own, found)[0, 1] > 0.4
+    values = features[:, 0]
+    traits = evolve_values(tree, features, values, 500, rng)
+    plain = evolve_values(tree, evolved(rng, 500), values, 500, rng)
+    nearer = [
+        np.corrcoef(moved.ravel(), ((t[:, :, None] - t[:, None]) ** 2).mean(0).ravel())[0, 1]
+        for t in (traits.T, plain.T)
+    ]
+    assert nearer[0] > nearer[1] + 0.1
 
 
 def test_labels_keep_their_numbers_and_gather_in_clades_as_the_true_ones():
@@ -62,7 +87,7 @@ def test_labels_keep_their_numbers_and_gather_in_clades_as_the_true_ones():
 
 @pytest.mark.parametrize("steps", [(1, 1, 1, 1), (4, 1, 0.5, 0.5)])
 def test_traits_that_only_share_their_ancestry_with_the_features_are_not_found(steps):
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(4)
     free, tree = [], []
     for number in range(40):
         features, trait = unit(evolved(rng, 12, steps)), evolved(rng, 1, steps)[:, 0]

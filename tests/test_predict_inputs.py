@@ -80,6 +80,17 @@ def test_an_archive_gives_the_rows_of_its_folder(home, form):
     assert list(packed.values()) == list(plain.values())
 
 
+@pytest.mark.parametrize("option", ["--list", "--names", "--taxa", "--labels", "--prior"])
+def test_a_workbook_is_refused_by_name_wherever_a_table_is_read(home, option):
+    Path("taxa.csv").write_text("genus,species\nIgnis,red\nMare,blue\n")
+    Path("book.xlsx").write_bytes(b"PK\x03\x04" + bytes(20))
+    call = ["predict", "red.png", "--model", "m", option, "book.xlsx"]
+    call += ["--taxa", "taxa.csv"] * (option in ("--list", "--prior"))
+    done = bioclip2(*call)
+    assert done.returncode == 1 and "book.xlsx: not a text table or list but a" in done.stderr
+    assert "save its sheet as CSV" in done.stderr
+
+
 def test_folders_patterns_lists_and_several_places_keep_their_order(home, monkeypatch):
     pack("tar")
     Path("empty").mkdir()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 from processes import (
+    LONG,
     arguments,
     finish,
     kill,
@@ -27,11 +28,6 @@ from bioclip2_jax.training import sharding
 from bioclip2_jax.weights import checkpoint
 from bioclip2_jax.workers import processes as workers
 
-# Long enough that a signal, which JAX looks for once a second, comes before the end of a slow run;
-# learning gently, so that the last bits of a sum do not grow.
-RUN = {"steps": 40, "batch_size": 8, "checkpoint_every": 1000, "learning_rate": 1e-4}
-SLOWLY = RUN | {"recipe": "slowly"}
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -41,25 +37,25 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
-    run_here(arguments(workdir, data, **RUN))
+    run_here(arguments(workdir, data, **LONG))
     return losses(workdir)
 
 
 @pytest.fixture(scope="module")
 def pair(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pair")
-    run_together(2, arguments(workdir, data, **RUN))
+    run_together(2, arguments(workdir, data, **LONG))
     return workdir
 
 
 def test_two_processes_repeat_the_run_of_one(pair, alone):
-    assert len(alone) == RUN["steps"]
+    assert len(alone) == LONG["steps"]
     np.testing.assert_allclose(losses(pair), alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "devices"), [(4, 1), (2, 2)])
 def test_more_processes_and_devices_repeat_the_run_of_one(data, alone, tmp_path, count, devices):
-    args = arguments(tmp_path, data, "--config.mesh.fsdp=2", **RUN)
+    args = arguments(tmp_path, data, "--config.mesh.fsdp=2", **LONG)
     processes = start_together(count, args, devices)
     try:
         wait_until(lambda: len(rows(tmp_path)) >= 8, processes)
@@ -72,19 +68,19 @@ def test_more_processes_and_devices_repeat_the_run_of_one(data, alone, tmp_path,
 def test_a_signal_to_one_process_stops_all_at_one_step_and_nothing_is_lost(
     pair, data, tmp_path, capfd
 ):
-    processes = start_together(2, arguments(tmp_path, data, **SLOWLY))
+    processes = start_together(2, arguments(tmp_path, data, recipe="slowly", **LONG))
     wait_until(lambda: len(rows(tmp_path)) >= 3, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, messages = finish(processes)
     assert codes == [0, 0], messages
     (stopped,) = checkpoint.steps(tmp_path)
     assert f"stopped and saved after step {stopped}" in messages[0]
-    assert 3 <= stopped < RUN["steps"] and not (tmp_path / "done.json").exists()
+    assert 3 <= stopped < LONG["steps"] and not (tmp_path / "done.json").exists()
     assert "stopped" not in messages[1] and "step" not in messages[1]  # one process speaks
-    run_here(arguments(tmp_path, data, **RUN), devices=2)  # to the bit what two processes do
+    run_here(arguments(tmp_path, data, **LONG), devices=2)  # to the bit what two processes do
     assert f"going on after step {stopped}" in capfd.readouterr().err
     assert losses(tmp_path) == losses(pair)
-    ours, undisturbed = (parameters(folder, RUN["steps"]) for folder in (tmp_path, pair))
+    ours, undisturbed = (parameters(folder, LONG["steps"]) for folder in (tmp_path, pair))
     jax.tree.map(np.testing.assert_array_equal, ours, undisturbed)
 
 
@@ -98,7 +94,7 @@ def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(sharding, "global_batch", global_batch)
     for before, devices, fsdp in ((0, 8, 1), (4, 4, 2), (8, 2, 1)):
-        run_here(arguments(tmp_path, data, f"--config.mesh.fsdp={fsdp}", **RUN), devices)
+        run_here(arguments(tmp_path, data, f"--config.mesh.fsdp={fsdp}", **LONG), devices)
         told = capfd.readouterr().err
         assert f"stopped and saved after step {before + 4}" in told
         assert before == 0 or f"going on after step {before}" in told
@@ -111,11 +107,11 @@ def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path, monkeypatch, ca
 
 def test_an_error_of_one_process_ends_all(pair, data, tmp_path):
     workdir = shutil.copytree(pair, tmp_path / "run")
-    args = arguments(workdir, data, **RUN | {"steps": 100})
+    args = arguments(workdir, data, **LONG | {"steps": 100})
     codes, messages = finish(start_together(2, [*args, "--config.model.name=small"]))
     assert codes[0] == 1 and codes[1] != 0
     assert "the checkpoint is of another model" in messages[0]
-    assert checkpoint.steps(workdir) == [RUN["steps"]]
+    assert checkpoint.steps(workdir) == [LONG["steps"]]
 
 
 # ---- The parts
@@ -183,7 +179,7 @@ def test_slurm_and_tpu_pods_are_recognised(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where no TPU is
-    monkeypatch.setattr(workers, "_has_tpu", lambda: True)
+    monkeypatch.setattr(workers.platforms, "has_tpu", lambda: True)
     monkeypatch.setattr(workers, "_metadata", lambda name: "")
     assert not workers.is_tpu_pod()
     monkeypatch.setattr(workers, "_metadata", lambda name: "10.0.0.1,10.0.0.2")

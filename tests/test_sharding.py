@@ -1,5 +1,7 @@
 """Mesh and sharding rules on eight forced CPU devices."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -13,6 +15,27 @@ from bioclip2_jax.training import sharding
 def test_data_axis_takes_what_fsdp_leaves():
     assert dict(sharding.make_mesh(-1, 2).shape) == {"slice": 1, "data": 4, "fsdp": 2}
     assert dict(sharding.make_mesh(-1, 2, 2).shape) == {"slice": 2, "data": 2, "fsdp": 2}
+
+
+@pytest.mark.parametrize("fsdp", [1, 16, 64])
+def test_a_shard_of_a_slice_may_take_part_of_a_row_of_chips(fsdp, monkeypatch):
+    chips = [
+        SimpleNamespace(
+            id=128 * number + chip,
+            platform="tpu",
+            device_kind="TPU v5 lite",
+            process_index=32 * number + chip // 4,
+            slice_index=number,
+            coords=(chip % 8, chip // 8, 0),
+            core_on_chip=0,
+        )
+        for number in range(2)
+        for chip in range(128)
+    ]
+    monkeypatch.setattr(sharding, "Mesh", lambda grid, *_, **__: grid)
+    grid = sharding.make_mesh(-1, fsdp, 2, devices=chips)
+    assert grid.shape == (2, 128 // fsdp, fsdp)
+    assert [{chip.slice_index for chip in part.flat} for part in grid] == [{0}, {1}]
 
 
 @pytest.mark.parametrize("axes", [(3, 1), (-1, 3), (8, 8), (-1, 0), (-1, 1, 3), (-1, 8, 2)])

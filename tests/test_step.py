@@ -50,14 +50,19 @@ def initial_params():
     return jax.jit(lambda: clip.init_params(MODEL, 0, replay_projection=True))()
 
 
-def gradients(settings, batch, mesh=None):
-    mesh = mesh or mesh_of(1)
+@functools.cache
+def gradient(settings, mesh):
+    """Loss and gradients as a function of the parameters and a batch."""
 
-    def loss(params):
+    def loss(params, batch):
         key = jax.random.key(0)
         return losses(params, batch, key, settings=settings, model=MODEL, mesh=mesh)[0]
 
-    return jax.jit(jax.value_and_grad(loss))(initial_params())
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def gradients(settings, batch, mesh=None):
+    return gradient(settings, mesh or mesh_of(1))(initial_params(), batch)
 
 
 def test_total_loss_is_the_sum_of_the_two_losses_computed_separately():
@@ -165,12 +170,19 @@ def test_level_texts_are_counted_among_the_work():
     assert train_flops_per_step(few, MODEL, 16, level_length=8) - flops() == pytest.approx(one / 2)
 
 
-def run(settings, devices, steps=20):
-    mesh = mesh_of(devices)
+@functools.cache
+def program(settings, mesh):
+    """What makes the first state, and the update."""
     abstract = jax.eval_shape(lambda: init_state(settings, MODEL))
     shardings = sharding.tree_shardings(abstract, mesh)
-    state = jax.jit(lambda: init_state(settings, MODEL), out_shardings=shardings)()
-    step = make_train_step(settings, MODEL, mesh, shardings)
+    begin = jax.jit(lambda: init_state(settings, MODEL), out_shardings=shardings)
+    return begin, make_train_step(settings, MODEL, mesh, shardings)
+
+
+def run(settings, devices, steps=20):
+    mesh = mesh_of(devices)
+    begin, step = program(settings, mesh)
+    state = begin()
     whole = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     rows = []
     for number in range(steps):

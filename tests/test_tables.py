@@ -91,6 +91,7 @@ BROKEN = {
     "header alone": (b"filename,genus\n", "no rows"),
     "header and blank cells": (b"filename,genus\n,\n,\n", "no rows"),
     "spreadsheet file": (b"PK\x03\x04\0\0\0\0xl/workbook", "not a text table"),
+    "older spreadsheet file": (b"\xd0\xcf\x11\xe0\xa1\xb1", "but a workbook; save its sheet"),
     "two columns of one name": (b"file,genus,genus\n1,a,b\n", "two columns are called 'genus'"),
     "too many cells": (b"file,genus\n1,a\n2,b,c\n", "line 3: 3 cells under 2 columns"),
     "unclosed quote": (b'file,genus\n1,a\n2,"b\n3,c\n', "row from line 3: .*check its quotes"),
@@ -108,3 +109,9 @@ def test_a_broken_table_is_one_sentence_that_names_it(tmp_path, kind):
     with pytest.raises(UserError, match=sentence) as caught:
         list(open_table(path).rows())
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_header_that_begins_with_the_letters_of_a_zip_is_no_workbook(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("PK,genus\n1,Ignis\n")
+    assert [row["PK"] for _, row in open_table(path).rows()] == ["1"]

@@ -21,7 +21,6 @@ from bioclip2_jax.training.step import init_state, make_train_step
 from bioclip2_jax.weights import checkpoint
 
 BATCH = batch_of(0, 16)
-ADDED = {"ema": 0.9, "skip_nonfinite": 1}  # neither touches what the other does
 
 
 @functools.cache
@@ -46,11 +45,22 @@ def updated(params, **train):
     return before, after, metrics
 
 
+def gentle():
+    """Parameters with smaller gradients: the smaller the scale, the smaller they are."""
+    return first_params() | {"logit_scale": jnp.zeros(())}
+
+
+@functools.cache
+def added():
+    """What may be added, in one program: none touches what the others do."""
+    norm = float(updated(first_params())[2]["gradient_norm"])
+    return {"clip_gradients": norm / 4, "ema": 0.9, "skip_nonfinite": 1}
+
+
 def test_gradients_are_clipped_as_optax_clips_them():
-    params = first_params()
-    _, plain, metrics = updated(params)
+    _, plain, metrics = updated(first_params())
     norm = float(metrics["gradient_norm"])
-    _, clipped, told = updated(params, clip_gradients=norm / 4)
+    _, clipped, told = updated(first_params(), **added())
     np.testing.assert_allclose(told["gradient_norm"], norm, rtol=1e-6)
     # Adam's first moment after one update is the gradient times 1 - beta1.
     first, expected = (state.opt_state[0].mu for state in (clipped, plain))
@@ -58,15 +68,14 @@ def test_gradients_are_clipped_as_optax_clips_them():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), first, expected
     )
-    gentle = params | {"logit_scale": jnp.zeros(())}  # the smaller the scale, the smaller gradients
-    _, whole, told = updated(gentle, clip_gradients=norm / 4)
+    _, whole, told = updated(gentle(), **added())
     assert told["gradient_norm"] < norm / 4
-    jax.tree.map(np.testing.assert_array_equal, whole.params, updated(gentle)[1].params)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, updated(gentle())[1].params)
 
 
 def test_weights_are_averaged_as_optax_averages_them():
-    before, after, _ = updated(first_params(), **ADDED)
-    _, plain, _ = updated(first_params())
+    before, after, _ = updated(gentle(), **added())
+    _, plain, _ = updated(gentle())
     jax.tree.map(np.testing.assert_array_equal, after.params, plain.params)
     average = optax.ema(0.9, debias=False)
     _, kept = average.update(after.params, optax.EmaState(jnp.int32(0), before.params))
@@ -80,15 +89,15 @@ def test_weights_are_averaged_as_optax_averages_them():
 def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
     text = first_params()["text"]
     nothing = {"token_embedding": jnp.full_like(text["token_embedding"], jnp.nan)}
-    before, after, metrics = updated(first_params() | {"text": text | nothing}, **ADDED)
+    before, after, metrics = updated(first_params() | {"text": text | nothing}, **added())
     assert not np.isfinite(metrics["loss"]) and after.step == 1
     jax.tree.map(
         np.testing.assert_array_equal,
         (before.params, before.opt_state),
         (after.params, after.opt_state),
     )
-    _, whole, _ = updated(first_params(), **ADDED)
-    jax.tree.map(np.testing.assert_array_equal, whole.params, updated(first_params())[1].params)
+    _, whole, _ = updated(gentle(), **added())
+    jax.tree.map(np.testing.assert_array_equal, whole.params, updated(gentle())[1].params)
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +135,15 @@ def test_a_run_skips_as_many_as_it_may_and_names_their_records(data, tmp_path, m
 
 
 def test_averaged_weights_are_the_model_and_a_resumed_run_keeps_both(data, tmp_path):
-    args = {"ema": 0.5, "steps": 8, "checkpoint_every": 4}
-    run_here(arguments(tmp_path / "whole", data, **args))
-    run_here(arguments(tmp_path / "plain", data, **args | {"ema": 0.0}))
+    run_here(arguments(tmp_path / "whole", data, ema=0.5))
+    run_here(arguments(tmp_path / "plain", data))
     assert losses(tmp_path / "whole") == losses(tmp_path / "plain")  # it learns as ever
-    whole, plain = (parameters(tmp_path / name, 8) for name in ("whole", "plain"))
+    whole, plain = (parameters(tmp_path / name, 12) for name in ("whole", "plain"))
     assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.subtract, whole, plain))))
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    shutil.rmtree(checkpoint.step_dir(tmp_path / "cut", 8))
-    run_here(arguments(tmp_path / "cut", data, **args | {"ema": 0.0}))  # stays as it began
-    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path / "cut", 8), whole)
+    shutil.rmtree(checkpoint.step_dir(tmp_path / "cut", 12))
+    run_here(arguments(tmp_path / "cut", data))  # stays as it began
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path / "cut", 12), whole)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from processes import (
 from bioclip2_jax.training import watchdog
 from bioclip2_jax.weights import checkpoint
 
-STEPS = 24  # two are stopped long before the end
+STEPS = 12
+RUN = {"steps": STEPS, "checkpoint_every": 2}  # two are stopped long before the end
 BEGIN = "import time\nfrom bioclip2_jax.training.watchdog import Watchdog\ndog = Watchdog(0.02)\n"
 
 
@@ -54,7 +55,7 @@ def test_the_others_leave_a_process_that_stands_still_and_the_next_start_goes_on
     data, workdir = short_data(tmp_path / "short"), tmp_path / "run"
     for stopped in (0, 1):
         before = checkpoint.latest_step(workdir) or 0
-        args = arguments(workdir, data, recipe="patient", stuck_minutes=0.1, steps=STEPS)
+        args = arguments(workdir, data, recipe="patient", stuck_minutes=0.1, **RUN)
         processes = start_together(2, args)
         try:
             wait_until(lambda: (checkpoint.latest_step(workdir) or 0) > before, processes)  # noqa: B023
@@ -66,6 +67,6 @@ def test_the_others_leave_a_process_that_stands_still_and_the_next_start_goes_on
         assert "in finish_step" in messages or "in loop" in messages  # where it waits
     assert f"going on after step {before}" in messages
     for folder in (workdir, tmp_path / "undisturbed"):
-        run_here(arguments(folder, data, steps=STEPS), devices=2)
+        run_here(arguments(folder, data, **RUN), devices=2)
     assert len(rows(workdir)) == STEPS
     np.testing.assert_array_equal(losses(workdir), losses(tmp_path / "undisturbed"))

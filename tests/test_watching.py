@@ -9,9 +9,8 @@ import types
 
 import pytest
 from click.testing import CliRunner
-from processes import arguments, rows, short_data
+from processes import arguments, rows, run_here, short_data
 
-from bioclip2_jax import train
 from bioclip2_jax.cli.inspect import inspect
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.training import goodput, preflight, recipe, reporting
@@ -63,8 +62,8 @@ def data(tmp_path_factory):
 
 
 def test_a_run_is_traced_reported_and_described(data, tmp_path, wandb, capfd):
-    args = arguments(tmp_path, data, "--report=wandb", steps=8, profile="(3, 2)")
-    train.main(args)
+    args = arguments(tmp_path, data, "--report=wandb", checkpoint_every=6, profile="(3, 2)")
+    run_here(args)
     told = capfd.readouterr().err
     assert "wandb: https://there" in told and "perfetto" in told
     # a trace, which TensorBoard finds by its folders and Perfetto reads as Chrome's JSON
@@ -75,7 +74,7 @@ def test_a_run_is_traced_reported_and_described(data, tmp_path, wandb, capfd):
     assert whole.stat().st_size and {"3", "4"} <= steps and "6" not in steps
     # the same run there, under its names
     (history,) = wandb.kept.values()
-    assert list(history) == list(range(1, 9)) and wandb.calls[0]["config"]["train"]["steps"] == 8
+    assert list(history) == list(range(1, 13)) and wandb.calls[0]["config"]["train"]["steps"] == 12
     for row, there in zip(rows(tmp_path), history.values(), strict=True):
         assert there["train/loss"] == row["loss"] and there["train/lr"] == row["learning_rate"]
         assert there["train/scale"] == row["logit_scale"]
@@ -83,19 +82,19 @@ def test_a_run_is_traced_reported_and_described(data, tmp_path, wandb, capfd):
         assert there["train/data_time"] <= there["train/batch_time"]
         assert there["train/samples_per_second"] == row["samples_per_second"]
         assert there["train/samples_per_second_per_gpu"] == row["samples_per_second"] / 8
-    # killed after step 6, whose checkpoint is of step 4: it repeats 5 and 6, and goes on as one run
+    # killed after step 8, whose checkpoint is of step 6: it repeats 7 and 8, and goes on as one run
     (tmp_path / "done.json").unlink()
-    checkpoint.set_aside(tmp_path, 8)
+    checkpoint.set_aside(tmp_path, 12)
     kept = json.loads((tmp_path / "goodput.json").read_text())
-    assert set(kept["seconds_in_steps"]) == {"4", "8"} and all(kept["seconds_in_steps"].values())
+    assert set(kept["seconds_in_steps"]) == {"6", "12"} and all(kept["seconds_in_steps"].values())
     shown = CliRunner().invoke(inspect, ["--workdir", str(tmp_path)]).output
-    assert "step 8 of 8, not running" in shown and "checkpoints  4" in shown
-    for step in (7, 8):
+    assert "step 12 of 12, not running" in shown and "checkpoints  6" in shown
+    for step in range(9, 13):
         del history[step]
-    train.main([*args, "--config.train.profile=()"])
-    assert list(wandb.kept) and list(history) == list(range(1, 9)) and len(wandb.kept) == 1
+    run_here([*args, "--config.train.profile=()"])
+    assert list(wandb.kept) and list(history) == list(range(1, 13)) and len(wandb.kept) == 1
     shown = CliRunner().invoke(inspect, ["--workdir", str(tmp_path)]).output
-    assert "step 8 of 8, done" in shown and f"{rows(tmp_path)[-1]['goodput']:.1%}" in shown
+    assert "step 12 of 12, done" in shown and f"{rows(tmp_path)[-1]['goodput']:.1%}" in shown
     with pytest.raises(UserError, match="no training run"):
         CliRunner().invoke(
             inspect, ["--workdir", str(data)], standalone_mode=False, catch_exceptions=False

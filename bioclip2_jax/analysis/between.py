@@ -105,14 +105,16 @@ def continuous_trait(
     mantel = _mantel(far, values[rows], ways)
     mantel_tree_p = ridge_tree_p = None
     if tree:
-        inherited = evolve_values(tree.select(rows), values[rows], permutations, tree_rng)
+        inherited = evolve_values(
+            tree.select(rows), features[rows], values[rows], permutations, tree_rng
+        )
         mantel_tree_p = _beside(mantel, _alignments(far, inherited))
 
     standard = (values - values.mean()) / values.std()
     dealt = [standard] + [rng.permutation(standard) for _ in range(permutations)]
     inside = [_permute_within(standard, clades, rng) for _ in range(permutations)]
     if tree:
-        inside.extend(evolve_values(tree, standard, permutations, tree_rng).T)
+        inside.extend(evolve_values(tree, features, standard, permutations, tree_rng).T)
     targets = np.stack([*dealt, *inside], axis=1)
     folds = assign_folds(clades)
     held_out = nested_ridge(features, folds, targets[:, None], groups, group_targets=True)

@@ -10,11 +10,15 @@ its law is the same for any. So a simulated trait is taken apart by rank and eac
 to the sum of squares that it has in the trait itself. Where clades are of unequal size this holds
 nearly; `benchmarks/estimators.py` says how nearly.
 
+The branches to the clades of one rank may differ in length, and a trait that moved far along the
+same few as the features did agrees with them for that alone. The features have many dimensions, so
+they tell how long each branch is beside the others of its rank, and traits evolve along such.
+
 Labels have no parts to scale. Classes are cut from traits whose branches are drawn at random, and
 those are kept whose sums of squares are nearest to the labels' own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +53,32 @@ class Tree:
         """The same for some of the species."""
         return Tree.of(dict(enumerate(self.levels)), rows)  # pyright: ignore[reportArgumentType]
 
-    def evolve(self, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """[s, p] traits; weights [levels, p], the variance that every rank adds."""
+    def evolve(
+        self,
+        weights: np.ndarray,
+        rng: np.random.Generator,
+        lengths: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """[s, p] traits; weights [levels, p], the variance that every rank adds.
+
+        It is as large again as each of `lengths`, [clades] of every level; None: 1 everywhere.
+        """
         traits = np.zeros((len(self.levels[-1]), weights.shape[1]))
-        for level, weight in zip(self.levels, weights, strict=True):
-            traits += (rng.standard_normal((level.max() + 1, len(weight))) * weight**0.5)[level]
+        for number, (level, weight) in enumerate(zip(self.levels, weights, strict=True)):
+            steps = rng.standard_normal((level.max() + 1, len(weight))) * weight**0.5
+            traits += (steps if lengths is None else steps * lengths[number][:, None] ** 0.5)[level]
         return traits
+
+    def lengths(self, features: np.ndarray) -> list[np.ndarray]:
+        """[clades] of every level: how far features [s, d] moved along the branch to each clade.
+
+        Squared, and 1 on average over a level.
+        """
+        found = []
+        for level, part in zip(self.levels, self.parts(features), strict=True):
+            squares = (part[np.unique(level, return_index=True)[1]] ** 2).sum(axis=1)
+            found.append(squares / max(squares.mean(), 1e-300))
+        return found
 
     def parts(self, traits: np.ndarray) -> np.ndarray:
         """[levels, s, p]: means of the clades less those of the rank above; they add up to [s, p].
@@ -78,12 +102,13 @@ class Tree:
 
 
 def evolve_values(
-    tree: Tree, values: np.ndarray, count: int, rng: np.random.Generator
+    tree: Tree, features: np.ndarray, values: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Traits of s species that evolved as a given one may have, which differ by chance alone.
 
     Args:
       tree: of the species.
+      features: [s, d] float, which tell the branches of a rank apart by length.
       values: [s] float, finite: the given one.
       count: of traits.
       rng: source of all draws.
@@ -93,9 +118,10 @@ def evolve_values(
     """
     wanted = (tree.parts(values[:, None]) ** 2).sum(axis=1)  # [levels, 1]
     block, traits = _block(tree), [np.zeros((len(values), 0))]
+    lengths = tree.lengths(features)
     for start in range(0, count, block):
         size = min(block, count - start)
-        parts = tree.parts(tree.evolve(np.ones((len(tree.levels), size)), rng))
+        parts = tree.parts(tree.evolve(np.ones((len(tree.levels), size)), rng, lengths))
         found = np.maximum((parts**2).sum(axis=1), 1e-300)
         traits.append((parts * np.sqrt(wanted / found)[:, None]).sum(axis=0))
     return np.concatenate(traits, axis=1) + values.mean()

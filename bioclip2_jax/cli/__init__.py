@@ -9,6 +9,7 @@ import click
 
 from bioclip2_jax import __version__
 from bioclip2_jax.errors import exit_on_user_error, reason
+from bioclip2_jax.workers import platforms
 
 # Name, also of the module → one-line help, so that `--help` imports nothing heavy.
 _COMMANDS = {
@@ -57,6 +58,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point; exit code 0 for success, 1 for failure, 2 for a wrong call."""
+    platforms.settle()
     try:
         exit_on_user_error(lambda: cli(prog_name="bioclip2"))
     except BrokenPipeError:

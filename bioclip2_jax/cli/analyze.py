@@ -37,7 +37,12 @@ _SEED = click.option("--seed", default=0, type=click.IntRange(min=0), help="Of a
 
 @click.group()
 def analyze() -> None:
-    """Look for what a model knows beyond the names of species."""
+    """Look for what a model knows beyond the names of species.
+
+    \b
+    Example:
+      bioclip2 analyze between --features features/birds --traits avonet.csv --out results/birds
+    """
 
 
 @analyze.command(short_help="Find traits in the order of the species.")

@@ -58,15 +58,53 @@ SOME_FAILED, INTERRUPTED = 3, 130
 @click.option("--output", default="-", type=options.Place(), help="'-' is standard output.")
 @click.option(
     "--format",
-    default="csv",
-    type=click.Choice(["csv", "parquet", "jsonl", "table"]),
-    help="Of the output; a table is for people to look at.",
+    "form",
+    type=click.Choice(["csv", "parquet", "jsonl", "table", "camtrap-dp"]),
+    help="Of the output; a table is for people to look at, camtrap-dp a folder (Camtrap DP 1.0)."
+    "  [default: parquet or jsonl by the ending of --output, else csv]",
 )
 @click.option(
     "--columns",
     default="pybioclip",
     type=click.Choice(["pybioclip", "dwc"]),
     help="Named as by pybioclip, or terms of Darwin Core.",
+)
+@click.option(
+    "--coordinates",
+    is_flag=True,
+    help="Copy where pictures were taken (EXIF GPS) into --columns dwc, or a detector's file; else"
+    " they are left out.",
+)
+@click.option(
+    "--obscure",
+    type=options.Place(),
+    metavar="TABLE",
+    help="Sensitive species: scientificName and an action (withhold, 10 km, 1 decimal), for"
+    " coordinates.",
+)
+@click.option(
+    "--deployments",
+    type=options.Place(),
+    metavar="TABLE",
+    help="For camtrap-dp: deploymentID (a folder above the pictures), latitude, longitude,"
+    " deploymentStart, deploymentEnd.",
+)
+@click.option(
+    "--media",
+    type=options.Place(),
+    metavar="TABLE",
+    help="For camtrap-dp, if wanted: filePath, and the picture's deploymentID or timestamp.",
+)
+@click.option(
+    "--package",
+    type=options.Place(),
+    metavar="JSON",
+    help="For camtrap-dp: contributors and project, as a datapackage.json has them.",
+)
+@click.option(
+    "--timezone",
+    metavar="ZONE",
+    help="For camtrap-dp: of the cameras' clocks, such as Europe/Brussels or +01:00.",
 )
 @click.option("--bom", is_flag=True, help="Begin CSV with the mark by which Excel knows UTF-8.")
 @click.option(
@@ -77,7 +115,7 @@ SOME_FAILED, INTERRUPTED = 3, 130
 @click.option("--box-square/--no-box-square", default=True, help="Cut squares around boxes.")
 @click.option("--log", type=options.Place(), help="JSON file to write about the run.")
 @options.batch_size(32, "Pictures")
-def predict(model_path: str, **how: Any) -> None:
+def predict(model_path: str, form: str | None, **how: Any) -> None:
     """Name the organisms in PICTURES.
 
     They are files, folders, quoted patterns, tar and zip archives, Parquet with pictures, datasets
@@ -90,11 +128,16 @@ def predict(model_path: str, **how: Any) -> None:
     With --boxes there is a row for each box of a detector, whose file names count from the folder
     PICTURES; an --output FILE.json is the detector's file with the names in it, as Timelapse reads.
 
+    With --format camtrap-dp, --output is a folder: a package for camera traps. Pictures without a
+    time of capture are set aside in it, and counted; the exit code is then 3.
+
     \b
     Examples:
       bioclip2 predict bird.jpg --model runs/first --taxa data/birds/taxa.csv
       bioclip2 predict photos/ --model export/ --labels names.txt --output answers.csv
       bioclip2 predict photos/ --model export/ --names labels/ --within class=Aves --rank family
+      bioclip2 predict card/ --model export/ --taxa taxa.csv --format camtrap-dp --output package \\
+        --deployments cameras.csv --package project.json --timezone Europe/Brussels
       find /media/card -name '*.JPG' | bioclip2 predict --list - --model export/ --taxa taxa.csv
     """
     from bioclip2_jax.data import folders
@@ -103,8 +146,10 @@ def predict(model_path: str, **how: Any) -> None:
 
     if not how["pictures"] and not how["list_file"] and not how["boxes"]:
         raise UsageError("no pictures: name files, folders or archives, or give --list FILE")
+    ending = how["output"].lower().rpartition(".")[2]
+    form = form or (ending if ending in ("parquet", "jsonl") else "csv")
     try:
-        done = run(Request(model=model_path, **how), watch=_watch, say=_say)
+        done = run(Request(model=model_path, format=form, **how), watch=_watch, say=_say)
     except KeyboardInterrupt:
         on = "" if how["output"] == "-" else "; the same command goes on where it was"
         click.echo(f"interrupted{on}", err=True)
@@ -113,7 +158,11 @@ def predict(model_path: str, **how: Any) -> None:
         click.echo(folders.remark(done.others), err=True)
     if done.failed:
         click.echo(f"{done.failed} of {done.count} pictures could not be read", err=True)
-        raise SystemExit(1 if done.failed == done.count else SOME_FAILED)
+    for sentence in done.told.sentences if done.told else ():
+        click.echo(sentence, err=True)
+    if done.failed or (done.told and done.told.set_aside):
+        is_nothing = done.failed == done.count or (done.told and not done.told.pictures)
+        raise SystemExit(1 if is_nothing else SOME_FAILED)
 
 
 def _say(note: str) -> None:

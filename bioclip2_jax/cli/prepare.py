@@ -132,6 +132,10 @@ def prepare() -> None:
     A conversion that was interrupted goes on when it is called again. OUT/summary.json counts what
     was found, OUT/quarantine.csv lists what was set aside, OUT/conflicts.csv what looks odd about
     names.
+
+    \b
+    Example:
+      bioclip2 prepare folder --images birds --metadata birds/metadata.csv --out data/birds
     """
 
 

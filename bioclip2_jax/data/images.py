@@ -162,7 +162,7 @@ def _read(
     reduction: Callable[[Size], int] | None,
     notes: tuple[str, ...] = (),
 ) -> Seen:
-    image = _opened(data)
+    image = opened(data)
     width, height = size = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(f"too many pixels ({width} x {height})")
@@ -193,7 +193,8 @@ def _read(
     return Seen(image=rgb, size=size, notes=(*notes, *filter(None, [note])))
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
+    """A picture of which only the header was read yet; errors are Pillow's and `BadImage`."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS | {b"mif1", b"msf1"}:
         end = min(int.from_bytes(data[:4], "big"), 256)
         if _HEIF_BRANDS & {data[i : i + 4] for i in range(8, end, 4)}:

@@ -25,6 +25,7 @@ _SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev":
 _SPLIT_NAMES |= {"testing": "test", "evaluation": "test"}
 
 _WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_WORKBOOK_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # not "PK,name", a header with a key
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's own hint above the header
 
 
@@ -116,6 +117,18 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         return [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
 
 
+def refuse_workbook(path: str | Path, start: bytes = b"") -> None:
+    """Refuses what spreadsheet programs save, by its name or its first bytes.
+
+    Raises:
+      UserError: says what to do.
+    """
+    if start.startswith(_WORKBOOK_STARTS) or str(path).lower().endswith(_WORKBOOKS):
+        raise UserError(
+            f"{path}: not a text table or list but a workbook; save its sheet as CSV in UTF-8"
+        )
+
+
 def _open_text(path: Path, encoding: str, newline: str | None = None) -> TextIO:
     # Paths in buckets know no encodings themselves.
     file = buckets.open_bytes(path)
@@ -127,16 +140,12 @@ def _encoding(path: Path) -> str:
     encoding = "utf-8-sig"
     try:
         with buckets.open_bytes(path) as file:
-            start = file.read(2)
-            if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            start = file.read(4)
+            refuse_workbook(path, start)
+            if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 return "utf-16"
             file.seek(0)
             for chunk in iter(lambda: file.read(1 << 20), b""):
-                if start == b"PK" or path.suffix.lower() in _WORKBOOKS:
-                    raise UserError(
-                        f"{path}: not a text table or list but a workbook; save its sheet as CSV"
-                        " in UTF-8"
-                    )
                 if b"\0" in chunk:
                     raise UserError(f"{path}: not a text table or list; export it in UTF-8")
                 try:

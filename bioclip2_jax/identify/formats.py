@@ -10,17 +10,20 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bioclip2_jax.data.exif import Capture
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.identify.name_lists import LabelSet
+from bioclip2_jax.identify.obscure import Obscured, Rule, coarsest, spread
 from bioclip2_jax.identify.predict import Prediction
 from bioclip2_jax.text.taxonomy import RANKS
 
-FORMATS = ("csv", "parquet", "jsonl", "table")
+CAMTRAP = "camtrap-dp"  # a folder, made by `camtrap.package`
+FORMATS = ("csv", "parquet", "jsonl", "table", CAMTRAP)
 COLUMNS = ("pybioclip", "dwc")
 BOM = "\ufeff"
 _BEHIND = ("score", "note", "error")
@@ -37,10 +40,18 @@ _DARWIN_CORE = (
         "identificationVerificationStatus",
     ),
 )
+_PLACE = {"decimalLatitude": pa.float64(), "decimalLongitude": pa.float64()} | {
+    "geodeticDatum": pa.string(),
+    "coordinateUncertaintyInMeters": pa.float64(),
+    "dataGeneralizations": pa.string(),
+    "informationWithheld": pa.string(),
+}
+_SPECIES = ("species", "subspecies")
+_RULE = "obscure"  # of the rows that are kept: what is to be done with their place
 _ROWS_A_GROUP = 1 << 16
 
 Row = list[str | float | None]
-_KINDS = {"score": pa.float64()} | _BOX  # of columns that are no texts
+_KINDS = {"score": pa.float64()} | _BOX | _PLACE  # of columns that are no texts
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Sheet:
       by: for Darwin Core, who identifies: program and model; "" for pybioclip's columns.
       date: for Darwin Core, of the identification.
       boxes: whether rows are of boxes, whose columns come behind the picture's name.
+      coordinates: whether the pictures' places are copied.
+      obscured: what is done to these for some species; such rows are finished by `convert`.
     """
 
     columns: tuple[str, ...]
@@ -60,10 +73,20 @@ class Sheet:
     by: str = ""
     date: str = ""
     boxes: bool = False
+    coordinates: bool = False
+    obscured: Obscured | None = None
 
     @classmethod
     def of(
-        cls, labels: LabelSet, columns: str, *, by: str, date: str, boxes: bool = False
+        cls,
+        labels: LabelSet,
+        columns: str,
+        *,
+        by: str,
+        date: str,
+        boxes: bool = False,
+        coordinates: bool = False,
+        obscured: Obscured | None = None,
     ) -> "Sheet":
         """The sheet of a label list.
 
@@ -73,36 +96,40 @@ class Sheet:
         box = tuple(_BOX) if boxes else ()
         if columns == "pybioclip":
             all_columns = ("file_name", *box, *labels.columns, *_BEHIND)
-            return cls(columns=all_columns, labels=labels, boxes=boxes)
+            return cls(columns=all_columns, labels=labels, boxes=boxes, obscured=obscured)
         if not labels.taxa:
             raise UsageError("--columns dwc needs the lineages of --taxa; free --labels have none")
-        all_columns = ("associatedMedia", *box, *_DARWIN_CORE, *_BEHIND)
-        return cls(columns=all_columns, labels=labels, by=by, date=date, boxes=boxes)
+        place = tuple(_PLACE) if coordinates else ()
+        return cls(
+            columns=("associatedMedia", *box, *_DARWIN_CORE, *place, *_BEHIND),
+            labels=labels,
+            by=by,
+            date=date,
+            boxes=boxes,
+            coordinates=coordinates,
+            obscured=obscured,
+        )
 
     def rows(self, predictions: Iterable[Prediction]) -> Iterator[Row]:
         """The rows of pictures in their order."""
-        empty = ("",) * (len(self.columns) - 1 - len(_BOX) * self.boxes - len(_BEHIND))
         for picture in predictions:
             start: Row = [picture.file_name]
             if picture.box:
                 box = picture.box
                 start += [box.number, box.category, box.confidence, *box.place]
+            place = _place(picture.capture) if self.coordinates else []
             if not picture.answers:
-                yield [*start, *empty, None, picture.note, picture.error]
-            for place, (cells, score) in enumerate(picture.answers, start=1):
+                width = len(self.columns) - len(start) - len(place) - len(_BEHIND)
+                yield [*start, *[""] * width, *place, None, picture.note, picture.error]
+            for number, (cells, score) in enumerate(picture.answers, start=1):
                 if self.by:
-                    cells = self._darwin_core(cells, place, score)
-                yield [*start, *cells, score, picture.note, ""]
+                    cells = self._darwin_core(cells, number, score)
+                yield [*start, *cells, *place, score, picture.note, ""]
 
     def _darwin_core(self, cells: Sequence[str], place: int, score: float) -> tuple[str, ...]:
-        own = dict(zip(self.labels.columns, cells, strict=True))
+        name, rank, own = scientific(self.labels.columns, cells)
         ranks = [own.get(rank, "") for rank in RANKS[:-1]]
         epithet, _, below = own.get("species_epithet", "").partition(" ")
-        deepest = max((i for i, name in enumerate(ranks) if name), default=-1)
-        name, rank = (ranks[deepest], RANKS[deepest]) if deepest >= 0 else ("", "")
-        if epithet and own["genus"]:
-            name = f"{own['genus']} {epithet} {below}".strip()
-            rank = "subspecies" if below else "species"
         remark = (
             f"by machine from the picture alone; answer {place} of a list of"
             f" {len(self.labels.rows):,} names, score {score:.3f}"
@@ -112,16 +139,21 @@ class Sheet:
         return (*ranks, epithet, below, name, common, rank, *who)
 
 
-def refuse(format_: str, output: str, *, bom: bool) -> None:
-    """Refuses options that do not fit.
+def scientific(columns: Sequence[str], cells: Sequence[str]) -> tuple[str, str, dict[str, str]]:
+    """The scientific name in the cells of an answer, its rank, and the cells by their columns."""
+    own = dict(zip(columns, cells, strict=True))
+    ranks = [own.get(rank, "") for rank in RANKS[:-1]]
+    epithet, _, below = own.get("species_epithet", "").partition(" ")
+    if epithet and own["genus"]:
+        return f"{own['genus']} {epithet} {below}".strip(), _SPECIES[bool(below)], own
+    deepest = max((i for i, name in enumerate(ranks) if name), default=-1)
+    return (ranks[deepest], RANKS[deepest], own) if deepest >= 0 else ("", "", own)
 
-    Raises:
-      UsageError: says which.
-    """
-    if format_ == "parquet" and output == "-":
-        raise UsageError("--format parquet needs --output FILE; it is no text")
-    if bom and format_ != "csv":
-        raise UsageError("--bom is for --format csv; other formats need no mark")
+
+def _place(capture: Capture | None) -> Row:
+    if not capture or capture.latitude is None:
+        return [None, None, "", None, "", ""]
+    return [capture.latitude, capture.longitude, "WGS84", capture.uncertainty, "", ""]
 
 
 def grows(format_: str) -> bool:
@@ -136,11 +168,16 @@ def head(sheet: Sheet, format_: str, *, bom: bool = False) -> bytes:
 
 def lines(sheet: Sheet, predictions: Iterable[Prediction], format_: str) -> bytes:
     """Rows, in the file that grows: of CSV, or JSON Lines for all other formats."""
-    rows = sheet.rows(predictions)
     if format_ == "csv":
-        return "".join(map(_line, rows)).encode()
-    named = (dict(zip(sheet.columns, row, strict=True)) for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named).encode()
+        return "".join(map(_line, sheet.rows(predictions))).encode()
+    made = io.StringIO()
+    for picture in predictions:
+        rule = sheet.obscured.of(picture.answers) if sheet.obscured else None
+        kept = {_RULE: str(rule)} if rule else {}
+        for row in sheet.rows([picture]):
+            named = dict(zip(sheet.columns, row, strict=True)) | kept
+            made.write(json.dumps(named, ensure_ascii=False) + "\n")
+    return made.getvalue().encode()
 
 
 def _line(cells: Iterable[object]) -> str:
@@ -149,16 +186,70 @@ def _line(cells: Iterable[object]) -> str:
     return text.getvalue()
 
 
-def convert(source: IO[bytes], target: IO[bytes], *, sheet: Sheet, format_: str) -> None:
-    """Makes a file of a format that does not grow of the JSON Lines."""
-    rows = (json.loads(line) for line in source)
+def convert(
+    source: IO[bytes], target: IO[bytes], *, sheet: Sheet, format_: str, bom: bool = False
+) -> None:
+    """Makes a file of the JSON Lines, in a format that does not grow or with obscured places."""
+    rows = named_rows(source, sheet)
     if format_ == "parquet":
         schema = pa.schema([(name, _KINDS.get(name, pa.string())) for name in sheet.columns])
         with pq.ParquetWriter(target, schema, compression="zstd") as writer:
             while some := list(itertools.islice(rows, _ROWS_A_GROUP)):
                 writer.write_table(pa.Table.from_pylist(some, schema))
-        return
-    target.write(_table(sheet.columns, list(rows)).encode())
+    elif format_ == "table":
+        target.write(_table(sheet.columns, list(rows)).encode())
+    else:
+        target.write(head(sheet, format_, bom=bom))
+        for row in rows:
+            is_csv = format_ == "csv"
+            text = _line(row.values()) if is_csv else json.dumps(row, ensure_ascii=False) + "\n"
+            target.write(text.encode())
+
+
+def named_rows(source: IO[bytes], sheet: Sheet) -> Iterator[dict[str, Any]]:
+    """The rows of JSON Lines, with places as they may be seen."""
+    rules = folder_rules(source) if sheet.obscured else {}
+    for line in source:
+        row = json.loads(line)
+        row.pop(_RULE, None)
+        rule = rules.get(folder_of(row[sheet.columns[0]]))
+        if rule and sheet.coordinates and row["decimalLatitude"] is not None:
+            known = row["decimalLatitude"], row["decimalLongitude"]
+            place = rule.apply(*known, row["coordinateUncertaintyInMeters"])
+            row |= {
+                "decimalLatitude": place.latitude,
+                "decimalLongitude": place.longitude,
+                "geodeticDatum": "" if rule.is_withheld else "WGS84",
+                "coordinateUncertaintyInMeters": place.uncertainty,
+                "dataGeneralizations": place.generalizations,
+                "informationWithheld": place.withheld,
+            }
+        yield row
+
+
+def folder_rules(source: IO[bytes]) -> dict[str, Rule]:
+    """Folder → the coarsest rule of any name in it, or at a place where its pictures were taken.
+
+    A folder is taken for the pictures of one camera, each of which tells where the others are.
+    """
+    rules: dict[str, Rule] = {}
+    places: dict[str, set[tuple[float, float]]] = {}
+    for line in source:
+        row = json.loads(line)
+        folder = folder_of(next(iter(row.values())))
+        points = places.setdefault(folder, set())
+        if row.get("decimalLatitude") is not None:
+            points.add((row["decimalLatitude"], row["decimalLongitude"]))
+        if _RULE in row:
+            rule = Rule.parse(row[_RULE])
+            rules[folder] = coarsest([rules.get(folder), rule]) or rule
+    source.seek(0)
+    return spread(rules, places)
+
+
+def folder_of(picture: str) -> str:
+    """The folder that a picture lies in."""
+    return picture.replace("\\", "/").rpartition("/")[0]
 
 
 def _table(columns: Sequence[str], rows: Sequence[dict]) -> str:

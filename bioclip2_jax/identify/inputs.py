@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from bioclip2_jax import files
-from bioclip2_jax.data import buckets, folders, images
+from bioclip2_jax.data import buckets, folders, images, tables
 from bioclip2_jax.data.images import BadImage
 from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features import store
@@ -58,7 +58,18 @@ class Inputs:
         Raises:
           BadImage, OSError, UserError: as `read` and `images.read`.
         """
-        return images.read(self.read(number), use_truncated=use_truncated)
+        return self.see(number, self.read(number), use_truncated=use_truncated)
+
+    def see(self, number: int, data: bytes, *, use_truncated: bool) -> images.Seen:
+        """The same of its encoded picture."""
+        return images.read(data, use_truncated=use_truncated)
+
+    def names(self) -> Iterator[str]:
+        """What all are called, as far as it is known before they are read."""
+        return (part.name(index) for part in self._parts for index in range(part.count))
+
+    def capture(self, number: int) -> None:
+        """Nobody asks when it was taken; see `captured.Captured`."""
 
     def box(self, number: int) -> None:
         """No part of it is meant."""
@@ -145,11 +156,13 @@ def read_list(path: str) -> list[str]:
 
     Raises:
       UsageError: it cannot be read, or there is none.
+      UserError: it is a workbook.
     """
     try:
         data = sys.stdin.buffer.read() if path == "-" else files.place(path).read_bytes()
     except OSError as error:
         raise UsageError(f"--list {path}: cannot be read ({error.strerror})") from error
+    tables.refuse_workbook(path, data[:4])
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode()
     lines = data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").split(b"\n")

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from bioclip2_jax import files
-from bioclip2_jax.data import buckets
+from bioclip2_jax.data import buckets, tables
 from bioclip2_jax.errors import UsageError, UserError, reason
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
@@ -129,6 +129,7 @@ def read(path: str | Path) -> KeptNames:
 
 
 def _found(path: Path) -> Path:
+    tables.refuse_workbook(path)
     if path.is_file():
         return path
     found = buckets.named(path, PATTERN)

@@ -160,6 +160,16 @@ def _has(taxa: Sequence[Taxon], rank: str, name: str) -> np.ndarray:
     return np.fromiter(found, bool, len(taxa))
 
 
+def by_name(taxa: Sequence[Taxon]) -> dict[tuple[str, str], list[int]]:
+    """(rank, name) → the numbers of the taxa that have it there, of all ranks."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for number, taxon in enumerate(taxa):
+        for rank in RANKS:
+            for name in {*_names(taxon, rank)}:
+                rows.setdefault((rank, name), []).append(number)
+    return rows
+
+
 def listed(
     taxa: Sequence[Taxon], wanted: Sequence[Taxon], place: str
 ) -> tuple[np.ndarray, list[str]]:
@@ -176,12 +186,7 @@ def listed(
     Raises:
       UsageError: not one is.
     """
-    chosen, missing = np.zeros(len(taxa), bool), []
-    rows: dict[tuple[str, str], list[int]] = {}
-    for number, taxon in enumerate(taxa):
-        for rank in RANKS:
-            for name in {*_names(taxon, rank)}:
-                rows.setdefault((rank, name), []).append(number)
+    chosen, missing, rows = np.zeros(len(taxa), bool), [], by_name(taxa)
     for taxon in wanted:
         rank = taxon.deepest_rank or ""
         found = rows.get((rank, taxon.scientific_name))

@@ -25,6 +25,7 @@ _SYNC_SECONDS = 5.0  # the most that a power cut takes
 _PIECE = 1 << 20
 
 Convert = Callable[[IO[bytes], IO[bytes]], None]
+Fill = Callable[[IO[bytes], str], None]  # a folder
 
 
 class Stream:
@@ -65,11 +66,14 @@ class Stream:
         else:
             self._show(rows)
 
-    def finish(self, convert: Convert | None) -> None:
+    def finish(self, convert: Convert | None, *, fill: Fill | None = None) -> None:
         """As `Resumed.finish`."""
         if not self._held:
             return
         self._held.seek(0)
+        if fill:
+            fill(self._held, self._path)
+            return
         if convert:
             with _temporary() as made:
                 convert(self._held, made)
@@ -104,27 +108,28 @@ class Stream:
 class Resumed:
     """A file on a disk; see this module. The attributes are those of `Stream`."""
 
-    def __init__(self, path: str, settings: Mapping[str, str], *, count: int):
+    def __init__(self, path: str, settings: Mapping[str, str], *, count: int, folder: bool = False):
         """Opens what is there of it.
 
         Args:
           path: of the file at the end.
           settings: as far as they are known before the model is loaded.
           count: of all pictures.
+          folder: whether it is a folder, and `path` has no "/" at its end.
 
         Raises:
           UsageError: begun with other settings, in use, or no file of ours.
         """
         self.position = self.failed = 0
         self.calls: list[dict[str, Any]] = []
-        self._path, self._part, self._journal = path, f"{path}.part", f"{path}.part.jsonl"
+        self._path, self._part, self._journal = path, f"{path}.part", journal_of(path)
         self._count, self._settings = count, dict(settings)
         self._crc = self._bytes = 0
         self._before: dict[str, str] | None = None  # settings of what is there
         self._is_renamed = self._is_done = False
         self._log: io.FileIO | None = None
         self._synced = time.monotonic()
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not folder:
             raise UsageError(f"--output {path}: is a folder; name a file in it")
         was_there = os.path.lexists(self._part)
         self._file = io.FileIO(os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
@@ -185,10 +190,17 @@ class Resumed:
         self.position, self.failed = position, failed
         self._note({"position": position, "bytes": self._bytes, "crc": self._crc, "failed": failed})
 
-    def finish(self, convert: Convert | None) -> None:
-        """Gives the file its name; `convert` makes its contents of the rows, where they are not."""
+    def finish(self, convert: Convert | None, *, fill: Fill | None = None) -> None:
+        """Gives the file its name; `convert` makes its contents of the rows, where they are not.
+
+        A folder is filled by `fill`, which may be called again after it was killed.
+        """
         os.fsync(self._file.fileno())
-        if convert and not self._is_renamed:
+        if fill:
+            with open(self._part, "rb") as rows:
+                fill(rows, self._path)
+            os.unlink(self._part)
+        elif convert and not self._is_renamed:
             with open(self._part, "rb") as rows, files.writing(self._path) as file:
                 convert(rows, file)
             os.unlink(self._part)
@@ -267,7 +279,7 @@ class Resumed:
 
 @contextlib.contextmanager
 def opened(
-    path: str, settings: Mapping[str, str], *, count: int, grows: bool
+    path: str, settings: Mapping[str, str], *, count: int, grows: bool, folder: bool = False
 ) -> Iterator[Stream | Resumed]:
     """Opens an output before anything is done for it.
 
@@ -276,6 +288,7 @@ def opened(
       settings: see `Resumed`.
       count: of all pictures.
       grows: whether rows can be added to it as it is.
+      folder: whether it is one, see `Resumed.finish`.
 
     Raises:
       UsageError: it cannot be written, or is of other settings.
@@ -285,7 +298,7 @@ def opened(
         if path == "-" or files.is_remote(path) or is_special:
             output = Stream(path, grows=grows)
         else:
-            output = Resumed(path, settings, count=count)
+            output = Resumed(path, settings, count=count, folder=folder)
     except OSError as error:
         why = error.strerror or reason(error)
         raise UsageError(f"--output {path}: cannot be written ({why})") from error
@@ -293,6 +306,11 @@ def opened(
         yield output
     finally:
         output.close()
+
+
+def journal_of(path: str) -> str:
+    """Where it is told how far an output is; there until it is complete."""
+    return f"{path}.part.jsonl"
 
 
 def _temporary() -> contextlib.AbstractContextManager[IO[bytes]]:

@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from bioclip2_jax.data import images
+from bioclip2_jax.data.exif import Capture
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import embed_images
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.identify.boxes import Box, Boxes, NotNamed
+from bioclip2_jax.identify.captured import Captured
 from bioclip2_jax.identify.inputs import Inputs
 from bioclip2_jax.identify.label_features import features_of
 from bioclip2_jax.identify.name_lists import LabelSet
@@ -39,6 +41,7 @@ class Prediction:
       note: what was unusual about reading it.
       error: why there are no answers.
       box: the part of the picture that is meant.
+      capture: when and where it was taken, if that is asked.
     """
 
     file_name: str
@@ -46,6 +49,7 @@ class Prediction:
     note: str = ""
     error: str = ""
     box: Box | None = None
+    capture: Capture | None = None
 
 
 class Namer:
@@ -166,7 +170,7 @@ def _long_list(
 
 def predict(
     model: Model,
-    pictures: Inputs | Boxes,
+    pictures: Inputs | Boxes | Captured,
     namer: Namer,
     batch_size: int = 32,
     *,
@@ -177,7 +181,7 @@ def predict(
 
     Args:
       model: from `load`.
-      pictures: from `inputs.opened`, or the boxes in them.
+      pictures: from `inputs.opened`, or the boxes in them; also with their times.
       namer: of the same model.
       batch_size: pictures encoded at a time.
       start: where an earlier call ended with a batch.
@@ -212,6 +216,7 @@ def predict(
                 note=notes.pop(index, ""),
                 error="" if index in passed else errors.get(index, ""),
                 box=pictures.box(start + index),
+                capture=pictures.capture(start + index),
             )
             for index in sorted([*answers, *errors])
             if index < left

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import IO, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -20,44 +20,16 @@ from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import spread
 from bioclip2_jax.features.store import Store
-from bioclip2_jax.identify import formats, inputs, name_lists, outputs
+from bioclip2_jax.identify import formats, inputs, obscure, outputs
 from bioclip2_jax.identify.boxes import Boxes, Cut, write_back
+from bioclip2_jax.identify.camtrap import asked
+from bioclip2_jax.identify.camtrap import package as camtrap
+from bioclip2_jax.identify.captured import Captured
 from bioclip2_jax.identify.name_lists import LabelSet
+from bioclip2_jax.identify.obscure import Obscured, Rule
 from bioclip2_jax.identify.predict import Namer, Prediction, predict, predict_kept
+from bioclip2_jax.identify.request import Request, label_list
 from bioclip2_jax.weights import load as loading
-
-PRIOR_STRENGTH = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What somebody asks for; see the options of `bioclip2 predict`."""
-
-    pictures: tuple[str, ...]
-    list_file: str | None
-    split: str | None
-    model: str
-    labels: str | None
-    taxa: str | None
-    names: str | None = None
-    within: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    rank: str | None
-    decode: str
-    prior: str | None
-    prior_strength: float | None
-    k: int
-    batch_size: int
-    truncated: Literal["refuse", "use"]
-    output: str
-    format: str
-    columns: str
-    bom: bool
-    log: str | None
-    boxes: str | None
-    box_threshold: float
-    box_padding: float
-    box_square: bool
 
 
 @dataclass(frozen=True)
@@ -68,11 +40,13 @@ class Outcome:
       count: pictures.
       failed: of them, which could not be read.
       others: files beside them that are no pictures.
+      told: of a package that was made.
     """
 
     count: int
     failed: int
     others: list[str]
+    told: camtrap.Told | None = None
 
 
 Found = inputs.Inputs | Boxes | Store
@@ -94,35 +68,39 @@ def run(
       UserError: tables, pictures' places or the model cannot be read.
     """
     labels = label_list(request)
-    for note in labels.notes:
+    request.refuse()
+    obscured = obscure.read(request.obscure, labels) if request.obscure else None
+    for note in (*labels.notes, *(obscured.notes if obscured else ())):
         say(note)
     counts = counts_of(request.prior, labels.taxa) if request.prior else None
-    formats.refuse(request.format, request.output, bom=request.bom)
     listed = inputs.read_list(request.list_file) if request.list_file else []
     with ExitStack() as stack:
         if request.boxes:
             found = _boxes(request)
         else:
             found = stack.enter_context(inputs.opened(request.pictures, listed, request.split))
+        package = _package(request, found, labels, obscured) if request.is_package else None
+        for note in package.deployments.notes if package else ():
+            say(note)
         count = _count(found)
-        settings = _settings(request, found, labels, counts)
-        grows = formats.grows(request.format) and not _goes_back(request)
+        settings = _settings(request, found, labels, counts, obscured)
+        hides = obscured is not None and request.has_places  # which the last picture may tell
+        grows = formats.grows(request.format) and not request.goes_back and not hides
+        path = request.output.rstrip("/") if package else request.output
         output = stack.enter_context(
-            outputs.opened(request.output, settings, count=count, grows=grows)
+            outputs.opened(path, settings, count=count, grows=grows, folder=bool(package))
         )
         log = _Log(request, count, output)
         model = loading.load(request.model)
         needs_sum = request.log or request.columns == "dwc" or isinstance(found, Store)
-        needs_sum = needs_sum or isinstance(output, outputs.Resumed)
+        needs_sum = needs_sum or package or isinstance(output, outputs.Resumed)
         sha256 = checksum(model) if needs_sum else ""
         if isinstance(found, Store) and found.about.model.sha256 != sha256:
             raise UsageError(
                 f"{request.pictures[0]}: features of another model ({found.about.model.path});"
                 " name that one as --model"
             )
-        by = f"bioclip2_jax {bioclip2_jax.__version__}, model {sha256[:12]}"
-        date, has_boxes = output.calls[0]["start"][:10], isinstance(found, Boxes)
-        sheet = formats.Sheet.of(labels, request.columns, by=by, date=date, boxes=has_boxes)
+        sheet = _sheet(request, labels, obscured, sha256, output.calls[0]["start"])
         devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
         form = request.format if grows else "jsonl"
         output.begin(
@@ -134,70 +112,84 @@ def run(
         for batch in watch(position, count, batches):
             position += len(batch)
             failed += sum(bool(picture.error) for picture in batch)
-            rows = formats.lines(sheet, batch, form)
+            rows = camtrap.lines(batch) if package else formats.lines(sheet, batch, form)
             output.add(rows, position=position, failed=failed)
-        convert = functools.partial(formats.convert, sheet=sheet, format_=request.format)
-        if _goes_back(request) and isinstance(found, Boxes):
-            convert = functools.partial(_write_back, boxes=found, sheet=sheet)
-        output.finish(None if grows else convert)
+        if package:
+            name = os.path.basename(os.path.abspath(request.model))
+            by = f"{name} ({sha256[:12]}), bioclip2_jax {bioclip2_jax.__version__}"
+            package = replace(package, model=by, created=output.calls[0]["start"])
+            output.finish(None, fill=package.write)
+        else:
+            output.finish(None if grows else _convert(request, found, sheet))
         log.write(failed=failed, end=outputs.now(), complete=True)
         others = [] if isinstance(found, Store) else found.others
-    return Outcome(count=count, failed=failed, others=others)
+    told = package.told if package else None
+    return Outcome(count=count, failed=failed, others=others, told=told)
 
 
-def label_list(request: Request) -> LabelSet:
-    """The names to choose from.
-
-    Raises:
-      UsageError: options that do not fit.
-      UserError: a list cannot be read.
-    """
-    if request.labels is None and (request.taxa or request.names):
-        labels = name_lists.choose(
-            taxa=request.taxa,
-            names=request.names,
-            rank=request.rank or "species",
-            within=request.within,
-            without=request.without,
+def _package(
+    request: Request, found: Found, labels: LabelSet, obscured: Obscured | None
+) -> camtrap.Package:
+    if isinstance(found, Store):
+        raise UsageError(
+            f"{request.pictures[0]}: a feature store keeps no times of capture, which --format"
+            f" {formats.CAMTRAP} needs; name the pictures themselves"
         )
-    elif request.labels is None or request.taxa or request.names:
-        raise UsageError("give either --labels FILE or --taxa CSV, or --names DIR")
-    elif request.within or request.without:
-        option = "--within" if request.within else "--without"
-        raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
-    elif request.rank:
-        raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
-    elif request.prior or request.decode != "flat":
-        option = "--prior" if request.prior else "--decode"
-        raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
-    elif request.columns == "dwc":
-        raise UsageError("--columns dwc needs the lineages of --taxa; free --labels have none")
-    else:
-        labels = name_lists.read_labels(request.labels)
-    if request.prior_strength is not None and not request.prior:
-        raise UsageError("--prior-strength goes with --prior")
-    return labels
+    return asked.read(
+        deployments_table=request.deployments,
+        media_table=request.media,
+        about_file=request.package,
+        timezone=request.timezone,
+        output=request.output,
+        arguments=request.pictures,
+        pictures=found,
+        labels=labels,
+        obscured=obscured,
+    )
+
+
+def _sheet(
+    request: Request, labels: LabelSet, obscured: Obscured | None, sha256: str, start: str
+) -> formats.Sheet:
+    return formats.Sheet.of(
+        labels,
+        request.columns,
+        by=f"bioclip2_jax {bioclip2_jax.__version__}, model {sha256[:12]}",
+        date=start[:10],
+        boxes=bool(request.boxes),
+        coordinates=request.has_places,
+        obscured=obscured,
+    )
 
 
 def _boxes(request: Request) -> Boxes:
     if request.list_file or request.split or len(request.pictures) > 1:
         raise UsageError("--boxes takes one folder, from which the names in its file count")
     cut = Cut(request.box_threshold, request.box_padding, request.box_square)
-    found = Boxes(request.boxes or "", *request.pictures or ("",), cut)
+    folder = request.pictures[0] if request.pictures else ""
+    found = Boxes(request.boxes or "", folder, cut, blanks=request.is_package)
     if not found.count:
         raise UsageError(f"--boxes {request.boxes}: no box of {cut.threshold} or more in it")
     return found
 
 
-def _goes_back(request: Request) -> bool:
-    """Whether the output is the detector's file with names at its boxes."""
-    is_json = request.output.lower().endswith(".json")
-    return bool(request.boxes) and is_json and request.format == "csv"
+def _convert(request: Request, found: Found, sheet: formats.Sheet) -> outputs.Convert:
+    if not request.goes_back or not isinstance(found, Boxes):
+        return functools.partial(
+            formats.convert, sheet=sheet, format_=request.format, bom=request.bom
+        )
 
+    def write(rows: IO[bytes], target: IO[bytes]) -> None:
+        rules = formats.folder_rules(rows) if request.obscure else {}
+        named = formats.named_rows(rows, sheet)
 
-def _write_back(rows: IO[bytes], target: IO[bytes], *, boxes: Boxes, sheet: formats.Sheet) -> None:
-    named = (json.loads(line) for line in rows)
-    write_back(boxes.document, named, sheet.columns, target)
+        def place_of(name: str) -> Rule | None:
+            return rules.get(formats.folder_of(name))
+
+        kept = place_of if request.coordinates else None
+        write_back(found.document, named, sheet.columns, target, place_of=kept)
+
+    return write
 
 
 def _count(found: Found) -> int:
@@ -205,9 +197,13 @@ def _count(found: Found) -> int:
 
 
 def _settings(
-    request: Request, found: Found, labels: LabelSet, counts: np.ndarray | None
+    request: Request,
+    found: Found,
+    labels: LabelSet,
+    counts: np.ndarray | None,
+    obscured: Obscured | None,
 ) -> dict[str, str]:
-    """All that an output depends on, but for the model."""
+    """All that the rows depend on, but for the model; not what a package adds to them."""
     if isinstance(found, Store):
         about = json.dumps(asdict(found.about), sort_keys=True, default=str)
         listing = f"features with checksum {_sum(about, *found.keys)}"
@@ -216,11 +212,15 @@ def _settings(
     names = (*labels.names, *labels.columns, *map("|".join, labels.rows))
     names += (labels.vectors.tells(),) if labels.vectors else ()
     settings = {"pictures": listing, "names": f"{len(labels.rows):,} with checksum {_sum(*names)}"}
-    for name in ("decode", "k", "batch_size", "truncated", "format", "columns", "bom"):
+    options = ("decode", "k", "batch_size", "truncated", "format", "columns", "bom", "coordinates")
+    for name in options:
         settings[f"--{name.replace('_', '-')}"] = str(getattr(request, name))
     prior = "none"
     if counts is not None:
-        prior = f"checksum {_sum(*map(repr, counts.tolist()))}, strength {_strength(request)}"
+        prior = f"checksum {_sum(*map(repr, counts.tolist()))}, strength {request.strength}"
+    if obscured and not request.is_package:
+        lines = sorted(f"{cells} {rule}" for cells, rule in obscured.rules.items())
+        settings["--obscure"] = f"{len(lines):,} rules with checksum {_sum(*lines)}"
     return settings | {"--prior": prior, "version": bioclip2_jax.__version__}
 
 
@@ -229,10 +229,6 @@ def _sum(*texts: str) -> str:
     for text in texts:
         digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()[:12]
-
-
-def _strength(request: Request) -> float:
-    return PRIOR_STRENGTH if request.prior_strength is None else request.prior_strength
 
 
 def _batches(
@@ -246,7 +242,7 @@ def _batches(
     if start == _count(found):
         return
     model = spread(model)
-    size, strength = request.batch_size, _strength(request)
+    size, strength = request.batch_size, request.strength
     namer = Namer(
         model,
         labels,
@@ -260,7 +256,8 @@ def _batches(
         yield from predict_kept(found, namer, size, start=start)
         return
     use_truncated = request.truncated == "use"
-    yield from predict(model, found, namer, size, start=start, use_truncated=use_truncated)
+    pictures = Captured(found) if request.is_package or request.has_places else found
+    yield from predict(model, pictures, namer, size, start=start, use_truncated=use_truncated)
 
 
 class _Log:

@@ -65,7 +65,9 @@ def make_mesh(data: int, fsdp: int, slices: int = 1, devices: Sequence[Any] | No
             " devices here; set config.mesh.data=-1 to use them all"
         )
     if slices > 1 and hasattr(devices[0], "slice_index"):
-        grid = mesh_utils.create_hybrid_device_mesh((1, *shape[1:]), (slices, 1, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (1, *shape[1:]), (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
     else:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -5,7 +5,6 @@ A run of one process initialises nothing, and every function here is then trivia
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 import os
 import re
@@ -16,7 +15,6 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -26,6 +24,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from bioclip2_jax.errors import UsageError, UserError, reason
+from bioclip2_jax.workers import platforms
 
 _FLAGS = ("coordinator", "num-processes", "process-id")
 _START_SECONDS = 600  # machines of one job come up minutes apart
@@ -139,7 +138,7 @@ def is_slurm_step() -> bool:
 def is_tpu_pod() -> bool:
     """Whether this is one of several hosts of TPUs, by GKE's environment or Google's metadata."""
     platform = (os.environ.get("JAX_PLATFORMS") or "tpu").split(",")[0]
-    if platform != "tpu" or not _has_tpu():
+    if platform != "tpu" or not platforms.has_tpu():
         return False
     hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
     slices = os.environ.get("MEGASCALE_NUM_SLICES")
@@ -148,11 +147,6 @@ def is_tpu_pod() -> bool:
         match = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env"))
         slices = slices or (match and match[1])
     return len((hosts or "").split(",")) * int(slices or 1) > 1
-
-
-def _has_tpu() -> bool:
-    chips = (*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*"))
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def _metadata(name: str) -> str:

@@ -5,4 +5,4 @@ from helpers.smallest import get_config
 from bioclip2_jax.training import preflight
 
 __all__ = ["get_config"]
-preflight._SEEN_SECONDS = 2.0
+preflight._SEEN_SECONDS = 0.5

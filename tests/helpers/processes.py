@@ -16,19 +16,26 @@ from unittest import mock
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from bioclip2_jax import train
 from bioclip2_jax.data.records import make_record
 from bioclip2_jax.files import absolute, place
+from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.text.taxonomy import Taxon
 from bioclip2_jax.training import sharding
+from bioclip2_jax.training.step import StepSettings, TrainState
 from bioclip2_jax.weights import checkpoint
 
 ROOT = Path(__file__).parents[2]
 _KINGDOMS = ("Animalia", "Plantae", "Fungi")
+# Long enough that a signal, which JAX looks for once a second, comes before the end of a slow run;
+# learning gently, so that the last bits of a sum do not grow. Whoever takes the same numbers as
+# another test takes what that one has compiled, and the number of steps is one of them.
+LONG = {"steps": 40, "batch_size": 8, "checkpoint_every": 1000, "learning_rate": 1e-4}
 
 
 def arguments(
@@ -130,13 +137,28 @@ def run_together(count: int, args: list[str], devices: int = 1) -> list[str]:
     return messages
 
 
+_steps: dict[tuple, jax.stages.Wrapped] = {}
+
+
 def run_here(args: list[str], devices: int = 1) -> None:
     """Runs to the end on the first devices of this process, which takes no start of another.
 
-    As many processes of one device each compute the same, to the bit.
+    As many processes of one device each compute the same, to the bit. What an earlier run of the
+    same settings has compiled is used again.
     """
     mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:devices])
-    with mock.patch.object(sharding, "make_mesh", mesh):
+    make = train.make_train_step  # perhaps a test's own
+
+    def make_once(settings: StepSettings, model: ClipConfig, mesh: Mesh, shardings: TrainState):
+        key = make, settings, model, mesh
+        if key not in _steps:
+            _steps[key] = make(settings, model, mesh, shardings)
+        return _steps[key]
+
+    with (
+        mock.patch.object(sharding, "make_mesh", mesh),
+        mock.patch.object(train, "make_train_step", make_once),
+    ):
         train.main(args)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from colour_world import square
 
 from bioclip2_jax.files import write_bytes
+from bioclip2_jax.report import gather
 
 NAMES = ["Ignis red", "Ignis orange", "Mare blue"]
 
@@ -137,3 +138,10 @@ def put_squares(folder: Path) -> Path:
     for colour in ("red", "orange", "blue"):
         (folder / f"{colour}.png").write_bytes(square(colour))
     return folder
+
+
+def results_of(folder: Path, values: list[dict]) -> list[gather.ResultFile]:
+    """What the report finds of such results below an empty folder."""
+    for number, one in enumerate(values):
+        put(folder / str(number) / f"{one['task']}.json", one)
+    return gather.newest(gather.gather([folder]))

@@ -24,6 +24,7 @@ import jax
 import vision_operators  # noqa: F401
 import measures
 import open_clip
+import texts
 import torch
 
 
@@ -115,8 +116,8 @@ def _training() -> str:
 def _tokens() -> str:
     rows = []
     for name, given in (
-        ("a catalogue of life", measures.texts(200_000)),
-        ("hostile", measures.hostile_texts(20_000)),
+        ("a catalogue of life", texts.texts(200_000)),
+        ("hostile", texts.hostile_texts(20_000)),
     ):
         differing, ours, theirs = measures.token_mismatches(given)
         rows.append(

@@ -1,0 +1,1 @@
+"""Camtrap DP, the exchange format of camera traps (https://camtrap-dp.tdwg.org)."""

@@ -1,0 +1,131 @@
+"""What somebody asks of `predict`, and which of it does not fit."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bioclip2_jax.errors import UsageError
+from bioclip2_jax.identify import formats, name_lists
+from bioclip2_jax.identify.name_lists import LabelSet
+
+PRIOR_STRENGTH = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What somebody asks for; see the options of `bioclip2 predict`."""
+
+    pictures: tuple[str, ...]
+    list_file: str | None
+    split: str | None
+    model: str
+    labels: str | None
+    taxa: str | None
+    names: str | None = None
+    within: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    rank: str | None
+    decode: str
+    prior: str | None
+    prior_strength: float | None
+    k: int
+    batch_size: int
+    truncated: Literal["refuse", "use"]
+    output: str
+    format: str
+    columns: str
+    bom: bool
+    log: str | None
+    boxes: str | None
+    box_threshold: float
+    box_padding: float
+    box_square: bool
+    coordinates: bool = False
+    obscure: str | None = None
+    deployments: str | None = None
+    media: str | None = None
+    package: str | None = None
+    timezone: str | None = None
+
+    @property
+    def strength(self) -> float:
+        """Of the prior."""
+        return PRIOR_STRENGTH if self.prior_strength is None else self.prior_strength
+
+    @property
+    def is_package(self) -> bool:
+        """Whether the output is a Camtrap DP package."""
+        return self.format == formats.CAMTRAP
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether the output is the detector's file with names at its boxes."""
+        is_json = self.output.lower().endswith(".json")
+        return bool(self.boxes) and is_json and self.format == "csv"
+
+    @property
+    def has_places(self) -> bool:
+        """Whether rows have the coordinates of pictures."""
+        return self.coordinates and self.columns == "dwc"
+
+    def refuse(self) -> None:
+        """Refuses options that do not fit, as far as they tell it themselves.
+
+        Raises:
+          UsageError: says which.
+        """
+        if self.format in ("parquet", formats.CAMTRAP) and self.output == "-":
+            what = "FOLDER" if self.is_package else "FILE; it is no text"
+            raise UsageError(f"--format {self.format} needs --output {what}")
+        if self.bom and self.format != "csv":
+            raise UsageError("--bom is for --format csv; other formats need no mark")
+        if self.is_package and self.columns != "pybioclip":
+            raise UsageError("--columns is for other formats; Camtrap DP has columns of its own")
+        for name in ("deployments", "media", "package", "timezone"):
+            if getattr(self, name) and not self.is_package:
+                raise UsageError(f"--{name} goes with --format {formats.CAMTRAP}")
+        if self.coordinates and not self.has_places and not self.goes_back:
+            raise UsageError(
+                "--coordinates goes with --columns dwc, or with an --output FILE.json of --boxes;"
+                " Camtrap DP has those of --deployments"
+            )
+        if self.obscure and not (self.coordinates or self.is_package):
+            raise UsageError(
+                f"--obscure goes with --coordinates or --format {formats.CAMTRAP}; no other output"
+                " has any"
+            )
+        if self.obscure and self.labels:
+            raise UsageError("--obscure needs the lineages of --taxa; free --labels have none")
+
+
+def label_list(request: Request) -> LabelSet:
+    """The names to choose from.
+
+    Raises:
+      UsageError: options that do not fit.
+      UserError: a list cannot be read.
+    """
+    if request.labels is None and (request.taxa or request.names):
+        labels = name_lists.choose(
+            taxa=request.taxa,
+            names=request.names,
+            rank=request.rank or "species",
+            within=request.within,
+            without=request.without,
+        )
+    elif request.labels is None or request.taxa or request.names:
+        raise UsageError("give either --labels FILE or --taxa CSV, or --names DIR")
+    elif request.within or request.without:
+        option = "--within" if request.within else "--without"
+        raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
+    elif request.rank:
+        raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
+    elif request.prior or request.decode != "flat":
+        option = "--prior" if request.prior else "--decode"
+        raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
+    elif request.columns == "dwc":
+        raise UsageError("--columns dwc needs the lineages of --taxa; free --labels have none")
+    else:
+        labels = name_lists.read_labels(request.labels)
+    if request.prior_strength is not None and not request.prior:
+        raise UsageError("--prior-strength goes with --prior")
+    return labels
