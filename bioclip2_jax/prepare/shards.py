@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bioclip2_jax import files
@@ -160,8 +161,6 @@ def write_metadata(
     folder: Path, shards: Sequence[Shard], labels: Sequence[str], *, description: str, licence: str
 ) -> None:
     """Writes TFDS's description of the shards beside them, and their lanes."""
-    import tensorflow_datasets as tfds  # which takes a while, and tasks do without
-
     # Bytes rather than tfds.features.Image: pictures stay as they came, in any format, and
     # `images.decode` is the only decoder.
     features: dict[str, Any] = {name: tfds.features.Text() for name in TEXT_FIELDS}
