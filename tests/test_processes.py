@@ -105,7 +105,9 @@ def test_a_signal_to_one_process_of_a_resumed_run_is_never_lost(
     monkeypatch.setenv("BIOCLIP2_TOLD", moment)
     settings = LONG | {"checkpoint_every": 6}
     run_here(arguments(tmp_path, data, **settings), devices=2)
-    codes, messages = finish(start_together(2, arguments(tmp_path, data, recipe="told", **settings)))
+    codes, messages = finish(
+        start_together(2, arguments(tmp_path, data, recipe="told", **settings))
+    )
     assert codes == [0, 0], messages
     assert "going on after step 4" in messages[0]
     assert f"stopped and saved after step {stopped}" in messages[0]
