@@ -81,6 +81,10 @@ def home(tmp_path, monkeypatch) -> Path:
     project["captureMethod"] = ["activityDetection"]
     contributors = [{"title": "Ada", "role": "contact"}]
     Path("project.json").write_text(json.dumps({"contributors": contributors, "project": project}))
+    there = {"decimalLatitude": "52.7", "decimalLongitude": "23.9"}
+    write_table("gbif.tsv", [{"species": "Ignis red", **there}, {"species": "Mare blue", **there}])
+    write_table("where.csv", [{"filename": f"{n}.JPG", **there} for n in range(4)])
+    write_table("checklist.csv", [{"species": "Ignis red", "region": "Podlasie"}])
     write_table("sensitive.csv", [{"scientificName": "Ignis red", "action": "10 km"}])
     rows = [
         dict(zip(RANKS, taxon.ranks, strict=True)) | {"common": COMMON[colour]}

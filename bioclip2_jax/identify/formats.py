@@ -53,9 +53,7 @@ _PLAIN = "plain"  # of those: whether the place has no say in them
 _ROWS_A_GROUP = 1 << 16
 
 Row = list[str | float | None]
-_KINDS = (
-    {"score": pa.float64(), UNWEIGHTED: pa.float64()} | _BOX | _PLACE
-)  # of columns that are no texts
+_KINDS = dict.fromkeys(("score", UNWEIGHTED), pa.float64()) | _BOX | _PLACE  # that are no texts
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ def lines(sheet: Sheet, predictions: Iterable[Prediction], format_: str) -> byte
     for picture in predictions:
         both = [*picture.answers, *picture.plain]
         rule = sheet.obscured.of(both) if sheet.obscured else None
-        kept = {_RULE: str(rule)} if rule else {}
+        kept: dict[str, str | bool] = {_RULE: str(rule)} if rule else {}
         forms = [(picture, kept)]
         if sheet.obscured and sheet.weighted:  # a rule may yet forbid to tell of the place
             forms.append((picture.without_place(), kept | {_PLAIN: True}))

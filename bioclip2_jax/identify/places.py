@@ -1,7 +1,7 @@
 """What lives where pictures were taken: a prior over names for each place, out of records.
 
-A place is an H3 cell, whose windows are itself with its six neighbours, the same of the coarser cells
-that it is in, and the world; or a region, and the world; or the world alone.
+A place is an H3 cell, whose windows are itself with its six neighbours, the same of the coarser
+cells that it is in, and the world; or a region, and the world; or the world alone.
 """
 
 import functools

@@ -332,15 +332,20 @@ class _Log:
 
     def __init__(self, request: Request, count: int, output: outputs.Stream | outputs.Resumed):
         self._path = request.log
+
+        def hidden(text: str) -> str:
+            place = request.place if request.obscure else None  # which a rule may forbid to tell
+            return text.replace(place, "…") if place else text
+
         self._about: dict[str, Any] = {
             "bioclip2_jax_version": bioclip2_jax.__version__,
-            "command_line": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+            "command_line": [os.path.basename(sys.argv[0]), *map(hidden, sys.argv[1:])],
             "start": output.calls[0]["start"],
             "end": None,
             "complete": False,
             "calls": output.calls,
             "model": {"path": request.model},
-            "settings": asdict(request),
+            "settings": asdict(request) | {"place": request.place and hidden(request.place)},
             "count": count,
         }
         self.write()

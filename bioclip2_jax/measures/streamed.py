@@ -88,8 +88,8 @@ class LongList:
             if extra is not None:
                 less = jnp.asarray(extra.astype(np.float32))[places]
                 own = jnp.exp(state[2] - less - plain[0][:, None]) / plain[1][:, None]
-        told = (np.minimum(np.asarray(one)[:rows], 1) for one in (shares, own))
-        return np.asarray(places)[:rows], *told
+        shares, own = (np.minimum(np.asarray(one)[:rows], 1) for one in (shares, own))
+        return np.asarray(places)[:rows], shares, own
 
     def _over_all(
         self, pictures: jax.Array, scale: jax.Array, k: int, extra: np.ndarray | None
