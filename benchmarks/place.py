@@ -5,8 +5,9 @@
 The list and its lineages are real (AVONET, Tobias et al. 2022: 11,009 species). The rest is made
 up: ranges, discs that lie near each other where lineages do; 3,000 spots where people record, with
 very unlike effort and abundances; pictures some 30 km from 400 of them, on which rare species are
-commoner than among records; features that are alike where lineages are, with noise. What it shows is how much a
-prior may bring and cost where records are many or few, not what it brings on anybody's pictures.
+commoner than among records; features that are alike where lineages are, with noise. What it shows
+is how much a prior may bring and cost where records are many or few, not what it brings on
+anybody's pictures.
 
 Prints the seconds of reading the table and of a place, and for each strength the first answers that
 are right: of all pictures, of those whose species was never recorded within 60 km or so, and the
@@ -19,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import h3.api.basic_int as h3
 import numpy as np
 from scipy.special import log_softmax
 
@@ -111,9 +113,8 @@ def main() -> None:
         path = Path(folder, "records.tsv")
         with path.open("w") as file:
             writer = csv.writer(file, delimiter="\t")
-            writer.writerow(
-                ["class", "order", "family", "species", "decimalLatitude", "decimalLongitude"]
-            )
+            above = ("class", "order", "family", "species")
+            writer.writerow([*above, "decimalLatitude", "decimalLongitude"])
             for spot, of_spot in zip(here, found, strict=True):
                 for species in of_spot:
                     taxon = taxa[species]
@@ -140,19 +141,16 @@ def main() -> None:
     noise = rng.normal(size=(len(labels), DIM)) * args.noise / np.sqrt(DIM)
     cosines = unit(vectors[labels] + noise).astype(np.float32) @ vectors.T
     every = np.arange(len(labels))
-    scale = min(range(5, 60), key=lambda s: -log_softmax(s * cosines, axis=1)[every, labels].mean())
-    near = known._windows  # noqa: SLF001
-    recorded = {}
-    for spot, cell in enumerate(cells):
-        window = near(cell)[0]
-        recorded[spot] = {*records.nodes[window].tolist()}
-    first = int(names.tree.starts[-2])
-    is_new = np.array(
-        [
-            first + names.tree.groups[y] not in recorded[s]
-            for y, s in zip(labels, of_spot, strict=True)
-        ]
-    )
+
+    def loss(scale: float) -> float:
+        return -log_softmax(scale * cosines, axis=1)[every, labels].mean()
+
+    scale = min(range(10, 200, 5), key=loss)
+    recorded = [
+        {*records.nodes[np.isin(records.places, h3.grid_disk(cell, 1))].tolist()} for cell in cells
+    ]
+    own = int(names.tree.starts[-2]) + names.tree.groups[labels]
+    is_new = np.array([node not in recorded[s] for node, s in zip(own, of_spot, strict=True)])
     print(f"{len(labels):,} pictures, of which {is_new.mean():.0%} of species not recorded near")
     print(f"fitted scale {scale}")
     print("strength  top-1  recorded near  not recorded near  nll")

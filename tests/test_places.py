@@ -307,6 +307,34 @@ def test_scores_do_not_tell_a_place_that_has_to_be_hidden(home, form):
     assert "52.7123" not in Path("log.json").read_text() + Path("b.csv").read_text()
 
 
+def test_a_package_is_weighted_by_where_its_cameras_stood_but_for_those_of_a_rule(home):
+    times = ("deploymentStart", "deploymentEnd")
+    cameras_ = [
+        {"deploymentID": name, "latitude": y, "longitude": x}
+        | dict(zip(times, ("2026-03-01 08:00", "2026-04-01 08:00"), strict=True))
+        for name, (y, x) in (("a", HERE), ("b", AWAY))
+    ]
+    write("cameras.csv", cameras_, ",")
+    taken = {"filePath": "a/1.jpg"}, {"filePath": "b/1.jpg"}, {"filePath": "b/2.jpg"}
+    write("media.csv", [one | {"timestamp": "2026-03-05 10:00"} for one in taken], ",")
+    project = {"title": "t", "samplingDesign": "opportunistic", "captureMethod": ["timeLapse"]}
+    about = {"contributors": [{"title": "A", "role": "contact"}], "project": project}
+    Path("project.json").write_text(json.dumps(about))
+    write("rules.csv", [{"scientificName": "Ignis orange", "action": "10 km"}], ",")
+    how = ("--format", "camtrap-dp", "--deployments", "cameras.csv", "--media", "media.csv")
+    how += ("--package", "project.json", "--timezone", "UTC", "--k", 1)
+    how += ("--occurrences", "gbif.tsv", "--place-strength", 1)
+
+    def named(folder: str) -> list[str]:
+        return [r["scientificName"] for r in answers(f"{folder}/observations.csv")]
+
+    done = bioclip2(*CALL, *how, "--output", "open")
+    assert done.returncode == 0, done.stderr
+    assert named("open") == ["Ignis orange", "Ignis red", "Ignis red"]
+    assert bioclip2(*CALL, *how, "--obscure", "rules.csv", "--output", "hidden").returncode == 0
+    assert named("hidden") == ["Ignis red"] * 3
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -106,8 +106,6 @@ def read(path: str, names: NameTree) -> Records:
             h3()
         database = stack.enter_context(connection(folder))
         notes = _match(database, table, names)
-        if table.kind == CELLS:
-            notes += _judged(database, table)
         database.execute(
             f"CREATE TEMP TABLE found AS SELECT node, {table.spot} AS spot,"
             f" sum(CAST(least({table.weight}, {_MOST}) AS DECIMAL(18, 6))) AS count"
@@ -134,7 +132,7 @@ class _Table:
       kind: see `Records`.
       rows: what stands behind FROM, without rows that do not count.
       names: header → cell, of the columns with names.
-      latitude, longitude: degrees, whatever stands there.
+      faults: of coordinates: empty, at 0,0, outside their range, and of those perhaps swapped.
       spot: where a row is from: a square of a degree, a region, or NULL.
       weight: how often it counts.
       bad: whether a row's count is no number.
@@ -144,8 +142,7 @@ class _Table:
     kind: str
     rows: str
     names: dict[str, str]
-    latitude: str
-    longitude: str
+    faults: tuple[str, ...]
     spot: str
     weight: str
     bad: str
@@ -198,7 +195,8 @@ class _Table:
         if own != "1":
             text = column(_COUNTS) or column(("individualcount",))
             bad = f"({text} IS NOT NULL AND coalesce({own} < 0, true))"
-        return cls(path, kind, rows, names, latitude, longitude, spot, weight, bad)
+        faults = _faults(latitude, longitude) if latitude else ()
+        return cls(path, kind, rows, names, faults, spot, weight, bad)
 
 
 def _source(path: Path, stack: contextlib.ExitStack) -> tuple[str, list[tuple[str, str]]]:
@@ -269,26 +267,35 @@ def _is_place(latitude: str, longitude: str) -> str:
     )
 
 
+def _faults(y: str, x: str) -> tuple[str, ...]:
+    """SQL for what may be wrong with coordinates, see `_Table`."""
+    is_empty, is_zero = f"({y} IS NULL OR {x} IS NULL)", f"({y} = 0 AND {x} = 0)"
+    is_outside = f"NOT (coalesce({_is_place(y, x)}, true) OR {is_empty} OR {is_zero})"
+    is_swapped = f"({is_outside} AND {y} NOT BETWEEN -90 AND 90 AND {x} BETWEEN -90 AND 90)"
+    return is_empty, is_zero, is_outside, is_swapped
+
+
 def _match(database: duckdb.DuckDBPyConnection, table: _Table, names: NameTree) -> list[str]:
     """Makes `known`, which node each name is; and what is told of others."""
-    cells = ", ".join(f"any_value({cell})" for cell in table.names.values())
+    cells = [f"any_value({cell})" for cell in table.names.values()]
+    tallies = [f"count(*) FILTER ({of})" for of in ("true", table.bad, *table.faults)]
     found = database.execute(
-        f"SELECT {table.name}, count(*), count(*) FILTER ({table.bad}), {cells} FROM {table.rows}"
-        " GROUP BY 1"
+        f"SELECT {', '.join([table.name, *cells, *tallies])} FROM {table.rows} GROUP BY 1"
     )
-    hashes, nodes, rows, bad = [], [], 0, 0
+    hashes, nodes, total = [], [], np.zeros(len(tallies), np.int64)
     missing: dict[str, int] = {}
     synonyms = []
     while some := found.fetchmany(_NAMES_AT_A_TIME):
-        for own, count, not_counted, *values in some:
-            row = dict(zip(table.names, (value or "" for value in values), strict=True))
+        for own, *values in some:
+            told = values[len(cells) :]
+            row = dict(zip(table.names, (value or "" for value in values), strict=False))
             taxon, synonym = name_checks.accepted_taxon(row)
             node = names.find(taxon)
             if node is None:
                 name = taxon.scientific_name or "(no name)"
-                missing[name] = missing.get(name, 0) + count
+                missing[name] = missing.get(name, 0) + told[0]
                 continue
-            rows, bad = rows + count, bad + not_counted
+            total += told
             hashes.append(own)
             nodes.append(node)
             if synonym:
@@ -301,6 +308,7 @@ def _match(database: duckdb.DuckDBPyConnection, table: _Table, names: NameTree) 
     pairs = {"name": pa.array(hashes, pa.uint64()), "node": pa.array(nodes, pa.int64())}
     database.register("pairs", pa.table(pairs))
     database.execute("CREATE TEMP TABLE known AS FROM pairs")
+    rows, bad, *faults = total.tolist()
     notes = [f"{table.path}: {rows:,} rows are of names of the list"]
     if missing:
         most = sorted(missing, key=lambda name: (-missing[name], name))[:_SHOWN]
@@ -314,6 +322,7 @@ def _match(database: duckdb.DuckDBPyConnection, table: _Table, names: NameTree) 
         )
     if bad:
         notes.append(f"{table.path}: {bad:,} rows have a count that is none; they count once")
+    notes += _judged(table.path, rows, *faults) if faults else []
     rejected = _rejected(database)
     if rejected:
         notes.append(f"{table.path}: {rejected:,} rows cannot be read and are left out")
@@ -328,31 +337,23 @@ def _rejected(database: duckdb.DuckDBPyConnection) -> int:
     return 0
 
 
-def _judged(database: duckdb.DuckDBPyConnection, table: _Table) -> list[str]:
-    """What is told of coordinates that are none.
+def _judged(path: str, rows: int, empty: int, zero: int, outside: int, swapped: int) -> list[str]:
+    """What is told of coordinates that are none, by how many rows have which fault.
 
     Raises:
       UserError: all are.
     """
-    y, x = table.latitude, table.longitude
-    is_empty, is_zero = f"({y} IS NULL OR {x} IS NULL)", f"({y} = 0 AND {x} = 0)"
-    is_swapped = f"({y} NOT BETWEEN -90 AND 90 AND {x} BETWEEN -90 AND 90)"
-    query = (
-        f"SELECT count(*), count(*) FILTER ({is_empty}), count(*) FILTER ({is_zero}),"
-        f" count(*) FILTER ({is_swapped}), count(*) FILTER ({_is_place(y, x)})"
-        f" FROM {table.rows} JOIN known ON name = {table.name}"
-    )
-    every, empty, zero, swapped, good = database.execute(query).fetchall()[0]
-    if every == good:
+    what = {"empty or no number": empty, "outside their range": outside, "at 0,0": zero}
+    told = ", ".join(f"{count:,} {words}" for words, count in what.items() if count)
+    hint = "; are latitude and longitude swapped?" if 2 * swapped > rows else ""
+    faults = empty + zero + outside
+    if faults == rows:
+        raise UserError(f"{path}: no row has usable coordinates ({told}){hint}")
+    if not faults:
         return []
-    what = {"empty or no number": empty, "outside their range": every - good - empty - zero}
-    told = [f"{count:,} {words}" for words, count in (what | {"at 0,0": zero}).items() if count]
-    hint = "; are latitude and longitude swapped?" if 2 * swapped > every else ""
-    if not good:
-        raise UserError(f"{table.path}: no row has usable coordinates ({', '.join(told)}){hint}")
     return [
-        f"{table.path}: {every - good:,} rows have no usable coordinates ({', '.join(told)}); they"
-        f" count for the world as a whole{hint}"
+        f"{path}: {faults:,} rows have no usable coordinates ({told}); they count for the world as"
+        f" a whole{hint}"
     ]
 
 
