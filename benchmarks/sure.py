@@ -8,8 +8,9 @@ again. Printed are means over the halves, with the least and most: the share of 
 right; the share answered at species of those that plain top 1 names right; of `none of these` the
 area under the ROC curve, between the other half and pictures of species that the list of names
 (those with training pictures) does not have, beside that of the uncalibrated best probability, and
-the difference with a 95 % bootstrap interval over pictures and species. Those species are all of
-the split `--outside`, or else a random half of the species of val, taken off the list.
+the difference with 95 % bootstrap intervals: over pictures, and over whole species of the others.
+Those species are all of the split `--outside`, or else a random half of the species of val, taken
+off the list.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from bioclip2_jax.measures.calibration import summary
 from bioclip2_jax.weights import load as loading
 from bioclip2_jax.weights.load import Model
 
-RESAMPLES = 200
+RESAMPLES = 300
 FALSE_NONE = 0.05
 
 
@@ -53,7 +54,9 @@ def main() -> None:
         others = embed_split(model, dataset.open_split(options.data, options.outside), 64)
     labels = trained(options.data)
     rng = np.random.default_rng(0)
-    rows = [half(model, labels, known, others, options.wanted, rng) for _ in range(options.halves)]
+    scores = Scores(model, labels, 128, None, 0.0)
+    asked = (model, labels, known, others, options.wanted, rng, scores)
+    rows = [half(*asked) for _ in range(options.halves)]
     if options.json:
         print(json.dumps(rows))
         return
@@ -88,6 +91,7 @@ def half(
     others: SplitFeatures | None,
     wanted: float,
     rng: np.random.Generator,
+    scores: Scores,
 ) -> dict[str, Any]:
     """The figures of one division."""
     order = rng.permutation(len(known.keys))
@@ -98,13 +102,13 @@ def half(
 
     def looked_at(*parts: SplitFeatures) -> list[Pictures]:
         """All of them by the temperature of the first."""
-        ladder, scores = Ladder(labels), Scores(model, labels, 128, None, 0.0)
         looks: list[Pictures] = []
         for part in parts:
             temperature = looks[0].temperature if looks else None
             looks.append(Pictures.of(part.features, part.taxa, ladder, scores, temperature))
         return looks
 
+    ladder = Ladder(labels)
     teacher, test = looked_at(take(known, taught), take(known, judged))
     (depths,) = teacher.answers(test, [wanted], FALSE_NONE)
     figure = test.figure(wanted, depths)
@@ -126,6 +130,7 @@ def half(
         present = sorted({taxon for taxon in known.taxa if taxon in labels.taxa})
         hidden = {present[n] for n in rng.permutation(len(present))[: len(present) // 2]}
         labels = part_of(labels, np.array([taxon not in hidden for taxon in labels.taxa]))
+        ladder, scores = Ladder(labels), Scores(model, labels, 128, None, 0.0)
         others = take(known, np.array([r for r in judged if known.taxa[r] in hidden]))
         taught = np.array([r for r in taught if known.taxa[r] not in hidden])
         judged = np.array([r for r in judged if known.taxa[r] not in hidden])
@@ -162,18 +167,24 @@ def difference(
     species: np.ndarray,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Of the two areas, with an interval: known pictures and whole other species are drawn."""
-    own, draws = np.unique(species), []
+    """Of the two areas, with intervals."""
+    own = np.unique(species)
     members = [np.flatnonzero(species == one) for one in own]
-    for _ in range(RESAMPLES):
-        a = rng.integers(len(ours), size=len(ours))
-        b = np.concatenate([members[n] for n in rng.integers(len(own), size=len(own))])
-        draws.append(
-            outside.auroc(ours[a], our_others[b]) - outside.auroc(plain[a], plain_others[b])
-        )
-    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
-    whole = outside.auroc(ours, our_others) - outside.auroc(plain, plain_others)
-    return {"difference": whole, "difference, low": low, "difference, high": high}
+    found: dict[str, float] = {
+        "difference": outside.auroc(ours, our_others) - outside.auroc(plain, plain_others)
+    }
+    for over in ("pictures", "species"):
+        draws = []
+        for _ in range(RESAMPLES):
+            a = rng.integers(len(ours), size=len(ours))
+            b = rng.integers(len(our_others), size=len(our_others))
+            if over == "species":
+                b = np.concatenate([members[n] for n in rng.integers(len(own), size=len(own))])
+            area = outside.auroc(ours[a], our_others[b])
+            draws.append(area - outside.auroc(plain[a], plain_others[b]))
+        low, high = np.percentile(draws, [2.5, 97.5]).tolist()
+        found |= {f"difference, low, over {over}": low, f"difference, high, over {over}": high}
+    return found | {"other species": len(own)}
 
 
 if __name__ == "__main__":

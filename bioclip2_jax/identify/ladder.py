@@ -7,13 +7,12 @@ import numpy as np
 
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.identify import name_checks
-from bioclip2_jax.identify.name_lists import LabelSet
+from bioclip2_jax.identify.name_lists import RANK, LabelSet
 from bioclip2_jax.measures import streamed, sure
 from bioclip2_jax.measures.scores import number, sum_groups
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
 NONE, UNSURE = "none of these", "unsure"
-RANK = "rank"  # the column
 RIGHT, WRONG = 1, 0
 
 

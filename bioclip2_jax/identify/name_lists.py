@@ -19,6 +19,8 @@ from bioclip2_jax.text import captions
 from bioclip2_jax.text.names import common_name
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
+RANK = "rank"  # the column that says how deep an answer goes, where answers differ in that
+
 
 @dataclass(frozen=True)
 class LabelSet:

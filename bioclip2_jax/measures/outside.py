@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import entr, expit
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 FIGURES = ("best", "share", "lead", "mean", "spread", "entropy")
 FEWEST = 10  # pictures that anything is learned from
@@ -98,5 +98,6 @@ def learn(listed: np.ndarray, others: np.ndarray) -> Detector:
 
 def auroc(listed: np.ndarray, others: np.ndarray) -> float:
     """How often one of the first scores is higher than one of the second; chance is 0.5."""
-    is_listed = np.arange(len(listed) + len(others)) < len(listed)
-    return float(roc_auc_score(is_listed, np.concatenate([listed, others])))
+    ranks = rankdata(np.concatenate([listed, others]))[: len(listed)]
+    least = len(listed) * (len(listed) + 1) / 2
+    return float((ranks.sum() - least) / (len(listed) * len(others)))
