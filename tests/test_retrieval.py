@@ -1,4 +1,4 @@
-"""Search in both directions: of INQUIRE's layout, of any table, and of the captions of a dataset."""
+"""Search in both directions: of INQUIRE's layout, of any table, and of a dataset's captions."""
 
 import csv
 import json
@@ -123,7 +123,7 @@ def test_what_is_wrong_with_the_parquet_is_named(tmp_path):
         *("--data", root, "--out", tmp_path / "out")
     )
     write_inquire(root)
-    assert "no Parquet of split 'train'" in refused(
+    assert "no Parquet files of split 'train'" in refused(
         "--data", root, "--split", "train", "--out", "o"
     )
     empty = tmp_path / "empty"

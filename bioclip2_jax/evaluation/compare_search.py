@@ -88,9 +88,11 @@ def search_lines(comparison: schema.Comparison) -> list[str]:
 
 
 def _compare(first: Rows, second: Rows, figure: str, groups: str) -> schema.ComparedQueries:
-    values = [[float(rows[key][figure]) for key in first] for rows in (first, second)]
+    ours, theirs = (
+        np.asarray([float(rows[key][figure]) for key in first]) for rows in (first, second)
+    )
     labels = number([row.get(groups, "") for row in first.values()])[1]
-    result = paired(*map(np.asarray, values), labels)
+    result = paired(ours, theirs, labels)
     return schema.ComparedQueries(**vars(result), num_queries=len(first))
 
 

@@ -25,7 +25,7 @@ from bioclip2_jax.evaluation.search_schema import (
     Searched,
     SearchedAgainstChance,
 )
-from bioclip2_jax.evaluation.subject import Job, Subject, rows_of, store_split
+from bioclip2_jax.evaluation.subject import Job, Subject, rows_of, rows_of_split
 from bioclip2_jax.features.encode import embed_texts
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.files import absolute, below, place
@@ -85,7 +85,7 @@ def plan_search(settings: Settings, features: Store | None) -> SearchJob:
                     f"--split {split}: {settings.queries} has no column of splits, and {root} is no"
                     " dataset"
                 )
-            store_split(features, split, "--features")
+            rows_of_split(features, split, "--features")
         name = files.place(settings.queries).stem
     elif is_dataset or root is None:
         return _plan_captions(settings, features)
@@ -128,7 +128,7 @@ def _plan_captions(settings: Settings, features: Store | None) -> SearchJob:
                 "--features: made of a plain folder, whose pictures have no captions; give"
                 " --queries, a table with columns query, file and relevant"
             )
-        store_split(features, split, "--features")
+        rows_of_split(features, split, "--features")
     elif split not in (there := dataset.splits(settings.data or "")):
         raise UsageError(f"{settings.data}: no split {split!r}; it has {', '.join(sorted(there))}")
     return Job(
@@ -173,7 +173,7 @@ def _of_captions(job: SearchJob, subject: Subject) -> Search:
     kind, split = settings.text_kind or "taxon_com", settings.split or "val"
     bad: list[tuple[str, str]] = []
     if subject.features is not None:
-        store = store_split(subject.features, split, "--features")
+        store = rows_of_split(subject.features, split, "--features")
         keys, features, bad = store.keys, store.features, list(store.about.bad)
         captions = [caption_of(record, kind) for record in _records(store)]
     else:
@@ -217,15 +217,19 @@ def _in_fair_order(
     text_place, picture_place = np.argsort(text_order), np.argsort(order)
     own, pictures, gains = columns
     return Search(
-        texts=[texts[row] for row in text_order],
-        groups={name: [values[row] for row in text_order] for name, values in groups.items()},
-        keys=[keys[row] for row in order],
+        texts=_in_order(texts, text_order),
+        groups={name: _in_order(values, text_order) for name, values in groups.items()},
+        keys=_in_order(keys, order),
         features=features[order],
         judged=Judged.of(
             text_place[own], picture_place[pictures], gains.astype(float), len(texts), len(keys)
         ),
         bad=bad,
     )
+
+
+def _in_order(values: Sequence[str], order: np.ndarray) -> list[str]:
+    return [values[int(row)] for row in order]
 
 
 def _by_hash(names: Sequence[str]) -> np.ndarray:

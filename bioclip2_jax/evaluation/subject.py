@@ -131,7 +131,12 @@ class Subject:
 
 
 def store_split(store: Store, split: str, place: str) -> SplitFeatures:
-    """The pictures of one split of a feature store.
+    """The pictures of one split of a feature store, see `rows_of_split`."""
+    return split_features(rows_of_split(store, split, place))
+
+
+def rows_of_split(store: Store, split: str, place: str) -> Store:
+    """The rows of one split of a feature store.
 
     Raises:
       UsageError: it has none of that split.
@@ -148,7 +153,7 @@ def store_split(store: Store, split: str, place: str) -> SplitFeatures:
             )
         )
         raise UsageError(f"{place}: no features of split {split!r}; {has}")
-    return split_features(rows)
+    return rows
 
 
 def split_features(rows: Store) -> SplitFeatures:
