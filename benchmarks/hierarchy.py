@@ -25,9 +25,9 @@ from typing import Any
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 VARIANTS = {
     "base": {"level_weight": 0.0},
-    "level": {"level_weight": 0.15},
+    "level": {"level_weight": 0.5},
     "distinct": {"level_weight": 0.0, "distinct_captions": True},
-    "both": {"level_weight": 0.15, "distinct_captions": True},
+    "both": {"level_weight": 0.5, "distinct_captions": True},
 }
 STEPS = {
     "quickstart": {},

@@ -33,8 +33,8 @@ def contrastive_loss(
 
     Equal captions in a batch stay each other's negatives, as in the original, so a text that many
     pictures share is held down: an image learns log p(text | image) less the log of how common the
-    text is. With `text_ids` each distinct text is one choice of an image, and that of a picture's
-    own caption is right. Texts choose among the images as ever, a text as often as it has pictures.
+    text is. With `text_ids` equal captions are one text: one choice of an image, and right with any
+    of its own images. So none of these is held down because another one suits the text as well.
 
     Args:
       image_features: [batch, dim] float32 or bfloat16, L2-normalised.
@@ -88,10 +88,14 @@ def contrastive_loss_and_accuracy(
         present = weights[:, None] > 0  # what is not a number times 0 is not 0
         image_features = jnp.where(present, image_features, 0)
         text_features = jnp.where(present, text_features, 0)
-    shares = None if text_ids is None else 1 / _pairs_of_text(jnp.asarray(text_ids), weights)
-    scale = jnp.asarray(logit_scale, jnp.float32)
-    pairs = _Pairs(image=image_features, text=text_features, weights=weights, shares=shares)
-    return _loss(mesh, tile, pairs, scale)
+    shares = ids = None
+    if text_ids is not None:
+        ids = jnp.asarray(text_ids)
+        shares = 1 / _pairs_of_text(ids, weights)
+    pairs = _Pairs(
+        image=image_features, text=text_features, weights=weights, shares=shares, ids=ids
+    )
+    return _loss(mesh, tile, pairs, jnp.asarray(logit_scale, jnp.float32))
 
 
 def _pairs_of_text(ids: jax.Array, weights: jax.Array) -> jax.Array:
@@ -109,6 +113,7 @@ class _Pairs(NamedTuple):
     text: jax.Array
     weights: jax.Array
     shares: jax.Array | None  # of a pair in the choice that its text is for an image; None: whole
+    ids: jax.Array | None  # equal where captions are one text; None: each is one by itself
 
 
 class _Side(NamedTuple):
@@ -117,6 +122,7 @@ class _Side(NamedTuple):
     positions: jax.Array  # in the global batch; -1 in the padding of the last tile
     weights: jax.Array
     shares: jax.Array | None
+    ids: jax.Array | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -138,7 +144,7 @@ def _backward(mesh: Mesh | None, tile: int | None, gradients: tuple, cotangents:
     def scaled(gradient: jax.Array) -> jax.Array:
         return (factor * gradient).astype(gradient.dtype)
 
-    none = jax.tree.map(jnp.zeros_like, pairs)
+    none = _Pairs(*[None] * len(pairs))  # pyright: ignore[reportArgumentType]
     return none._replace(image=scaled(image), text=scaled(text)), factor * scale
 
 
@@ -166,13 +172,13 @@ def _block(
     pairs: _Pairs, scale: jax.Array, *, axes: tuple[str, ...], tile: int | None, gradients: bool
 ) -> tuple:
     """One device's rows against all columns. See `_on_devices` for what is returned."""
-    image, text, weights, shares = pairs
+    image, text, weights, shares, ids = pairs
     count = image.shape[0]
     devices = math.prod(jax.lax.axis_size(axis) for axis in axes)
     width = min(count, max(1, tile // devices)) if tile else count  # columns of each device a tile
     tiles = -(-count // width)
     start = count * (jax.lax.axis_index(axes) if axes else 0)
-    rows = _Side(positions=start + jnp.arange(count), weights=weights, shares=shares)
+    rows = _Side(positions=start + jnp.arange(count), weights=weights, shares=shares, ids=ids)
     total = jnp.maximum(_sum(weights.sum(), axes), 1)
 
     def in_tiles(x: jax.Array, fill: int) -> jax.Array:
@@ -183,6 +189,7 @@ def _block(
         positions=in_tiles(rows.positions, -1),
         weights=in_tiles(weights, 0),
         shares=None if shares is None else in_tiles(shares, 0),
+        ids=None if ids is None else in_tiles(ids, 0),
     )
     own = in_tiles(text, 0), own_columns
 
@@ -196,8 +203,13 @@ def _block(
         present = (weights > 0)[:, None] & (columns.weights > 0)[None, :]
         return jnp.where(present, logits, _ABSENT)
 
+    def of_all_rows(logits: jax.Array) -> jax.Array:
+        """Log-sum-exp of columns over the rows of all devices."""
+        top = _max(logits.max(axis=0), axes)
+        return top + jnp.log(_sum(jnp.exp(logits - top).sum(axis=0), axes))
+
     def statistics(so_far: tuple, logits: jax.Array, columns: _Side) -> tuple:
-        """Running [rows] values, and the log-sum-exp of the tile's columns."""
+        """Running [rows] values, and the log-sum-exp of the tile's columns, of all and own rows."""
         highest, sums, own_logit, pull = so_far
         higher = jnp.maximum(highest, logits.max(axis=1))
         exponentials = _chosen(jnp.exp(logits - higher[:, None]), columns)
@@ -205,18 +217,23 @@ def _block(
         same = rows.positions[:, None] == columns.positions[None, :]
         own_logit = own_logit + jnp.where(same, logits, 0).sum(axis=1)
         pull = pull + (_positives(rows, columns) * logits).sum(axis=1)
-        top = _max(logits.max(axis=0), axes)
-        column_sums = _sum(jnp.exp(logits - top).sum(axis=0), axes)
-        return (higher, sums, own_logit, pull), top + jnp.log(column_sums)
+        of_own = None
+        if ids is not None:
+            of_own = of_all_rows(jnp.where(_is_own(rows, columns), logits, _ABSENT))
+        return (higher, sums, own_logit, pull), (of_all_rows(logits), of_own)
 
     def gradients_of(
-        logits: jax.Array, captions: jax.Array, columns: _Side, of_columns: jax.Array
+        logits: jax.Array, captions: jax.Array, columns: _Side, of_columns: tuple
     ) -> tuple[jax.Array, jax.Array]:
         """Of the images, float32 so far, and of this device's captions in the tile."""
 
         def by_logit(logits: jax.Array) -> jax.Array:
             by_row = weights[:, None] * _chosen(jnp.exp(logits - of_rows[:, None]), columns)
-            by_column = columns.weights * jnp.exp(logits - of_columns)
+            of_all, of_own = of_columns
+            by_column = columns.weights * jnp.exp(logits - of_all)
+            if of_own is not None:
+                own = columns.weights * jnp.exp(logits - of_own)
+                by_column -= jnp.where(_is_own(rows, columns), own, 0)
             difference = by_row + by_column - _positives(rows, columns)
             return (difference * (scale / (2 * total))).astype(image.dtype)
 
@@ -264,8 +281,10 @@ def _block(
     highest, sums, own_logit, pull = last
     of_rows = highest + jnp.log(sums)
     from_images = (weights * of_rows).sum() - pull.sum()
+    of_all, of_own = of_columns
+    of_all = of_all if of_own is None else of_all - of_own
     mine = jax.lax.dynamic_slice_in_dim(
-        of_columns.reshape(tiles, devices, width), start // count, 1, axis=1
+        of_all.reshape(tiles, devices, width), start // count, 1, axis=1
     ).reshape(tiles * width)[:count]
     from_texts = (weights * mine).sum()
     loss = _sum(from_images + from_texts, axes) / (2 * total)
@@ -280,9 +299,16 @@ def _block(
 
 
 def _positives(rows: _Side, columns: _Side) -> jax.Array:
-    """[rows, columns]: what the own pair weighs in the softmax of its row and in its column's."""
+    """[rows, columns]: what the own pair weighs in its row and, where texts are single, column."""
     same = rows.positions[:, None] == columns.positions[None, :]
-    return jnp.where(same, 2 * rows.weights[:, None], 0)
+    halves = 2 if rows.ids is None else 1
+    return jnp.where(same, halves * rows.weights[:, None], 0)
+
+
+def _is_own(rows: _Side, columns: _Side) -> jax.Array:
+    """[rows, columns]: whether the image is one of the text's. Absent pairs may be anything."""
+    assert rows.ids is not None and columns.ids is not None
+    return rows.ids[:, None] == columns.ids[None, :]
 
 
 def _chosen(exponentials: jax.Array, columns: _Side) -> jax.Array:

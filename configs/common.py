@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     config.train.momentum_dtype = "float32"  # Adam's first moment; "bfloat16" saves memory
     config.train.micro_batches = 1  # parts of a batch that pass the towers in turn; exact negatives
     config.train.loss_tile = 8192  # columns of the similarity matrix that exist at a time
-    config.train.distinct_captions = False  # equal captions of a batch are one choice of an image
+    config.train.distinct_captions = False  # equal captions of a batch are one text
     config.train.level_weight = 0.0  # of a second loss, on lineages that stop above species
     config.train.level_draw = (1.0,) * 6  # how often at kingdom ... genus; (): at all in each step
     config.train.patch_keep = 1.0  # share of image patches seen in training (FLIP)

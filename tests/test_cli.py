@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from commands import bioclip2
@@ -49,6 +50,7 @@ def test_every_command_explains_itself_with_an_example(command):
 def test_help_of_a_command_imports_nothing_that_takes_a_second():
     code = (
         "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent / 'helpers')!r})\n"
         "from commands import bioclip2\n"
         f"for command in {COMMANDS!r}:\n"
         "    assert bioclip2(command, '--help').returncode == 0\n"

@@ -100,9 +100,12 @@ def reference(images, texts, scale, weights, ids=None):
     exponentials = np.exp(scale * cosines)
     choices = exponentials / repeats
     of_rows, of_columns = choices.sum(axis=1), exponentials.sum(axis=0)
+    right = exponentials * (ids[kept][:, None] == ids[kept])  # any image of the text
     own, count = scale * np.diag(cosines), len(kept)
-    loss = (np.log(of_rows) + np.log(of_columns) - 2 * own).sum() / (2 * count)
-    slope = choices / of_rows[:, None] + exponentials / of_columns - 2 * np.eye(count)
+    from_texts = np.log(of_columns) - np.log(right.sum(axis=0))
+    loss = (np.log(of_rows) - own + from_texts).sum() / (2 * count)
+    slope = choices / of_rows[:, None] - np.eye(count)
+    slope += exponentials / of_columns - right / right.sum(axis=0)
     slope /= 2 * count
     by_image, by_text = np.zeros_like(images), np.zeros_like(texts)
     by_image[kept], by_text[kept] = scale * slope @ texts[kept], scale * slope.T @ images[kept]
@@ -157,15 +160,27 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         contrastive_loss(unit_rows(0, 12), unit_rows(1, 12), 1.0, mesh=mesh)
 
 
-def test_with_text_ids_an_image_chooses_among_the_distinct_texts():
+def test_with_text_ids_images_choose_among_texts_and_a_text_is_right_with_any_of_its_images():
     ids = np.array([0, 1, 0, 2, 0, 1])
     images, texts = unit_rows(0, 6), unit_rows(1, 3)
     logits = 5.0 * images @ texts.T
     from_images = jax.nn.logsumexp(logits, axis=1) - logits[np.arange(6), ids]
-    from_texts = jax.nn.logsumexp(logits[:, ids], axis=0) - logits[np.arange(6), ids]
-    expected = (from_images.mean() + from_texts.mean()) / 2
+    own = np.where(ids[:, None] == np.arange(3), logits, -np.inf)
+    from_texts = jax.nn.logsumexp(logits, axis=0) - jax.nn.logsumexp(own, axis=0)
+    expected = (from_images.mean() + from_texts[ids].mean()) / 2
     found = contrastive_loss(images, texts[ids], jnp.float32(5.0), text_ids=ids)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_one_text_for_all_pictures_asks_nothing_of_them():
+    texts = np.repeat(unit_rows(1, 1), 5, axis=0)
+    ids = np.zeros(5, int)
+
+    def ours(images):
+        return contrastive_loss(images, texts, jnp.float32(5.0), text_ids=ids)
+
+    loss, gradient = jax.value_and_grad(ours)(unit_rows(0, 5))
+    assert abs(loss) < 1e-6 and np.abs(gradient).max() < 1e-6
 
 
 def test_a_text_whose_pictures_cannot_be_read_is_no_choice():

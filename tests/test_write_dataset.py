@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from bioclip2_jax.data import dataset
-from bioclip2_jax.data.records import make_record, taxon_of
+from bioclip2_jax.data.records import TEXT_FIELDS, make_record, taxon_of
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.prepare import settle
+from bioclip2_jax.prepare import settle, shards
 from bioclip2_jax.prepare.build import write_dataset
 from bioclip2_jax.prepare.source import Rejected
 from bioclip2_jax.text.taxonomy import Taxon
@@ -212,3 +213,18 @@ def test_pictures_are_stored_byte_for_byte(tmp_path, form):
     assert dataset.open_split(tmp_path / "d", "train")[0]["image"] == encoded.getvalue()
     data = tfds.builder_from_directory(str(tmp_path / "d")).as_data_source("train")
     assert data[0]["image"] == encoded.getvalue()
+
+
+@pytest.mark.parametrize("size", [0, 1, 115, 120, 127, 128, 16_370, 16_384, 1 << 21])
+def test_a_record_is_serialised_as_protobuf_does_it(size):
+    labels = {"sex": "f", "sämtliche": "鳥" * (size % 1000), "Zone/β": ""}
+    entry = record(1, bytes(size), key="k" * (size % 200), licence="é" * 64, labels=labels)
+    example = tf_example_pb2.Example()
+    feature = example.features.feature
+    for name in TEXT_FIELDS:
+        feature[name].bytes_list.value.append(entry[name].encode())
+    for name in (*labels, "unknown here"):
+        feature[f"labels/{name}"].bytes_list.value.append(labels.get(name, "").encode())
+    feature["image"].bytes_list.value.append(entry["image"])
+    expected = example.SerializeToString(deterministic=True)
+    assert shards.serialised(entry, (*labels, "unknown here")) == expected

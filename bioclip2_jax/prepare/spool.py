@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -138,11 +139,11 @@ def read_aside(task: ReadTask) -> Iterator[Rejected]:
 
 def entry_at(spool: IO[bytes], offset: int, size: int) -> Record:
     """The record of an entry, with the `file` and the `split` that it is of."""
-    spool.seek(offset)
-    entry = spool.read(size)
+    entry = os.pread(spool.fileno(), size, offset)
     (head,) = _HEAD.unpack_from(entry)
-    texts = msgspec.json.decode(entry[_HEAD.size : _HEAD.size + head])
-    return texts | {"image": entry[_HEAD.size + head :]}
+    record = msgspec.json.decode(entry[_HEAD.size : _HEAD.size + head])
+    record["image"] = entry[_HEAD.size + head :]
+    return record
 
 
 def split_of(key: str) -> str:
@@ -155,11 +156,10 @@ def _entry(spool: IO[bytes], record: Record, split: int) -> bytes:
     """Writes a record; its row of the index."""
     texts = msgspec.json.encode({name: text for name, text in record.items() if name != "image"})
     image, offset = record["image"], spool.tell()
-    spool.write(_HEAD.pack(len(texts)) + texts)
-    spool.write(image)
+    spool.write(b"".join((_HEAD.pack(len(texts)), texts, image)))
     digest = hashlib.sha256(image).digest()
     high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
-    named = "|".join([*taxon_of(record).ranks, record["labels"].get("caption", "")])
+    named = "|".join([*(record[rank] for rank in RANKS), record["labels"].get("caption", "")])
     key, taxon = hashlib.sha256(record["key"].encode()).digest(), zlib.crc32(named.encode())
     size = _HEAD.size + len(texts) + len(image)
     return _ROW.pack(high, low, int.from_bytes(key[:8], "big"), offset, size, taxon, split)
@@ -239,7 +239,7 @@ def _says_nothing(record: Record) -> bool:
         return False
     labels.pop("caption", None)
     names = (record["scientificName"], record["vernacularName"])
-    return not (taxon_of(record).deepest_rank or any(map(clean, names)))
+    return not (any(record[rank] for rank in RANKS) or any(map(clean, names)))
 
 
 def _corrected(record: Record, corrections: Corrections) -> Record:

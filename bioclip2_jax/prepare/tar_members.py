@@ -4,12 +4,13 @@ Not by `tarfile`, whose headers take ten times as long: a TreeOfLife tar has 110
 written to disk and no link followed; what no honest archive holds comes with its fault.
 """
 
+import functools
 import gzip
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, NoReturn
 
 _BLOCK = 512
 _CHUNK = 1 << 20
@@ -22,7 +23,6 @@ _FAULTS |= dict.fromkeys((b"3", b"4", b"6"), "a device or a pipe")
 _FAULTS |= dict.fromkeys((b"0", b"\0", b"7"), "")
 _WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))  # whatever size they claim
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
-_PLAIN = re.compile(rb"(?![./])(?!.*\.\.)[ -~]{1,255}")  # names without any fault, most of them
 # Name, size, checksum, kind, magic, and the folder that only the newer format (not GNU's) has.
 _HEADER = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
 
@@ -56,11 +56,14 @@ class Stream:
         if self._packed:
             self._end = self._end * _MAX_INFLATION + _SPARE
             self._file = gzip.GzipFile(fileobj=file)
+        self._read = self._unpack if self._packed else file.read
         self.position, self.members, self.member = 0, 0, b""
 
     def block(self) -> bytes:
         """512 bytes, fewer at the end of the file."""
-        return self._some(_BLOCK)
+        data = self._read(_BLOCK)
+        self.position += len(data)
+        return data
 
     def read(self, size: int) -> bytes:
         """Exactly so many bytes.
@@ -68,12 +71,14 @@ class Stream:
         Raises:
           End: there are not as many.
         """
-        self._check(size)
+        if self.position + size > self._end:
+            self._refuse(size)
         if not self._packed or size <= _CHUNK:
-            data = self._some(size)
+            data = self._read(size)
         else:  # a claimed size alone must not take memory
-            pieces = (self._some(min(_CHUNK, size - done)) for done in range(0, size, _CHUNK))
+            pieces = (self._read(min(_CHUNK, size - done)) for done in range(0, size, _CHUNK))
             data = b"".join(pieces)
+        self.position += len(data)
         if len(data) < size:
             raise End(f"{size - len(data):,} of {size:,} bytes are missing")
         return data
@@ -87,7 +92,8 @@ class Stream:
         size = position - self.position
         if not size:
             return
-        self._check(size)
+        if position > self._end:
+            self._refuse(size)
         if self._packed:
             while self.position < position:
                 self.read(min(_CHUNK, position - self.position))
@@ -95,20 +101,16 @@ class Stream:
             self._file.seek(size, 1)
             self.position = position
 
-    def _check(self, size: int) -> None:
-        missing = self.position + size - self._end
-        if missing > 0 and self._packed:
+    def _refuse(self, size: int) -> NoReturn:
+        if self._packed:
             raise End(f"it unpacks to more than {_MAX_INFLATION} times its size")
-        if missing > 0:
-            raise End(f"{missing:,} of {size:,} bytes are missing")
+        raise End(f"{self.position + size - self._end:,} of {size:,} bytes are missing")
 
-    def _some(self, size: int) -> bytes:
+    def _unpack(self, size: int) -> bytes:
         try:
-            data = self._file.read(size)
+            return self._file.read(size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise End(f"gzip: {error}") from error
-        self.position += len(data)
-        return data
 
 
 def printable(name: str | bytes) -> str:
@@ -177,12 +179,13 @@ def members(stream: Stream) -> Iterator[Member]:
 
 
 def _checked(name: bytes, size: int, fault: str) -> Member:
-    if not fault and _PLAIN.fullmatch(name):
-        return Member(name.decode("ascii"), size, fault)
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
         return Member(name=printable(name), size=size, fault="a name that is not UTF-8")
+    is_plain = text.isascii() and text.isprintable() and len(text) < 256
+    if is_plain and not fault and ".." not in text and text[:1] not in "./":  # most of them
+        return Member(text, size, fault)
     text = text.removeprefix("./")
     if not fault and _CONTROLS.search(text):
         fault = "a name with control characters"
@@ -193,6 +196,7 @@ def _checked(name: bytes, size: int, fault: str) -> Member:
     return Member(name=printable(text) if fault else text, size=size, fault=fault)
 
 
+@functools.lru_cache(1 << 13)  # archives repeat them
 def _number(digits: bytes) -> int:
     """Octal, or from the first bit on binary (GNU's, of 8 GB and more); -1 for neither."""
     if digits[0] == 0x80:
@@ -204,11 +208,16 @@ def _number(digits: bytes) -> int:
         return -1
 
 
+@functools.lru_cache(1 << 13)
+def _sum_told(checksum: bytes) -> int:
+    return _number(checksum) - 256 + sum(checksum)
+
+
 def _parts(header: bytes) -> tuple[bytes, int, bytes] | None:
     """Name, size and kind of a member; None for what is no header."""
     name, digits, checksum, kind, magic, folder = _HEADER.unpack(header)
     # The sum of all bytes, with blanks where it stands itself; some old programs take signed ones.
-    told = _number(checksum) - 256 + sum(checksum)
+    told = _sum_told(checksum)
     # Half of Adler's checksum is that sum, modulo 65521, and twenty times as fast.
     if (zlib.adler32(header) % 65536 - 1 - told) % 65521:
         rest = header[:148] + header[156:]

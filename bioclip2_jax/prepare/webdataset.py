@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bioclip2_jax.data.records import Record, make_record
 from bioclip2_jax.files import place
-from bioclip2_jax.prepare import joins, recognise
+from bioclip2_jax.prepare import recognise
 from bioclip2_jax.prepare.columns import describe
 from bioclip2_jax.prepare.source import Part, Picture, Rejected
 from bioclip2_jax.prepare.tars import Sample, keys, pictures, tar_files
@@ -23,7 +23,7 @@ from bioclip2_jax.text.taxonomy import Taxon, clean
 _CAPTIONS = {f"{kind}.txt": f"caption_{kind}" for kind in TEXT_KINDS}
 _S, _C, _T, _G = "scientific_name.txt", "common_name.txt", "taxonomic_name.txt", "taxontag.txt"
 _TEXTS = frozenset((*_CAPTIONS, _S, _C, _T, _G))
-_NOTHING = describe({})
+_NOTHING, _UNKNOWN = describe({}), Taxon()
 _MAX_NAME = 1000  # letters; captions may be longer
 
 
@@ -45,12 +45,18 @@ class Webdataset:
         parts = [Part(file=file) for file in tar_files(self.paths)]
         if not self.tables:
             return parts
+        from bioclip2_jax.prepare import joins  # and with it DuckDB, which takes a while
+
         found = ((number, list(keys(part.file))) for number, part in enumerate(parts))
         return joins.join(parts, found, tables=[*map(place, self.tables)], folder=folder / "joined")
 
     def read(self, part: Part) -> Iterator[Picture | Rejected]:
         """Streams a tar; what the tables say of its 10,000 pictures is held at once."""
-        rows = joins.load(part.joined)
+        rows: dict[str, dict[str, str]] = {}
+        if part.joined:
+            from bioclip2_jax.prepare import joins
+
+            rows = joins.load(part.joined)
 
         def record(sample: Sample, texts: dict[str, str], values: dict[str, str]) -> Record:
             return _record(sample, texts, rows.get(sample.key, {}), values)
@@ -68,7 +74,7 @@ def _record(
 
     scientific_name, common_name = text(_S, "sci.txt"), text(_C, "com.txt")
     lineage, taxon, fields = text(_T, "taxon.txt"), told.taxon, dict(told.fields)
-    if taxon == Taxon():
+    if taxon == _UNKNOWN:
         tag = _name_in(texts.get(_G, ""))[:_MAX_NAME]
         taxon = joined.tagged(tag, scientific_name) or _placed(lineage, scientific_name)
         fields["scientific_name"] = fields["scientific_name"] or scientific_name

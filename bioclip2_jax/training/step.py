@@ -28,7 +28,7 @@ class StepSettings:
     Attributes:
       seed: of random weights, and of the patches that are left out.
       mean: of the pixels' channels, as is `std`.
-      distinct_captions: equal captions of a batch are one choice of an image.
+      distinct_captions: equal captions of a batch are one text.
       level_weight, level_draw: of the level loss, see `losses`.
       level_texts: a bound on the distinct level captions of a batch, not of the recipe but of the
         data; 0: not known.
