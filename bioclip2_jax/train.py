@@ -224,7 +224,7 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
 
     pending = None
     with (
-        processes.stop_on_signal() as asked_to_stop,
+        processes.stop_on_signal(run.start) as asked_to_stop,
         progress.open_writer(workdir, run.start, settings.steps, report) as writer,
         contextlib.closing(saver),
         contextlib.closing(tracer),
@@ -240,7 +240,7 @@ def loop(run: Run, state: TrainState, step: "CompiledStep", batches: Feed) -> No
                 finish(pending)
             pending = Pending(step=done, metrics=metrics, flops=flops)
             # Once: a signal may come at any moment.
-            stopping = asked_to_stop(done - run.start, wanted=bool(batches.failure))
+            stopping = asked_to_stop(done, wanted=bool(batches.failure))
             if stopping or done == settings.steps or done % settings.checkpoint_every == 0:
                 finish(pending)
                 pending = None

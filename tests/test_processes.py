@@ -84,7 +84,9 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_nothing_is_lost(
     jax.tree.map(np.testing.assert_array_equal, ours, undisturbed)
 
 
-def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path, monkeypatch, capfd):
+@pytest.fixture
+def told_every_fourth_step(monkeypatch):
+    """A run in this process is told to stop before every fourth step."""
     real, taken = sharding.global_batch, itertools.count(1)
 
     def global_batch(*args):
@@ -93,6 +95,27 @@ def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path, monkeypatch, ca
         return real(*args)
 
     monkeypatch.setattr(sharding, "global_batch", global_batch)
+
+
+@pytest.mark.usefixtures("told_every_fourth_step")
+@pytest.mark.parametrize(("moment", "stopped"), [("starting", 5), ("saving", 7)])
+def test_a_signal_to_one_process_of_a_resumed_run_is_never_lost(
+    data, tmp_path, monkeypatch, moment, stopped
+):
+    monkeypatch.setenv("BIOCLIP2_TOLD", moment)
+    settings = LONG | {"checkpoint_every": 6}
+    run_here(arguments(tmp_path, data, **settings), devices=2)
+    codes, messages = finish(
+        start_together(2, arguments(tmp_path, data, recipe="told", **settings))
+    )
+    assert codes == [0, 0], messages
+    assert "going on after step 4" in messages[0]
+    assert f"stopped and saved after step {stopped}" in messages[0]
+    assert checkpoint.latest_step(tmp_path) == stopped
+
+
+@pytest.mark.usefixtures("told_every_fourth_step")
+def test_a_run_goes_on_with_fewer_devices(alone, data, tmp_path, capfd):
     for before, devices, fsdp in ((0, 8, 1), (4, 4, 2), (8, 2, 1)):
         run_here(arguments(tmp_path, data, f"--config.mesh.fsdp={fsdp}", **LONG), devices)
         told = capfd.readouterr().err

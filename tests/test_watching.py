@@ -196,7 +196,7 @@ processes._TELL_SECONDS, processes._OBEY_SECONDS = 0.5, 1.0
 def result(seconds):
     time.sleep(seconds)
     raise TimeoutError
-with processes.stop_on_signal():
+with processes.stop_on_signal(0):
     threading.Timer(1.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     processes.wait_for(result, "the checkpoint of step 8", lambda: [0, 3], obeying=True)
 """

@@ -32,6 +32,7 @@ from bioclip2_jax.workers import processes
 FOLDER = "checkpoints"
 _TRAINED = "params"  # Orbax item of the parameters in a run's checkpoints
 _CONVERTED = "state"  # and in one made by `save_leaves`, named so by Orbax
+_ASKED = 3  # times for metadata, of which Orbax says nothing where a bucket has not answered
 _PART_BYTES = 2**24  # of a model written in parts: each takes Orbax a tenth of a second
 
 
@@ -308,9 +309,12 @@ def _load(folder: str | Path, items: dict[str, Any]) -> dict[str, Any]:
 def _stored(folder: str | Path) -> tuple[str, dict]:
     """The item that holds the parameters, and their metadata by name."""
     with _naming(folder):
-        metadata = ocp.checkpointables_metadata(str(absolute(folder))).metadata
-        item = _TRAINED if _TRAINED in metadata else _CONVERTED
-        return item, flatten(metadata[item])
+        for _ in range(_ASKED):
+            metadata = ocp.checkpointables_metadata(str(absolute(folder))).metadata
+            item = _TRAINED if _TRAINED in metadata else _CONVERTED
+            if metadata[item] is not None:
+                return item, flatten(metadata[item])
+        raise UserError("its metadata cannot be read")
 
 
 @contextlib.contextmanager

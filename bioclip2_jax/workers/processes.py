@@ -239,16 +239,19 @@ def all_true(value: bool) -> bool:
 class Stop(Protocol):
     """Says whether to save and stop after this step."""
 
-    def __call__(self, taken: int, *, wanted: bool) -> bool:
-        """`taken`: steps since the start. `wanted`: whether this process has to stop soon."""
+    def __call__(self, step: int, *, wanted: bool) -> bool:
+        """`step`: just taken. `wanted`: whether this process has to stop soon."""
         ...
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[Stop]:
+def stop_on_signal(start: int) -> Iterator[Stop]:
     """SIGTERM, Ctrl-C or the wish of one process stops all of them, at the same step.
 
     Every process asks after every step. A second signal ends a process at once.
+
+    Args:
+      start: the steps that were taken before.
     """
     _caught.clear()
 
@@ -260,20 +263,26 @@ def stop_on_signal() -> Iterator[Stop]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
 
-    def ask(taken: int, *, wanted: bool) -> bool:
+    def ask(step: int, *, wanted: bool) -> bool:
         return wanted or bool(_caught)
 
-    def ask_all(taken: int, *, wanted: bool) -> bool:
+    def ask_all(step: int, *, wanted: bool) -> bool:
         if wanted and not _caught:
             _caught.append(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
-        return multihost_utils.reached_preemption_sync_point(taken)
+        return multihost_utils.reached_preemption_sync_point(step) or told_before
 
     alone = jax.process_count() == 1
+    told_before = False
     if alone:
         handlers = {signal.SIGTERM: handler, signal.SIGINT: handler}
     else:  # SIGTERM is JAX's, since `start`
         handlers = {signal.SIGINT: forward}
+        # JAX stops at the step after the last one that any process has told it of, and Orbax tells
+        # it of the steps it saves: both must count alike. What came before the first is asked for.
+        multihost_utils.reached_preemption_sync_point(start)
+        barrier("stop_on_signal")
+        told_before = bool(agree(is_asked_to_stop()))
     before = {number: signal.signal(number, new) for number, new in handlers.items()}
     try:
         yield ask if alone else ask_all
