@@ -11,12 +11,14 @@ from PIL import Image
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.identify.label_writer import write_labels
 from bioclip2_jax.identify.pybioclip import (
+    BaseClassifier,
     CustomLabelsBinningClassifier,
     CustomLabelsClassifier,
     Rank,
     TreeOfLifeClassifier,
     base,
 )
+from bioclip2_jax.weights.load import Model
 
 COLUMNS = ["kingdom", "phylum", "class", "order", "family", "genus"]
 
@@ -88,6 +90,16 @@ def test_filters(classifier, place):
         classifier.create_taxa_filter_from_csv("kept.csv")
 
 
+def test_names_and_features_may_be_replaced(classifier):
+    classifier.predict("red.png", Rank.GENUS)
+    classifier.txt_embeddings = np.load("labels/txt_emb_species.npy")[:, [2, 0]]
+    with pytest.raises(UserError, match="4 names and a model of 4 numbers need"):
+        classifier.predict("red.png", Rank.GENUS)
+    classifier.txt_names = [classifier.txt_names[2], classifier.txt_names[0]]
+    rows = classifier.predict("red.png", Rank.SPECIES)
+    assert [row["genus"] for row in rows] == ["Ignis", "Mare"]
+
+
 def test_a_subclass_brings_its_own_label_files(place):
     class Own(TreeOfLifeClassifier):
         def get_txt_emb(self):
@@ -124,6 +136,9 @@ def test_features(classifier):
     unit = classifier.create_image_features([Image.open("red.png")])
     assert one.shape == (4,) and abs(np.linalg.norm(one) - 2) < 1e-5  # as the model has it
     np.testing.assert_allclose(unit, one[None] / 2, atol=1e-6)
+    texts = classifier.get_txt_embeddings()
+    shares = classifier.create_probabilities_for_images(["red.png"], ["r"], texts)
+    np.testing.assert_allclose(shares["r"], classifier.create_probabilities(unit, texts)[0])
 
 
 def test_recorders_are_told(classifier):
@@ -152,6 +167,15 @@ def test_models_and_devices_that_are_not_there(place):
         TreeOfLifeClassifier(model_str="local-dir:model")
     with pytest.warns(UserWarning, match="device 'mps' is not used: JAX computes on"):
         CustomLabelsClassifier(["red"], model_str="model", device="mps")
+
+
+@pytest.mark.parametrize("name, is_quick", [("ViT-B-16", False), ("ViT-B-16-quickgelu", True)])
+def test_the_name_of_an_architecture_tells_what_no_weight_file_does(monkeypatch, name, is_quick):
+    seen = ColourModel()
+    model = Model(config=seen.config, params={}, preprocess=seen.preprocess)
+    monkeypatch.setattr(base, "load", {"weights.pt": model}.__getitem__)
+    classifier = BaseClassifier(model_str=name, pretrained_str="weights.pt")
+    assert classifier.model.config.quick_gelu is is_quick
 
 
 def test_pictures_of_its_own_models_are_squashed_as_floats(place):

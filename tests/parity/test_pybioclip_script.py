@@ -154,4 +154,4 @@ def test_what_its_own_transform_costs(place):
     classifier.preprocess = eval_transform(224)
     other = np.abs(scores() - as_it_is).max()
     print(f"8 bits {rounding:.1e}, the model's own transform {other:.1e}")
-    assert 0 < rounding <= 1e-3 and rounding < other
+    assert 0 < rounding <= 2e-3 and rounding < other

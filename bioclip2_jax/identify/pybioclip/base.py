@@ -1,5 +1,6 @@
 """What all classifiers share: a model, pictures, and probabilities of texts."""
 
+import dataclasses
 import os
 import sys
 import warnings
@@ -78,7 +79,13 @@ class BaseClassifier:
         """Loads another model; arguments and errors are those of the constructor."""
         self.model_str = model_str or BIOCLIP_MODEL_STR
         self.pretrained_str = pretrained_str
-        self.model = spread(load(_place(self.model_str, pretrained_str)))
+        place = _place(self.model_str, pretrained_str)
+        model = load(place)
+        if place == pretrained_str and self.model_str.lower().endswith("-quickgelu"):
+            # No weight file tells that.
+            config = dataclasses.replace(model.config, quick_gelu=True)
+            model = dataclasses.replace(model, config=config)
+        self.model = spread(model)
         how = self.model.preprocess
         self.preprocess: Callable[[Image.Image], np.ndarray]
         if self.model_str in LABELS_OF:
@@ -140,6 +147,16 @@ class BaseClassifier:
           [n, texts] float32, rows sum to 1.
         """
         return np.asarray(_softmax(img_features, txt_features, self.model.logit_scale))
+
+    def create_probabilities_for_images(
+        self,
+        images: Sequence[Picture],
+        keys: Sequence[Any],
+        txt_features: np.ndarray | jax.Array,
+    ) -> dict[Any, np.ndarray]:
+        """Key → probabilities of its picture, [texts] float32; all pictures in one batch."""
+        each = self._probabilities(images, txt_features, None, lambda *_: None)
+        return {keys[number]: row for number, row in each}
 
     def create_batched_probabilities_for_images(
         self,

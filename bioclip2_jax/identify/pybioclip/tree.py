@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ class TreeOfLifeClassifier(BaseClassifier):
 
     Attributes:
       txt_embeddings: [dim, taxa] float32, read from its file where it is looked at.
-      txt_names: [[kingdom ... epithet], common name] of each.
+      txt_names: [[kingdom ... epithet], common name] of each. Both may be replaced.
     """
 
     def __init__(self, *, labels: str | os.PathLike[str] | None = None, **kwargs: Any):
@@ -50,14 +50,9 @@ class TreeOfLifeClassifier(BaseClassifier):
         self._labels = None if labels is None else label_files.found(files.place(labels))
         self.txt_embeddings = np.asanyarray(self.get_txt_emb())
         self.txt_names = self.get_txt_names()
-        shape, dim = self.txt_embeddings.shape, self.model.config.embed_dim
-        if shape != (dim, len(self.txt_names)):
-            raise UserError(
-                f"features of names are {list(shape)}; {len(self.txt_names):,} names and a model of"
-                f" {dim} numbers need [{dim}, {len(self.txt_names)}]"
-            )
         self._kept: np.ndarray | None = None
-        self._use()
+        self._chosen: _Chosen | None = None
+        self._choose()
 
     def get_txt_emb(self) -> np.ndarray:
         """The features of the names: [dim, taxa] float32."""
@@ -82,11 +77,11 @@ class TreeOfLifeClassifier(BaseClassifier):
 
     def get_current_txt_names(self) -> list[Name]:
         """Those that the filter keeps."""
-        return self._names
+        return self._choose().names
 
     def get_classification_dict(self, idx: int, rank: Rank) -> dict[str, str]:
         """Column → cell of the kept taxon of that number, down to a rank."""
-        return cells(self._names[idx], rank)
+        return cells(self.get_current_txt_names()[idx], rank)
 
     def get_label_data(self) -> Any:
         """A pandas DataFrame with a row for each taxon, whatever the filter.
@@ -153,7 +148,6 @@ class TreeOfLifeClassifier(BaseClassifier):
         if not keep.any():
             raise ValueError("the filter keeps no taxon")
         self._kept = np.flatnonzero(keep)
-        self._use()
 
     def predict(
         self,
@@ -182,7 +176,8 @@ class TreeOfLifeClassifier(BaseClassifier):
           OSError: a picture cannot be read.
         """
         images, rows = listed(images), []
-        for place, shares in self._probabilities(images, self._on_device, batch_size, callback):
+        texts = self._choose().on_device
+        for place, shares in self._probabilities(images, texts, batch_size, callback):
             key = self.make_key(images[place], place)
             if rank is Rank.SPECIES:
                 rows += self.format_species_probs(key, shares, k)
@@ -207,7 +202,7 @@ class TreeOfLifeClassifier(BaseClassifier):
         k: int = 5,
     ) -> list[Row]:
         """The same of sums at a rank above species, without taxa of `min_prob` or less."""
-        groups, first = self._groups(rank)
+        groups, first = self._choose().groups(rank)
         counted = probs > min_prob
         sums = np.bincount(groups, np.where(counted, probs, 0), len(first))
         sums[np.bincount(groups, counted, len(first)) == 0] = -1  # lineages without any
@@ -215,26 +210,48 @@ class TreeOfLifeClassifier(BaseClassifier):
         return [self._row(image_key, int(first[g]), rank, float(sums[g])) for g in best]
 
     def _row(self, key: Any, place: int, rank: Rank, share: float) -> Row:
-        return {FILE_NAME: key, **cells(self._names[place], rank), SCORE: share}
+        return {FILE_NAME: key, **cells(self._choose().names[place], rank), SCORE: share}
 
-    def _use(self) -> None:
-        """Goes over to what the filter keeps."""
-        self._names = (
-            self.txt_names
-            if self._kept is None
-            else [self.txt_names[place] for place in self._kept]
-        )
-        self.__dict__.pop("_on_device", None)
-        self._groups = functools.cache(self._group)
+    def _choose(self) -> "_Chosen":
+        """What the filter leaves of the names and features that there are now."""
+        now, features = self._chosen, self.txt_embeddings
+        same = now and now.of[0] is features and now.of[1] is self.txt_names
+        if now and same and now.of[2] is self._kept:
+            return now
+        shape, dim = features.shape, self.model.config.embed_dim
+        if shape != (dim, len(self.txt_names)):
+            raise UserError(
+                f"features of names are {list(shape)}; {len(self.txt_names):,} names and a model of"
+                f" {dim} numbers need [{dim}, {len(self.txt_names)}]"
+            )
+        self._chosen = _Chosen((features, self.txt_names, self._kept), self.get_txt_embeddings)
+        return self._chosen
+
+
+class _Chosen:
+    """Names that are chosen among, and what is made of them where it is needed.
+
+    Attributes:
+      of: features, names and numbers of the kept ones, that it was made of.
+      names: the kept ones.
+    """
+
+    def __init__(
+        self, of: tuple[Any, list[Name], np.ndarray | None], features: Callable[[], np.ndarray]
+    ):
+        self.of, self._features = of, features
+        _, names, kept = of
+        self.names = names if kept is None else [names[place] for place in kept]
+        self.groups = functools.cache(self._group)
 
     @functools.cached_property
-    def _on_device(self) -> jax.Array:
-        """The features of the kept names, where they are multiplied."""
-        return jnp.asarray(self.get_txt_embeddings())
+    def on_device(self) -> jax.Array:
+        """Their features, [dim, names] float32, where they are multiplied."""
+        return jnp.asarray(self._features())
 
     def _group(self, rank: Rank) -> tuple[np.ndarray, np.ndarray]:
-        """The number of each kept taxon's lineage, and the first taxon of each lineage."""
-        _, groups = number([tuple(ranks[: rank.value + 1]) for ranks, _ in self._names])
+        """The number of each name's lineage, and the first name of each lineage."""
+        _, groups = number([tuple(ranks[: rank.value + 1]) for ranks, _ in self.names])
         return groups, np.unique(groups, return_index=True)[1]
 
 
