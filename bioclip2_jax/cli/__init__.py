@@ -23,6 +23,7 @@ _COMMANDS = {
     "labels": "Write the label files that pybioclip reads.",
     "predict": "Name the organisms in pictures.",
     "embed": "Keep the features of many pictures, as Parquet.",
+    "search": "Find pictures in kept features: by a picture, by words, or near duplicates.",
     "analyze": "Look for what a model knows beyond the names of species.",
     "report": "Write one HTML page about results.",
     "inspect": "Describe a dataset, a model or a training run.",
