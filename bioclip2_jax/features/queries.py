@@ -53,9 +53,9 @@ def encode(
       UsageError: another model, one that is not there, or an unknown key.
       UserError: a picture cannot be read.
     """
-    features, rows = [], []
-    if keys:
-        of_keys, rows = library.find(keys)
+    # Keys first: they cost less than a model, if one is not there.
+    of_keys, rows = library.find(keys) if keys else (np.zeros((0, library.about.dim)), [])
+    features = []
     if images or texts:
         model = _model(library, model_path)
         batches = embed_images(
@@ -70,10 +70,11 @@ def encode(
             features.append(batch.features)
         if texts:
             features.append(embed_texts(model, texts, min(len(texts), _AT_A_TIME)))
-    if keys:
-        features.append(of_keys)
+    features.append(of_keys)
     others: list[int | None] = [None] * (len(images) + len(texts))
-    return Queries([*images, *texts, *keys], np.concatenate(features), others + rows)
+    return Queries(
+        [*images, *texts, *keys], np.concatenate(features).astype(np.float32), others + rows
+    )
 
 
 def _model(library: Library, path: str | None) -> Model:
