@@ -90,6 +90,12 @@ def home(tmp_path, monkeypatch) -> Path:
     write_table("region.csv", [*rows, dict.fromkeys(rows[0], "") | crow])
     numbered = [row | {"filename": f"images/{number}.JPG"} for number, row in enumerate(rows)]
     write_table("birds/metadata.csv", numbered)
+    sexed = []
+    for number in range(6):
+        colour, sex = (("red", "male"), ("blue", "female"))[number % 2]
+        cameras.write(f"ringed/{number}.JPG", colour)
+        sexed.append({"filename": f"{number}.JPG", "sex": sex, "individual": f"ring{number // 2}"})
+    write_table("ringed/sexed.csv", sexed)
     Path("tars").mkdir()
     write_treeoflife(Path("tars/0.tar"), [{**rows[0], "uuid": "one", "image": square("red")}])
     box = {"category": "1", "conf": 0.9, "bbox": [0, 0, 1, 1]}

@@ -31,6 +31,12 @@ SOME_FAILED, INTERRUPTED = 3, 130
     help="Label files of `bioclip2 labels` or pybioclip; with --taxa, what that names of them.",
 )
 @click.option(
+    "--head",
+    type=options.Place(),
+    metavar="DIR",
+    help="Classes of `bioclip2 fit`, instead of names.",
+)
+@click.option(
     "--within",
     multiple=True,
     metavar="RANK=NAME",

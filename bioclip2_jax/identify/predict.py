@@ -7,6 +7,7 @@ it is the sum over the taxa of a lineage, which names higher ranks better than a
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -50,6 +51,14 @@ class Prediction:
     error: str = ""
     box: Box | None = None
     capture: Capture | None = None
+
+
+class Names(Protocol):
+    """What chooses answers by features: a list of names, or a head of `fit`."""
+
+    def name(self, features: np.ndarray) -> list[list[Answer]]:
+        """The best answers for pictures of [n, dim] float32 features, L2-normalised."""
+        ...
 
 
 class Namer:
@@ -171,7 +180,7 @@ def _long_list(
 def predict(
     model: Model,
     pictures: Inputs | Boxes | Captured,
-    namer: Namer,
+    namer: Names,
     batch_size: int = 32,
     *,
     start: int = 0,
@@ -224,7 +233,7 @@ def predict(
 
 
 def predict_kept(
-    kept: Store, namer: Namer, batch_size: int = 32, *, start: int = 0
+    kept: Store, namer: Names, batch_size: int = 32, *, start: int = 0
 ) -> Iterator[list[Prediction]]:
     """The same of kept features; behind them the pictures that could not be read when it was made.
 

@@ -21,6 +21,7 @@ class Request:
     labels: str | None
     taxa: str | None
     names: str | None = None
+    head: str | None = None
     within: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     rank: str | None
@@ -93,12 +94,29 @@ class Request:
                 f"--obscure goes with --coordinates or --format {formats.CAMTRAP}; no other output"
                 " has any"
             )
+        if self.head:
+            self._refuse_beside_head()
         if self.obscure and self.labels:
             raise UsageError("--obscure needs the lineages of --taxa; free --labels have none")
 
+    def _refuse_beside_head(self) -> None:
+        """What needs names, which a head has not."""
+        others = ("labels", "taxa", "names", "within", "without", "rank", "prior")
+        beside = [name for name in others if getattr(self, name)]
+        beside += ["decode"] if self.decode != "flat" else []
+        beside += ["prior-strength"] if self.prior_strength is not None else []
+        beside += ["obscure"] if self.obscure else []
+        if beside:
+            raise UsageError(f"--{beside[0]} does not go with --head, which has classes of its own")
+        if self.columns == "dwc" or self.is_package:
+            option = f"--format {formats.CAMTRAP}" if self.is_package else "--columns dwc"
+            raise UsageError(
+                f"{option} needs the lineages of --taxa; the classes of --head have none"
+            )
+
 
 def label_list(request: Request) -> LabelSet:
-    """The names to choose from.
+    """The names to choose from, where no head is asked for.
 
     Raises:
       UsageError: options that do not fit.

@@ -20,14 +20,14 @@ from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import spread
 from bioclip2_jax.features.store import Store
-from bioclip2_jax.identify import formats, inputs, obscure, outputs
+from bioclip2_jax.identify import formats, heads, inputs, obscure, outputs
 from bioclip2_jax.identify.boxes import Boxes, Cut, write_back
 from bioclip2_jax.identify.camtrap import asked
 from bioclip2_jax.identify.camtrap import package as camtrap
 from bioclip2_jax.identify.captured import Captured
 from bioclip2_jax.identify.name_lists import LabelSet
 from bioclip2_jax.identify.obscure import Obscured, Rule
-from bioclip2_jax.identify.predict import Namer, Prediction, predict, predict_kept
+from bioclip2_jax.identify.predict import Namer, Names, Prediction, predict, predict_kept
 from bioclip2_jax.identify.request import Request, label_list
 from bioclip2_jax.weights import load as loading
 
@@ -67,7 +67,8 @@ def run(
       UsageError: options that do not fit, or an output that cannot be written or gone on with.
       UserError: tables, pictures' places or the model cannot be read.
     """
-    labels = label_list(request)
+    head = heads.read(request.head) if request.head else None
+    labels = head.labels if head else label_list(request)
     request.refuse()
     obscured = obscure.read(request.obscure, labels) if request.obscure else None
     for note in (*labels.notes, *(obscured.notes if obscured else ())):
@@ -84,6 +85,7 @@ def run(
             say(note)
         count = _count(found)
         settings = _settings(request, found, labels, counts, obscured)
+        settings |= {"--head": head.tells()} if head else {}
         hides = obscured is not None and request.has_places  # which the last picture may tell
         grows = formats.grows(request.format) and not request.goes_back and not hides
         path = request.output.rstrip("/") if package else request.output
@@ -93,13 +95,15 @@ def run(
         log = _Log(request, count, output)
         model = loading.load(request.model)
         needs_sum = request.log or request.columns == "dwc" or isinstance(found, Store)
-        needs_sum = needs_sum or package or isinstance(output, outputs.Resumed)
+        needs_sum = needs_sum or head or package or isinstance(output, outputs.Resumed)
         sha256 = checksum(model) if needs_sum else ""
         if isinstance(found, Store) and found.about.model.sha256 != sha256:
             raise UsageError(
                 f"{request.pictures[0]}: features of another model ({found.about.model.path});"
                 " name that one as --model"
             )
+        if head:
+            head.check(model, sha256, str(request.head))
         sheet = _sheet(request, labels, obscured, sha256, output.calls[0]["start"])
         devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
         form = request.format if grows else "jsonl"
@@ -108,7 +112,13 @@ def run(
         )
         log.write(model=sha256, step=model.step, devices=devices)
         position, failed = output.position, output.failed
-        batches = _batches(request, found, labels, counts, model, position)
+
+        def namer_of(model: loading.Model) -> Names:
+            if head:
+                return heads.HeadNamer(head, request.k)
+            return _namer(request, labels, counts, model)
+
+        batches = _batches(request, found, namer_of, model, position)
         for batch in watch(position, count, batches):
             position += len(batch)
             failed += sum(bool(picture.error) for picture in batch)
@@ -231,27 +241,31 @@ def _sum(*texts: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def _namer(
+    request: Request, labels: LabelSet, counts: np.ndarray | None, model: loading.Model
+) -> Namer:
+    return Namer(
+        model,
+        labels,
+        k=request.k,
+        batch_size=request.batch_size,
+        decode=request.decode,
+        counts=counts,
+        strength=request.strength,
+    )
+
+
 def _batches(
     request: Request,
     found: Found,
-    labels: LabelSet,
-    counts: np.ndarray | None,
+    namer_of: Callable[[loading.Model], Names],
     model: loading.Model,
     start: int,
 ) -> Iterator[list[Prediction]]:
     if start == _count(found):
         return
     model = spread(model)
-    size, strength = request.batch_size, request.strength
-    namer = Namer(
-        model,
-        labels,
-        k=request.k,
-        batch_size=size,
-        decode=request.decode,
-        counts=counts,
-        strength=strength,
-    )
+    size, namer = request.batch_size, namer_of(model)
     if isinstance(found, Store):
         yield from predict_kept(found, namer, size, start=start)
         return
