@@ -5,8 +5,8 @@
 The features are made up: clusters whose spread falls along the directions as a trained model's
 does, float16, in files of 50,000 rows. The plain pass reads each file as a whole, multiplies and
 sorts out the best; both take turns, and the medians are compared. Memory is the largest of the
-process after our first pass, less what it was before the store was opened. Near duplicates of the first `--twins` rows
-stand beside the product of all with all.
+process after our first pass, less what it was before the store was opened. Near duplicates in a
+store of `--twins` rows stand beside the product of all with all.
 """
 
 import argparse
