@@ -1,4 +1,4 @@
-"""The small run, whose process 1 is told to stop as it starts, or just after it has begun a save."""
+"""The small run, whose process 1 is told to stop as it starts, or just after it began a save."""
 
 import os
 import signal
