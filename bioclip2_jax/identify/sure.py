@@ -23,6 +23,7 @@ from bioclip2_jax.identify.predict import Answer
 from bioclip2_jax.measures import outside, sure
 from bioclip2_jax.measures.intervals import Interval
 from bioclip2_jax.measures.outside import Detector
+from bioclip2_jax.measures.scores import log_counts
 from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.load import Model
 
@@ -230,7 +231,7 @@ class Scores:
             self._names = features_of(model, labels.names, max(batch_size, 128))
         self._bonus = None
         if counts is not None:
-            self._bonus = strength * np.log(np.maximum(counts, 1))
+            self._bonus = strength * log_counts(counts)
 
     def cosines(self, features: np.ndarray) -> np.ndarray:
         """[n, dim] float32 → [n, names] float32."""
