@@ -66,7 +66,7 @@ def measure(folder: Path, pictures: int, rank: str) -> dict:
     features = np.load(folder / PICTURES)
     for first in range(0, pictures, 128):
         before = time.perf_counter()
-        answers.append(names.best(features[first : first + 128], SCALE, K))
+        answers.append(names.best(features[first : first + 128], SCALE, K)[:2])
         seconds += time.perf_counter() - before
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     matrix = 4 * labels.vectors.dim * len(labels.groups)

@@ -187,7 +187,7 @@ def test_the_best_by_stretches_are_those_of_the_whole(grouped, prior):
     found = streamed.LongList(
         lambda first, stop: names[first:stop], 150, bonus=bonus, groups=groups, stretch=64
     )
-    places, shares = found.best(pictures, 50.0, 5)
+    places, shares, own = found.best(pictures, 50.0, 5)
     dense = probabilities(pictures, names, 50.0)
     if prior:
         dense = dense * np.exp(bonus)
@@ -195,7 +195,16 @@ def test_the_best_by_stretches_are_those_of_the_whole(grouped, prior):
     dense = sum_groups(dense, groups) if grouped else dense
     assert np.array_equal(places, top_k(dense, 5))
     np.testing.assert_allclose(shares, np.take_along_axis(dense, places, 1), rtol=1e-4)
+    assert np.array_equal(own, shares)
     assert found.best(pictures, 50.0, 999)[0].shape == (3, 20 if grouped else 150)
+    # With more on each logit, and what the answers' shares are without it.
+    extra = RNG.normal(size=150)
+    more = probabilities(pictures, names, 50.0) * np.exp(extra if bonus is None else bonus + extra)
+    more /= more.sum(axis=1, keepdims=True)
+    more = sum_groups(more, groups) if grouped else more
+    places, shares, own = found.best(pictures, 50.0, 5, extra=extra)
+    np.testing.assert_allclose(shares, np.take_along_axis(more, places, 1), rtol=1e-4)
+    np.testing.assert_allclose(own, np.take_along_axis(dense, places, 1), rtol=1e-3)
 
 
 def test_long_lists_are_asked_by_stretches(here, monkeypatch):

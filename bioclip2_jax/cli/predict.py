@@ -53,6 +53,26 @@ SOME_FAILED, INTERRUPTED = 3, 130
 @options.DECODE
 @options.PRIOR
 @options.PRIOR_STRENGTH
+@click.option(
+    "--occurrences",
+    type=options.Place(),
+    metavar="TABLE",
+    help="What was recorded where, such as a download of GBIF or a checklist: names that are likely"
+    " at a picture's place gain.",
+)
+@click.option(
+    "--place",
+    metavar="LAT,LON|TABLE|REGION",
+    help="With --occurrences: where pictures were taken.  [default: as their EXIF or --deployments"
+    " says]",
+)
+@click.option(
+    "--place-strength",
+    type=click.FloatRange(min=0),
+    metavar="A",
+    help="With --occurrences: a name's score grows by A times the log of its share at the place."
+    "  [default: 0.5]",
+)
 @click.option("--k", type=click.IntRange(min=1), help="Names a picture.  [default: 5]")
 @click.option(
     "--sure",
@@ -175,6 +195,11 @@ def predict(model_path: str, form: str | None, **how: Any) -> None:
         raise SystemExit(INTERRUPTED) from None
     if done.others:
         click.echo(folders.remark(done.others), err=True)
+    if done.unplaced:
+        click.echo(
+            f"{done.unplaced} of {done.asked} pictures have no place: their scores are unweighted",
+            err=True,
+        )
     if done.failed:
         click.echo(f"{done.failed} of {done.count} pictures could not be read", err=True)
     for sentence in done.told.sentences if done.told else ():

@@ -47,11 +47,13 @@ _PLACE = {"decimalLatitude": pa.float64(), "decimalLongitude": pa.float64()} | {
     "informationWithheld": pa.string(),
 }
 _SPECIES = ("species", "subspecies")
+UNWEIGHTED = "unweighted_score"
 _RULE = "obscure"  # of the rows that are kept: what is to be done with their place
+_PLAIN = "plain"  # of those: whether the place has no say in them
 _ROWS_A_GROUP = 1 << 16
 
 Row = list[str | float | None]
-_KINDS = {"score": pa.float64()} | _BOX | _PLACE  # of columns that are no texts
+_KINDS = dict.fromkeys(("score", UNWEIGHTED), pa.float64()) | _BOX | _PLACE  # that are no texts
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Sheet:
       boxes: whether rows are of boxes, whose columns come behind the picture's name.
       coordinates: whether the pictures' places are copied.
       obscured: what is done to these for some species; such rows are finished by `convert`.
+      weighted: whether names are weighted by place; what scores are without it then stands before
+        them.
     """
 
     columns: tuple[str, ...]
@@ -75,6 +79,7 @@ class Sheet:
     boxes: bool = False
     coordinates: bool = False
     obscured: Obscured | None = None
+    weighted: bool = False
 
     @classmethod
     def of(
@@ -87,6 +92,7 @@ class Sheet:
         boxes: bool = False,
         coordinates: bool = False,
         obscured: Obscured | None = None,
+        weighted: bool = False,
     ) -> "Sheet":
         """The sheet of a label list.
 
@@ -94,20 +100,19 @@ class Sheet:
           UsageError: Darwin Core of labels that are no taxa.
         """
         box = tuple(_BOX) if boxes else ()
+        behind = ((UNWEIGHTED,) if weighted else ()) + _BEHIND
+        how = {"labels": labels, "boxes": boxes, "obscured": obscured, "weighted": weighted}
         if columns == "pybioclip":
-            all_columns = ("file_name", *box, *labels.columns, *_BEHIND)
-            return cls(columns=all_columns, labels=labels, boxes=boxes, obscured=obscured)
+            return cls(columns=("file_name", *box, *labels.columns, *behind), **how)
         if not labels.taxa:
             raise UsageError("--columns dwc needs the lineages of --taxa; free --labels have none")
         place = tuple(_PLACE) if coordinates else ()
         return cls(
-            columns=("associatedMedia", *box, *_DARWIN_CORE, *place, *_BEHIND),
-            labels=labels,
+            columns=("associatedMedia", *box, *_DARWIN_CORE, *place, *behind),
             by=by,
             date=date,
-            boxes=boxes,
             coordinates=coordinates,
-            obscured=obscured,
+            **how,
         )
 
     def rows(self, predictions: Iterable[Prediction]) -> Iterator[Row]:
@@ -118,20 +123,26 @@ class Sheet:
                 box = picture.box
                 start += [box.number, box.category, box.confidence, *box.place]
             place = _place(picture.capture) if self.coordinates else []
+            none: Row = [None] if self.weighted else []
             if not picture.answers:
-                width = len(self.columns) - len(start) - len(place) - len(_BEHIND)
-                yield [*start, *[""] * width, *place, None, picture.note, picture.error]
+                width = len(self.columns) - len(start) - len(place) - len(none) - len(_BEHIND)
+                yield [*start, *[""] * width, *place, *none, None, picture.note, picture.error]
             for number, (cells, score) in enumerate(picture.answers, start=1):
+                own: Row = [picture.unweighted[number - 1]] if self.weighted else []
                 if self.by:
-                    cells = self._darwin_core(cells, number, score)
-                yield [*start, *cells, *place, score, picture.note, ""]
+                    by_place = self.weighted and picture.is_placed
+                    cells = self._darwin_core(cells, number, score, by_place=by_place)
+                yield [*start, *cells, *place, *own, score, picture.note, ""]
 
-    def _darwin_core(self, cells: Sequence[str], place: int, score: float) -> tuple[str, ...]:
+    def _darwin_core(
+        self, cells: Sequence[str], place: int, score: float, *, by_place: bool
+    ) -> tuple[str, ...]:
         name, rank, own = scientific(self.labels.columns, cells)
         ranks = [own.get(rank, "") for rank in RANKS[:-1]]
         epithet, _, below = own.get("species_epithet", "").partition(" ")
         remark = (
-            f"by machine from the picture alone; answer {place} of a list of"
+            f"by machine from the picture {'and its place' if by_place else 'alone'}; answer"
+            f" {place} of a list of"
             f" {len(self.labels.rows):,} names, score {score:.3f}"
         )
         common = own.get("common_name", "")
@@ -172,11 +183,16 @@ def lines(sheet: Sheet, predictions: Iterable[Prediction], format_: str) -> byte
         return "".join(map(_line, sheet.rows(predictions))).encode()
     made = io.StringIO()
     for picture in predictions:
-        rule = sheet.obscured.of(picture.answers) if sheet.obscured else None
-        kept = {_RULE: str(rule)} if rule else {}
-        for row in sheet.rows([picture]):
-            named = dict(zip(sheet.columns, row, strict=True)) | kept
-            made.write(json.dumps(named, ensure_ascii=False) + "\n")
+        both = [*picture.answers, *picture.plain]
+        rule = sheet.obscured.of(both) if sheet.obscured else None
+        kept: dict[str, str | bool] = {_RULE: str(rule)} if rule else {}
+        forms = [(picture, kept)]
+        if sheet.obscured and sheet.weighted:  # a rule may yet forbid to tell of the place
+            forms.append((picture.without_place(), kept | {_PLAIN: True}))
+        for one, marks in forms:
+            for row in sheet.rows([one]):
+                named = dict(zip(sheet.columns, row, strict=True)) | marks
+                made.write(json.dumps(named, ensure_ascii=False) + "\n")
     return made.getvalue().encode()
 
 
@@ -213,6 +229,9 @@ def named_rows(source: IO[bytes], sheet: Sheet) -> Iterator[dict[str, Any]]:
         row = json.loads(line)
         row.pop(_RULE, None)
         rule = rules.get(folder_of(row[sheet.columns[0]]))
+        # Scores that a place has weighted tell where it is: under a rule the others stand.
+        if sheet.weighted and sheet.obscured and row.pop(_PLAIN, False) != bool(rule):
+            continue
         if rule and sheet.coordinates and row["decimalLatitude"] is not None:
             known = row["decimalLatitude"], row["decimalLongitude"]
             place = rule.apply(*known, row["coordinateUncertaintyInMeters"])

@@ -12,7 +12,7 @@ from bioclip2_jax.text.taxonomy import COLUMNS, RANKS, Taxon
 
 Names = dict[Taxon, str]  # → common name
 
-_ACCEPTED = ("acceptednameusage", "acceptedscientificname", "acceptedname")
+ACCEPTED_COLUMNS = ("acceptednameusage", "acceptedscientificname", "acceptedname")
 _OF_THE_NAME = frozenset(SCIENTIFIC_NAME_COLUMNS).union(
     *(COLUMNS[kind] for kind in ("genus", "generic name", "species", "epithet", "below species"))
 )
@@ -24,7 +24,7 @@ _LIKE = 80  # of 100, how much alike a name is that may be meant
 def accepted_taxon(row: Mapping[str, str]) -> tuple[Taxon, str]:
     """The taxon of a row of a table, and what it is a synonym of; "" for most."""
     own = Taxon.from_row(row)
-    accepted = next((row[h] for h in row if normal(h) in _ACCEPTED and row[h]), "")
+    accepted = next((row[h] for h in row if normal(h) in ACCEPTED_COLUMNS and row[h]), "")
     if not accepted:
         return own, ""
     above = {header: cell for header, cell in row.items() if normal(header) not in _OF_THE_NAME}

@@ -5,8 +5,8 @@ the 80 sentences that pybioclip takes (the evaluation has one more, the original
 it is the sum over the taxa of a lineage, which names higher ranks better than asking for them.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,14 +22,20 @@ from bioclip2_jax.identify.boxes import Box, Boxes, NotNamed
 from bioclip2_jax.identify.captured import Captured
 from bioclip2_jax.identify.inputs import Inputs
 from bioclip2_jax.identify.label_features import features_of
+from bioclip2_jax.identify.local import Answer, AtPlace, Found, Local, Prior
 from bioclip2_jax.identify.name_lists import LabelSet
 from bioclip2_jax.measures import streamed
 from bioclip2_jax.measures.accuracy import lineage_groups
-from bioclip2_jax.measures.scores import number, probabilities, sum_groups, top_k, with_prior
+from bioclip2_jax.measures.scores import (
+    log_counts,
+    number,
+    probabilities,
+    sum_groups,
+    top_k,
+    with_prior,
+)
 from bioclip2_jax.measures.tree import top_down
 from bioclip2_jax.weights.load import Model
-
-Answer = tuple[tuple[str, ...], float]  # the cells of a name, and its score
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class Prediction:
       error: why there are no answers.
       box: the part of the picture that is meant.
       capture: when and where it was taken, if that is asked.
+      unweighted: of names that are weighted by place, what the score of each answer is without it.
+      plain: the first answers without the place.
+      is_placed: whether it is known.
     """
 
     file_name: str
@@ -51,6 +60,14 @@ class Prediction:
     error: str = ""
     box: Box | None = None
     capture: Capture | None = None
+    unweighted: tuple[float, ...] = ()
+    plain: list[Answer] = field(default_factory=list)
+    is_placed: bool = False
+
+    def without_place(self) -> "Prediction":
+        """As if nothing were known of it."""
+        own = tuple(score for _, score in self.plain)
+        return replace(self, answers=self.plain, unweighted=own, is_placed=False)
 
 
 class Names(Protocol):
@@ -74,6 +91,7 @@ class Namer:
         decode: str = "flat",
         counts: np.ndarray | None = None,
         strength: float = 0.25,
+        local: Local | None = None,
     ):
         """Encodes the names.
 
@@ -87,9 +105,10 @@ class Namer:
             those that share its lineage above.
           counts: [names], how often each is met, a prior of that `strength`
             (`scores.with_prior`).
+          local: another one of each place, for `name_at`; the two multiply.
         """
         self._labels, self._k, self._scale = labels, k, model.logit_scale
-        self._counts, self._strength = counts, strength
+        self._counts, self._strength, self._local = counts, strength, local
         self._groups = lineage_groups(labels.taxa) if decode == "top_down" else {}
         lineages = {}
         for rank in list(self._groups)[:-1]:
@@ -120,38 +139,101 @@ class Namer:
         Args:
           features: [n, dim] float32, L2-normalised.
         """
+        return [self._answers(best) for best in self._best(features)]
+
+    def name_at(self, features: np.ndarray, places: Sequence[Hashable | None]) -> list[AtPlace]:
+        """The same with regard to where they were taken; None of a place leaves all as it is.
+
+        Args:
+          features: [n, dim] float32, L2-normalised.
+          places: [n] as `Local` says.
+        """
+        plain = self._best(features)
+        weighed = [*plain]
+        rows = [row for row, place in enumerate(places) if place is not None]
+        if rows and self._local and self._local.strength:
+            found = self._best(features[rows], [places[row] for row in rows])
+            for row, best in zip(rows, found, strict=True):
+                weighed[row] = best
+        return [
+            AtPlace(self._answers(one), tuple(own for _, _, own in one), self._answers(other))
+            for one, other in zip(weighed, plain, strict=True)
+        ]
+
+    def _answers(self, best: list[Found]) -> list[Answer]:
+        return [(self._labels.rows[group], score) for group, score, _ in best]
+
+    def _best(
+        self, features: np.ndarray, places: Sequence[Hashable] | None = None
+    ) -> list[list[Found]]:
+        """The k best of each picture, with regard to their places if these are given."""
         if self._list:
-            places, shares = self._list.best(features, self._scale, self._k)
-            pairs = zip(places.tolist(), shares.tolist(), strict=True)
-            return [
-                [(self._labels.rows[p], s) for p, s in zip(*pair, strict=True)] for pair in pairs
-            ]
-        weighed, names = self._weighed(features, self._features)
+            return self._best_of_long(features, places)
+        scores, order = self._scores(features, places)
+        plain = self._scores(features)[0] if places else scores
+        found = []
+        for row, own, above, best in zip(scores, plain, order, top_k(order, self._k), strict=True):
+            listed = best[above[best] >= 0].tolist()
+            found.append([(group, float(row[group]), float(own[group])) for group in listed])
+        return found
+
+    def _best_of_long(
+        self, features: np.ndarray, places: Sequence[Hashable] | None
+    ) -> list[list[Found]]:
+        assert self._list
+        if places is None:
+            parts = self._list.best(features, self._scale, self._k)
+            columns = zip(*(part.tolist() for part in parts), strict=True)
+            return [list(zip(*picture, strict=True)) for picture in columns]
+        found: list[list[Found]] = [[] for _ in places]
+        assert self._local
+        for place in dict.fromkeys(places):
+            rows = [row for row, own in enumerate(places) if own == place]
+            extra = self._local.strength * log_counts(self._local.weights(place))
+            parts = self._list.best(features[rows], self._scale, self._k, extra=extra)
+            for row, *picture in zip(rows, *(part.tolist() for part in parts), strict=True):
+                found[row] = list(zip(*picture, strict=True))
+        return found
+
+    def _scores(
+        self, features: np.ndarray, places: Sequence[Hashable] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[n, groups] scores; and the same to put in order, -1 for what is no answer."""
+        priors = [] if self._counts is None else [Prior(self._counts, self._strength)]
+        if places:
+            assert self._local
+            distinct, which = number(places)
+            weights = np.stack([self._local.weights(place) for place in distinct])
+            priors.append(Prior(weights, self._local.strength, which))
+        weighed, names = self._weighed(features, self._features, priors)
         scores = sum_groups(probabilities(weighed, names, self._scale), self._labels.groups)
         scores = np.minimum(scores, 1)  # sums of shares may miss it by a last digit
         order = scores
         if self._groups:
             groups = self._groups
             of_lineages = {
-                rank: self._weighed(features, own, groups[rank])[1]
+                rank: self._weighed(features, own, priors, groups[rank])[1]
                 for rank, own in self._of_lineages.items()
             }
             down = top_down(weighed, names, self._scale, groups, of_lineages, self._named)
             order = _beside(scores, down.answers, groups, self._labels.rank)
-        answers = []
-        for row, above, best in zip(scores, order, top_k(order, self._k), strict=True):
-            listed = best[above[best] >= 0]
-            answers.append([(self._labels.rows[group], float(row[group])) for group in listed])
-        return answers
+        return scores, order
 
     def _weighed(
-        self, features: np.ndarray, names: np.ndarray, own: np.ndarray | None = None
+        self,
+        features: np.ndarray,
+        names: np.ndarray,
+        priors: Sequence[Prior],
+        own: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features of pictures and names with the prior; `own`: lineage of each label."""
-        if self._counts is None:
-            return features, names
-        sums = self._counts if own is None else np.bincount(own, self._counts)
-        return with_prior(features, names, sums, self._strength / self._scale)
+        """Features of pictures and names with the priors; `own`: lineage of each label."""
+        for prior in priors:
+            sums = np.atleast_2d(prior.counts)
+            if own is not None:
+                sums = np.stack([np.bincount(own, row) for row in sums])
+            factor = prior.strength / self._scale
+            features, names = with_prior(features, names, sums, factor, prior.which)
+        return features, names
 
 
 def _long_list(
@@ -168,7 +250,7 @@ def _long_list(
         def read(first: int, stop: int) -> np.ndarray:
             return own[first:stop]
 
-    bonus = None if counts is None else strength * np.log(np.maximum(counts, 1))
+    bonus = None if counts is None else strength * log_counts(counts)
     return streamed.LongList(
         read,
         count,
@@ -185,6 +267,7 @@ def predict(
     *,
     start: int = 0,
     use_truncated: bool = False,
+    local: Local | None = None,
 ) -> Iterator[list[Prediction]]:
     """The names of every picture, batch by batch. Batches are cut by position alone.
 
@@ -195,6 +278,7 @@ def predict(
       batch_size: pictures encoded at a time.
       start: where an earlier call ended with a batch.
       use_truncated: see `images.read`.
+      local: where pictures were taken, if the namer is to regard it.
     """
     notes: dict[int, str] = {}
     passed: set[int] = set()
@@ -215,25 +299,33 @@ def predict(
     left = pictures.count - start
     count = max(left, min(batch_size, pictures.count)) if left else 0
     for batch in embed_images(model, count, look, batch_size):
-        named = namer.name(batch.features) if batch.indices else []
-        answers = dict(zip(batch.indices, named, strict=True))
         errors = dict(batch.bad)
-        yield [
-            Prediction(
+        found = {
+            index: Prediction(
                 file_name=pictures.name(start + index),
-                answers=answers.get(index, []),
+                answers=[],
                 note=notes.pop(index, ""),
                 error="" if index in passed else errors.get(index, ""),
                 box=pictures.box(start + index),
                 capture=pictures.capture(start + index),
             )
-            for index in sorted([*answers, *errors])
+            for index in sorted([*batch.indices, *errors])
             if index < left
-        ]
+        }
+        if batch.indices:
+            named = [found[index] for index in batch.indices]
+            answered = _answered(namer, batch.features, named, local)
+            found |= dict(zip(batch.indices, answered, strict=True))
+        yield [*found.values()]
 
 
 def predict_kept(
-    kept: Store, namer: Names, batch_size: int = 32, *, start: int = 0
+    kept: Store,
+    namer: Names,
+    batch_size: int = 32,
+    *,
+    start: int = 0,
+    local: Local | None = None,
 ) -> Iterator[list[Prediction]]:
     """The same of kept features; behind them the pictures that could not be read when it was made.
 
@@ -242,16 +334,32 @@ def predict_kept(
       namer: the names.
       batch_size: features at a time.
       start: where an earlier call ended with a batch.
+      local: as of `predict`.
     """
     count = len(kept.keys)
     for first in range(start, count, batch_size):
         rows = slice(first, min(first + batch_size, count))
-        answers = namer.name(kept.features[rows])
-        pairs = zip(kept.keys[rows], answers, strict=True)
-        yield [Prediction(file_name=key, answers=best) for key, best in pairs]
+        named = [Prediction(file_name=key, answers=[]) for key in kept.keys[rows]]
+        yield _answered(namer, kept.features[rows], named, local)
     bad = kept.about.bad[max(0, start - count) :]
     if bad:
         yield [Prediction(file_name=key, answers=[], error=reason) for key, reason in bad]
+
+
+def _answered(
+    namer: Names, features: np.ndarray, pictures: Sequence[Prediction], local: Local | None
+) -> list[Prediction]:
+    """Pictures with their answers, by their features: [pictures, dim]."""
+    if not local:
+        named = namer.name(features)
+        return [replace(one, answers=best) for one, best in zip(pictures, named, strict=True)]
+    assert isinstance(namer, Namer), "a head knows no places"
+    places = [local.place_of(one.file_name, one.capture) for one in pictures]
+    at = namer.name_at(features, places)
+    return [
+        replace(one, answers=best, unweighted=own, plain=plain, is_placed=place is not None)
+        for one, place, (best, own, plain) in zip(pictures, places, at, strict=True)
+    ]
 
 
 def _beside(

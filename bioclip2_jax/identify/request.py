@@ -49,6 +49,9 @@ class Request:
     timezone: str | None = None
     sure: float | None = None
     calibration: str | None = None
+    occurrences: str | None = None
+    place: str | None = None
+    place_strength: float | None = None
 
     @property
     def num_answers(self) -> int:
@@ -97,13 +100,17 @@ class Request:
                 "--coordinates goes with --columns dwc, or with an --output FILE.json of --boxes;"
                 " Camtrap DP has those of --deployments"
             )
-        if self.obscure and not (self.coordinates or self.is_package):
+        if self.obscure and not (self.coordinates or self.is_package or self.occurrences):
             raise UsageError(
                 f"--obscure goes with --coordinates or --format {formats.CAMTRAP}; no other output"
                 " has any"
             )
         if self.sure is not None or self.calibration:
             self._refuse_unsure()
+        for name in ("place", "place_strength"):
+            if getattr(self, name) is not None and not self.occurrences:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} goes with --occurrences TABLE: what was recorded where")
         if self.head:
             self._refuse_beside_head()
         if self.obscure and self.labels:
@@ -128,12 +135,16 @@ class Request:
             raise UsageError("--sure needs the lineages of --taxa; free --labels have none")
         if self.decode != "flat":
             raise UsageError("--sure goes down the tree in its own way, without --decode")
+        if self.occurrences:
+            raise UsageError(
+                "--sure does not go with --occurrences: a calibration is of scores without a place"
+            )
         if self.k is not None:
             raise UsageError("--sure gives one answer a picture; leave --k out")
 
     def _refuse_beside_head(self) -> None:
         """What needs names, which a head has not."""
-        others = ("labels", "taxa", "names", "within", "without", "rank", "prior")
+        others = ("labels", "taxa", "names", "within", "without", "rank", "prior", "occurrences")
         beside = [name for name in others if getattr(self, name)]
         beside += ["decode"] if self.decode != "flat" else []
         beside += ["prior-strength"] if self.prior_strength is not None else []
@@ -169,8 +180,9 @@ def label_list(request: Request) -> LabelSet:
         raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
     elif request.rank:
         raise UsageError("--rank needs the lineages of --taxa; free --labels have no ranks")
-    elif request.prior or request.decode != "flat":
+    elif request.prior or request.occurrences or request.decode != "flat":
         option = "--prior" if request.prior else "--decode"
+        option = "--occurrences" if request.occurrences else option
         raise UsageError(f"{option} needs the lineages of --taxa; free --labels have none")
     elif request.columns == "dwc":
         raise UsageError("--columns dwc needs the lineages of --taxa; free --labels have none")

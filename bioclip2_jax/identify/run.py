@@ -19,14 +19,26 @@ from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import spread
 from bioclip2_jax.features.store import Store
-from bioclip2_jax.identify import formats, heads, inputs, name_lists, obscure, outputs, sure
+from bioclip2_jax.identify import (
+    formats,
+    heads,
+    inputs,
+    name_lists,
+    obscure,
+    occurrences,
+    outputs,
+    sure,
+)
+from bioclip2_jax.identify import places as places_
 from bioclip2_jax.identify.boxes import Boxes, Cut, write_back
 from bioclip2_jax.identify.camtrap import asked
 from bioclip2_jax.identify.camtrap import package as camtrap
 from bioclip2_jax.identify.captured import Captured
 from bioclip2_jax.identify.ladder import Ladder
 from bioclip2_jax.identify.name_lists import LabelSet
+from bioclip2_jax.identify.name_tree import NameTree
 from bioclip2_jax.identify.obscure import Obscured, Rule
+from bioclip2_jax.identify.places import Places
 from bioclip2_jax.identify.predict import Namer, Names, Prediction, predict, predict_kept
 from bioclip2_jax.identify.request import Request, label_list
 from bioclip2_jax.weights import load as loading
@@ -41,12 +53,16 @@ class Outcome:
       failed: of them, which could not be read.
       others: files beside them that are no pictures.
       told: of a package that was made.
+      asked: pictures that were to be weighted by place.
+      unplaced: of them, those of which no place is known.
     """
 
     count: int
     failed: int
     others: list[str]
     told: camtrap.Told | None = None
+    asked: int = 0
+    unplaced: int = 0
 
 
 Found = inputs.Inputs | Boxes | Store
@@ -94,7 +110,11 @@ def run(
         settings |= {"--head": head.tells()} if head else {}
         if calibration:
             settings |= {"--sure": str(request.sure), "--calibration": calibration.tells()}
-        hides = obscured is not None and request.has_places  # which the last picture may tell
+        places = None
+        if request.occurrences:
+            places, settings["--occurrences"] = _places(request, found, labels, package, say)
+        # Which the last picture may tell.
+        hides = obscured is not None and (request.has_places or places is not None)
         grows = formats.grows(request.format) and not request.goes_back and not hides
         path = request.output.rstrip("/") if package else request.output
         output = stack.enter_context(
@@ -138,9 +158,9 @@ def run(
                     counts=counts,
                     strength=request.strength,
                 )
-            return _namer(request, labels, counts, model)
+            return _namer(request, labels, counts, places, model)
 
-        batches = _batches(request, found, namer_of, model, position)
+        batches = _batches(request, found, namer_of, model, position, places)
         for batch in watch(position, count, batches):
             position += len(batch)
             failed += sum(bool(picture.error) for picture in batch)
@@ -156,7 +176,40 @@ def run(
         log.write(failed=failed, end=outputs.now(), complete=True)
         others = [] if isinstance(found, Store) else found.others
     told = package.told if package else None
-    return Outcome(count=count, failed=failed, others=others, told=told)
+    asked, unplaced = (places.asked, places.unknown) if places else (0, 0)
+    return Outcome(count, failed, others, told, asked=asked, unplaced=unplaced)
+
+
+def _places(
+    request: Request,
+    found: Found,
+    labels: LabelSet,
+    package: camtrap.Package | None,
+    say: Callable[[str], None],
+) -> tuple[Places, str]:
+    """What lives where, and what tells it from other records and places."""
+    names = NameTree(labels.taxa)
+    records = occurrences.read(str(request.occurrences), names)
+    for note in records.notes:
+        say(note)
+    where, told = places_.by_camera, "by EXIF"
+    if request.place is not None:
+        where, told = places_.read_where(request.place, records, request.pictures)
+    elif records.kind == occurrences.OF_REGIONS:
+        raise UsageError(
+            f"{records.path} has regions and no coordinates; say by --place which one pictures are"
+            f" of: {places_.few(records.regions)}"
+        )
+    elif package:
+        where, told = package.place_of, "by --deployments"
+    elif isinstance(found, Store) and records.kind:
+        raise UsageError(
+            f"{request.pictures[0]}: a feature store keeps no coordinates; say by --place where"
+            " pictures were taken"
+        )
+    strength = places_.STRENGTH if request.place_strength is None else request.place_strength
+    made = Places(records, names, where, strength)
+    return made, f"checksum {made.tells()}, place {told}, strength {strength}"
 
 
 def _package(
@@ -191,6 +244,7 @@ def _sheet(
         boxes=bool(request.boxes),
         coordinates=request.has_places,
         obscured=obscured,
+        weighted=bool(request.occurrences),
     )
 
 
@@ -254,7 +308,11 @@ def _settings(
 
 
 def _namer(
-    request: Request, labels: LabelSet, counts: np.ndarray | None, model: loading.Model
+    request: Request,
+    labels: LabelSet,
+    counts: np.ndarray | None,
+    local: Places | None,
+    model: loading.Model,
 ) -> Namer:
     return Namer(
         model,
@@ -264,6 +322,7 @@ def _namer(
         decode=request.decode,
         counts=counts,
         strength=request.strength,
+        local=local,
     )
 
 
@@ -273,17 +332,20 @@ def _batches(
     namer_of: Callable[[loading.Model], Names],
     model: loading.Model,
     start: int,
+    local: Places | None,
 ) -> Iterator[list[Prediction]]:
     if start == _count(found):
         return
     model = spread(model)
     size, namer = request.batch_size, namer_of(model)
     if isinstance(found, Store):
-        yield from predict_kept(found, namer, size, start=start)
+        yield from predict_kept(found, namer, size, start=start, local=local)
         return
     use_truncated = request.truncated == "use"
-    pictures = Captured(found) if request.is_package or request.has_places else found
-    yield from predict(model, pictures, namer, size, start=start, use_truncated=use_truncated)
+    reads_exif = request.is_package or request.has_places or (local and request.place is None)
+    pictures = Captured(found) if reads_exif else found
+    how = {"start": start, "use_truncated": use_truncated, "local": local}
+    yield from predict(model, pictures, namer, size, **how)
 
 
 class _Log:
@@ -291,15 +353,20 @@ class _Log:
 
     def __init__(self, request: Request, count: int, output: outputs.Stream | outputs.Resumed):
         self._path = request.log
+
+        def hidden(text: str) -> str:
+            place = request.place if request.obscure else None  # which a rule may forbid to tell
+            return text.replace(place, "…") if place else text
+
         self._about: dict[str, Any] = {
             "bioclip2_jax_version": bioclip2_jax.__version__,
-            "command_line": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+            "command_line": [os.path.basename(sys.argv[0]), *map(hidden, sys.argv[1:])],
             "start": output.calls[0]["start"],
             "end": None,
             "complete": False,
             "calls": output.calls,
             "model": {"path": request.model},
-            "settings": asdict(request),
+            "settings": asdict(request) | {"place": request.place and hidden(request.place)},
             "count": count,
         }
         self.write()

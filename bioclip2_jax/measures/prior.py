@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
+from bioclip2_jax.measures import minimum
 from bioclip2_jax.measures.accuracy import class_average
 from bioclip2_jax.measures.calibration import FIT_SCORES, HANDFUL, summary
 from bioclip2_jax.measures.scores import cosine_chunks
@@ -152,9 +152,8 @@ def fit(
         totals = np.log(weights.sum(axis=1, dtype=np.float64))
         return float(np.mean(totals - own - strength * own_count))
 
-    found = minimize_scalar(loss, bounds=(0, STRONGEST), method="bounded", options={"xatol": 1e-4})
-    # The search never tries its bounds themselves.
-    strength = min((0.0, float(found.x), STRONGEST), key=loss)
+    found = minimum.between(loss, 0, STRONGEST, 1e-4)[0]
+    strength = min((0.0, found, STRONGEST), key=loss)  # the search never tries its bounds
     before, *after = points(
         *(image_features[judged], labels[judged], class_features, logit_scale, counts),
         commonest=commonest,

@@ -80,8 +80,17 @@ def cosine_chunks(
         yield rows, image_features[rows] @ class_features.T
 
 
+def log_counts(counts: np.ndarray) -> np.ndarray:
+    """Of numbers that are not negative; what was never counted is taken for counted once."""
+    return np.log(np.maximum(counts, 1))
+
+
 def with_prior(
-    image_features: np.ndarray, name_features: np.ndarray, counts: np.ndarray, factor: float
+    image_features: np.ndarray,
+    name_features: np.ndarray,
+    counts: np.ndarray,
+    factor: float,
+    which: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both kinds of features with one more number, by which a cosine grows with a name's count.
 
@@ -91,13 +100,16 @@ def with_prior(
     Args:
       image_features: [n, dim] float32.
       name_features: [names, dim] float32.
-      counts: [names] numbers, not negative.
+      counts: [names] numbers, not negative; or of several priors [priors, names].
       factor: the strength over the logit scale.
+      which: [n] int, the one of several that is a picture's: each is one more number.
     """
-    ones = np.ones((len(image_features), 1), image_features.dtype)
-    bonus = factor * np.log(np.maximum(counts, 1))[:, None]
+    counts = np.atleast_2d(counts)
+    own = np.zeros(len(image_features), np.int64) if which is None else which
+    is_own = (own[:, None] == np.arange(len(counts))).astype(image_features.dtype)
+    bonus = factor * log_counts(counts).T
     return (
-        np.concatenate([image_features, ones], axis=1),
+        np.concatenate([image_features, is_own], axis=1),
         np.concatenate([name_features, bonus.astype(name_features.dtype)], axis=1),
     )
 

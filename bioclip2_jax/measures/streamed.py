@@ -14,7 +14,7 @@ import numpy as np
 STRETCH = 1 << 16  # names
 LONG = 1 << 16  # a list of more is better asked by stretches
 
-Best = tuple[np.ndarray, np.ndarray]
+Best = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class LongList:
@@ -51,16 +51,25 @@ class LongList:
             arrays = (names, added, own.astype(np.int32))
             self._stretches.append((np.int32(first), *map(jnp.asarray, arrays)))
 
-    def best(self, image_features: np.ndarray, logit_scale: float, k: int) -> Best:
+    def best(
+        self,
+        image_features: np.ndarray,
+        logit_scale: float,
+        k: int,
+        *,
+        extra: np.ndarray | None = None,
+    ) -> Best:
         """The k best names, or groups, of every picture: the best first, ties by lower index.
 
         Args:
           image_features: [n, dim] float32, L2-normalised.
           logit_scale: the exponential of the learned parameter.
           k: answers, at most as many as there are.
+          extra: [count] what is added to each logit of these pictures, besides.
 
         Returns:
-          [n, k] int, and their shares in the softmax over the list: [n, k] float32.
+          [n, k] int, their shares in the softmax over the list: [n, k] float32, and what these
+          would be without `extra`.
         """
         rows = len(image_features)
         k = min(k, self._num_groups or self._count)
@@ -68,14 +77,34 @@ class LongList:
         padded = np.zeros((1 << max(rows - 1, 0).bit_length(), image_features.shape[1]), np.float32)
         padded[:rows] = image_features
         pictures, scale = jnp.asarray(padded), jnp.float32(logit_scale)
-        state = _start(len(padded), self._num_groups or k, grouped=bool(self._num_groups))
+        state = self._over_all(pictures, scale, k, extra)
+        plain = state if extra is None else self._over_all(pictures, scale, k, None)
+        if self._num_groups:
+            shares, places = _finish_groups(state, k)
+            own = shares if extra is None else _of_groups(plain, places)
+        else:
+            shares, places = _finish(state)
+            own = shares
+            if extra is not None:
+                less = jnp.asarray(extra.astype(np.float32))[places]
+                own = jnp.exp(state[2] - less - plain[0][:, None]) / plain[1][:, None]
+        shares, own = (np.minimum(np.asarray(one)[:rows], 1) for one in (shares, own))
+        return np.asarray(places)[:rows], shares, own
+
+    def _over_all(
+        self, pictures: jax.Array, scale: jax.Array, k: int, extra: np.ndarray | None
+    ) -> tuple[jax.Array, ...]:
+        """The state behind the last stretch."""
+        state = _start(len(pictures), self._num_groups or k, grouped=bool(self._num_groups))
         for first, names, bonus, groups in self._stretches:
+            if extra is not None:
+                own = extra[first : first + len(bonus)].astype(np.float32)
+                bonus = bonus + np.pad(own, (0, len(bonus) - len(own)))
             if self._num_groups:
                 state = _add_groups(state, pictures, names, bonus, groups, scale)
             else:
                 state = _add(state, pictures, names, bonus, scale, first)
-        shares, places = _finish_groups(state, k) if self._num_groups else _finish(state)
-        return np.asarray(places)[:rows], np.minimum(np.asarray(shares)[:rows], 1)
+        return state
 
 
 def _start(rows: int, width: int, *, grouped: bool) -> tuple[jax.Array, ...]:
@@ -143,6 +172,12 @@ def _finish_groups(state: tuple[jax.Array, ...], k: int) -> tuple[jax.Array, jax
     _, sums = state
     shares, places = jax.lax.top_k(sums, k)
     return shares / sums.sum(axis=1, keepdims=True), places
+
+
+@jax.jit
+def _of_groups(state: tuple[jax.Array, ...], places: jax.Array) -> jax.Array:
+    _, sums = state
+    return jnp.take_along_axis(sums, places, axis=1) / sums.sum(axis=1, keepdims=True)
 
 
 def _divisor(count: int) -> int:

@@ -129,11 +129,9 @@ def _as_parquet(path: Path, copy: Path) -> Path:
 
 def scan(paths: Sequence[Path]) -> str:
     """SQL for the rows of Parquet files with the file and the place in it that each is from."""
-    # DuckDB takes paths for patterns.
-    escaped = ("".join(f"[{c}]" if c in "*?[" else c for c in str(path)) for path in paths)
     return (
         "(SELECT * RENAME (file_row_number AS joined_row)"
-        f" FROM read_parquet([{', '.join(map(quoted, escaped))}], filename='joined_file',"
+        f" FROM read_parquet([{', '.join(map(quoted_pattern, paths))}], filename='joined_file',"
         " file_row_number=true, union_by_name=true, hive_partitioning=false))"
     )
 
@@ -146,6 +144,11 @@ def cell_text(table: str, column: str) -> str:
 def quoted(path: Path | str) -> str:
     """SQL for a path."""
     return "'" + str(path).replace("'", "''") + "'"
+
+
+def quoted_pattern(path: Path | str) -> str:
+    """SQL for a path where DuckDB takes paths for patterns."""
+    return quoted("".join(f"[{c}]" if c in "*?[" else c for c in str(path)))
 
 
 def quoted_name(column: str) -> str:

@@ -29,7 +29,7 @@ COLUMNS = {rank: (rank, f"taxon{rank}name") for rank in RANKS} | {
 }
 
 # What else `from_row` looks at.
-_MORE_COLUMNS = {"rank": ("taxonrank",), "whole name": ("scientificname",)}
+MORE_COLUMNS = {"rank": ("taxonrank",), "whole name": ("scientificname",)}
 _RANK_NAMES = {rank: rank for rank in RANKS} | {
     "regnum": "kingdom",
     "division": "phylum",
@@ -112,7 +112,7 @@ def _reader(headers: tuple[object, ...]) -> Callable[[Mapping], Taxon]:
     """What reads the rows of a table with these headers, each set of cells once."""
     columns = {
         meaning: [header for name in names for header in headers if normal(str(header)) == name]
-        for meaning, names in (COLUMNS | _MORE_COLUMNS).items()
+        for meaning, names in (COLUMNS | MORE_COLUMNS).items()
     }
     used = [header for candidates in columns.values() for header in candidates]
     places = {meaning: [used.index(h) for h in names] for meaning, names in columns.items()}
@@ -133,7 +133,7 @@ def _reader(headers: tuple[object, ...]) -> Callable[[Mapping], Taxon]:
 
 
 def _taxon(cells: Mapping[str, str]) -> Taxon:
-    """The lineage that tidy cells name; their keys are those of `COLUMNS` and `_MORE_COLUMNS`."""
+    """The lineage that tidy cells name; their keys are those of `COLUMNS` and `MORE_COLUMNS`."""
     higher = [uninomial(cells[rank]) for rank in RANKS[:5]]
     genus_cell, species_cell, whole_name = (cells[c] for c in ("genus", "species", "whole name"))
     rank = _RANK_NAMES.get(cells["rank"].lower(), "species")

@@ -49,6 +49,7 @@ def _line(prediction: Prediction) -> bytes:
         "taken": capture.taken if capture else "",
         "mediatype": capture.mediatype if capture else "",
         "answers": prediction.answers,
+        "plain": prediction.plain,
         "note": prediction.note,
         "error": prediction.error,
     }
@@ -172,6 +173,9 @@ class Package:
         with ExitStack() as stack:
             sheets = Sheets(place, stack)
             for row in map(json.loads, rows):
+                # Names that a place has weighted tell where it is.
+                if self._deployment(row["file"]) in rules:
+                    row["answers"] = row["plain"] or row["answers"]
                 self._add(row, hidden, sheets)
         shown = [*self._shown(rules)]
         files.write_csv(place / "deployments.csv", shown, [*schemas.fields("deployments")])
@@ -185,7 +189,7 @@ class Package:
             return rules
         rows.seek(0)
         for row in map(json.loads, rows):
-            if rule := self.obscured.of(row["answers"]):
+            if rule := self.obscured.of(row["answers"] + row["plain"]):
                 name = self._deployment(row["file"])
                 rules[name] = coarsest([rules.get(name), rule]) or rule
         return self.deployments.obscured(rules)
@@ -193,6 +197,11 @@ class Package:
     def _deployment(self, name: str) -> str:
         path, whole = self.paths(name)
         return self.media.of(path, name)[0] or self.deployments.of(whole) or ""
+
+    def place_of(self, name: str, _: object = None) -> tuple[float, float]:
+        """Latitude and longitude of a picture's deployment."""
+        row = self.deployments.rows[self._deployment(name)]
+        return float(row["latitude"]), float(row["longitude"])
 
     def _shown(self, rules: Mapping[str, Rule]) -> Iterator[Row]:
         """The deployments as they may be seen. Words that tell of the place go with its digits."""
