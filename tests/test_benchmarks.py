@@ -122,6 +122,12 @@ def test_name_list():
     assert row["beside_gib"] < 4 and row["seconds"] > 0
 
 
+def test_search():
+    row = run("search.py", "--toy")
+    assert row["same"] and row["same_twins"] and row["twins"] >= 40
+    assert row["ratio"] == pytest.approx(row["seconds"] / row["plain_seconds"])
+
+
 def test_embed():
     found = run("embed.py", "--toy")
     assert found["ours_seconds"] > 0 and "ratio" not in found

@@ -24,6 +24,7 @@ _COMMANDS = {
     "predict": "Name the organisms in pictures.",
     "fit": "Learn classes of your own from a few labelled pictures.",
     "embed": "Keep the features of many pictures, as Parquet.",
+    "search": "Find pictures in kept features: by a picture, by words, or near duplicates.",
     "analyze": "Look for what a model knows beyond the names of species.",
     "report": "Write one HTML page about results.",
     "inspect": "Describe a dataset, a model or a training run.",

@@ -25,17 +25,17 @@ def labels(taxa: str, model_path: str, out: Path, batch_size: int) -> None:
     from tqdm import tqdm
 
     from bioclip2_jax.features.encode import spread
-    from bioclip2_jax.identify import pybioclip as program
+    from bioclip2_jax.identify.label_writer import FEATURES_FILE, NAMES_FILE, write_labels
     from bioclip2_jax.identify.name_lists import taxa_of
     from bioclip2_jax.weights.load import load
 
     rows = taxa_of(taxa)
     with tqdm(total=len(rows), unit="taxa", disable=None) as bar:
-        count = program.write_labels(
+        count = write_labels(
             spread(load(model_path)),
             rows,
             out,
             batch_size,
             lambda done: bar.update(done - bar.n),
         )
-    click.echo(f"{out}: {program.FEATURES_FILE} and {program.NAMES_FILE} of {count:,} taxa")
+    click.echo(f"{out}: {FEATURES_FILE} and {NAMES_FILE} of {count:,} taxa")

@@ -52,6 +52,22 @@ def files_below(folder: str | Path, *, any_name: bool = False) -> Files:
     return Files(pictures=sorted(found.pictures), others=sorted(found.others))
 
 
+def inside(root: Path, key: str) -> Path | None:
+    """The file that a path from a folder means; None if it lies outside of it, by links or "..".
+
+    Args:
+      root: the folder, here or in a bucket.
+      key: as somebody else's file has it.
+    """
+    path = root / key
+    if files.is_remote(root):
+        is_inside = ".." not in path.parts and str(path).startswith(f"{root}/")
+    else:
+        path = path.resolve()
+        is_inside = path.is_relative_to(root.resolve())
+    return path if is_inside else None
+
+
 def remark(others: Sequence[str]) -> str:
     """What to say of files that are no pictures: "3 files are no pictures (.csv, .txt)", or ""."""
     return remark_of_kinds(Counter(map(kind_of, others)))

@@ -169,6 +169,21 @@ def embed_stream(
         pool.shutdown(cancel_futures=True)
 
 
+def encode_pixels(model: Model, pixels: np.ndarray, size: int) -> np.ndarray:
+    """Features of prepared pictures, spread over the devices: [n, dim] float32, not normalised.
+
+    Args:
+      model: from `load`.
+      pixels: [n, side, side, 3], as `Model.encode_image` takes them.
+      size: n is filled up to it and to the devices: each size is compiled once.
+
+    Raises:
+      UserError: the features are not finite.
+    """
+    encode = functools.partial(model.encode_image, normalize=False)
+    return _encode(encode, pixels, _round_up(max(size, len(pixels))))
+
+
 def embed_split(model: Model, source: Source | Sequence[Record], batch_size: int) -> SplitFeatures:
     """Encodes every image of a dataset split, as opened by `data.dataset.open_split`.
 

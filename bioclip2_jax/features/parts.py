@@ -12,7 +12,7 @@ but for task 0, `_embedding-I-of-N.parquet`.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -250,6 +250,36 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     # Of a bucket whole, and not through the client that Arrow would bring.
     source = io.BytesIO(buckets.read_bytes(path)) if files.is_remote(path) else path
     return pq.ParquetFile(source, page_checksum_verification=True).read(columns)
+
+
+def count_rows(path: Path) -> int:
+    """How many pictures a part holds, by its end alone.
+
+    Raises:
+      OSError, pa.ArrowException: damaged.
+    """
+    with buckets.open_bytes(path) as file:
+        return pq.ParquetFile(file).metadata.num_rows
+
+
+def read_features(path: Path, about: About, size: int) -> Iterator[np.ndarray]:
+    """The features of a part, one stretch after another in memory: [rows, dim] as they are kept.
+
+    Args:
+      path: of the part.
+      about: the store.
+      size: rows of a stretch, at most.
+
+    Raises:
+      OSError, pa.ArrowException: damaged; checksums are looked at.
+      KeyError, ValueError: it holds other columns or features.
+    """
+    source = io.BytesIO(buckets.read_bytes(path)) if files.is_remote(path) else path
+    name = NAMES[about.columns]["embedding"]
+    with pq.ParquetFile(source, memory_map=True, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(size, columns=[name]):
+            flat = batch.column(name).flatten().to_numpy(zero_copy_only=False)
+            yield flat.reshape(len(batch), about.dim)
 
 
 def about_path(folder: str | Path, task: tuple[int, int] = ONE) -> Path:

@@ -1,6 +1,6 @@
 """Lists of names that come with their features: folders of `bioclip2 labels`, files of pybioclip.
 
-A pair of files, see `identify.pybioclip`: `txt_emb_species.npy` with its `.json`, or the same named
+A pair of files, see `label_writer`: `txt_emb_species.npy` with its `.json`, or the same named
 by a model (`txt_emb_bioclip-2.npy`).
 """
 
@@ -91,7 +91,7 @@ def read(path: str | Path) -> KeptNames:
       UsageError: there is none, or there are several.
       UserError: the two files do not fit together, or features are not finite.
     """
-    features = _found(files.place(path))
+    features = found(files.place(path))
     names_file = features.with_suffix(".json")
     try:
         text = names_file.read_bytes()
@@ -128,20 +128,25 @@ def read(path: str | Path) -> KeptNames:
     return KeptNames([taxa[number] for number in good] if len(empty) else taxa, vectors, notes)
 
 
-def _found(path: Path) -> Path:
+def found(path: Path) -> Path:
+    """The `.npy` of the pair in a folder, or that which is named.
+
+    Raises:
+      UsageError: there is none, or there are several.
+    """
     tables.refuse_workbook(path)
     if path.is_file():
         return path
-    found = buckets.named(path, PATTERN)
-    if not found:
+    pairs = buckets.named(path, PATTERN)
+    if not pairs:
         raise UsageError(
             f"{path}: no {PATTERN} here; make label files with `bioclip2 labels`, or name a folder"
             " with those of pybioclip"
         )
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
+    if len(pairs) > 1:
+        names = ", ".join(file.name for file in pairs)
         raise UsageError(f"{path}: several lists of names ({names}); name the one to use")
-    return found[0]
+    return pairs[0]
 
 
 def _taxon(number: int, row: tuple[list[str], str], file: Path) -> tuple[Taxon, str]:

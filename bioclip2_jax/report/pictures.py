@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bioclip2_jax import files
-from bioclip2_jax.data import dataset, images
+from bioclip2_jax.data import dataset, folders, images
 from bioclip2_jax.errors import UserError, reason
 from bioclip2_jax.measures.intervals import wilson
 
@@ -122,13 +122,8 @@ def open_pictures(data: str | None, split: str, is_folder: bool) -> Opener:
 
 def _read_below(root: Path, key: str) -> bytes:
     """A file of the folder, and of no other place."""
-    path = root / key
-    if files.is_remote(root):
-        is_inside = ".." not in path.parts and str(path).startswith(f"{root}/")
-    else:
-        path = path.resolve()
-        is_inside = path.is_relative_to(root.resolve())
-    if not is_inside:
+    path = folders.inside(root, key)
+    if path is None:
         raise UserError(f"picture {key} of the results lies outside {root}")
     try:
         return path.read_bytes()
