@@ -339,6 +339,10 @@ def test_a_package_is_weighted_by_where_its_cameras_stood_but_for_those_of_a_rul
     ("options", "sentence"),
     [
         (["--place", "52.7,23.8"], "--place goes with --occurrences TABLE"),
+        (
+            ["--occurrences", "gbif.tsv", "--sure", "0.9", "--calibration", "c.json"],
+            "--sure does not go with --occurrences",
+        ),
         (["--place-strength", "1"], "--place-strength goes with --occurrences TABLE"),
         (["--occurrences", "gbif.tsv", "--place", "123,10"], "swapped?"),
         (["--occurrences", "gbif.tsv", "--place", "10,190"], "a longitude of 190 lies beyond 180"),

@@ -47,11 +47,11 @@ class Request:
     media: str | None = None
     package: str | None = None
     timezone: str | None = None
-    sure: float | None = None
-    calibration: str | None = None
     occurrences: str | None = None
     place: str | None = None
     place_strength: float | None = None
+    sure: float | None = None
+    calibration: str | None = None
 
     @property
     def num_answers(self) -> int:
@@ -105,12 +105,12 @@ class Request:
                 f"--obscure goes with --coordinates or --format {formats.CAMTRAP}; no other output"
                 " has any"
             )
-        if self.sure is not None or self.calibration:
-            self._refuse_unsure()
         for name in ("place", "place_strength"):
             if getattr(self, name) is not None and not self.occurrences:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} goes with --occurrences TABLE: what was recorded where")
+        if self.sure is not None or self.calibration:
+            self._refuse_unsure()
         if self.head:
             self._refuse_beside_head()
         if self.obscure and self.labels:
@@ -137,7 +137,7 @@ class Request:
             raise UsageError("--sure goes down the tree in its own way, without --decode")
         if self.occurrences:
             raise UsageError(
-                "--sure does not go with --occurrences: a calibration is of scores without a place"
+                "--sure does not go with --occurrences: a calibration is of scores without places"
             )
         if self.k is not None:
             raise UsageError("--sure gives one answer a picture; leave --k out")
