@@ -20,4 +20,5 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 1e-3
     config.train.warmup_steps = 50
     config.train.checkpoint_every = 200
+    config.train.level_weight = 0.5  # every rank answers by its own name
     return config

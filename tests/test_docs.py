@@ -90,6 +90,13 @@ def home(tmp_path, monkeypatch) -> Path:
     write_table("region.csv", [*rows, dict.fromkeys(rows[0], "") | crow])
     numbered = [row | {"filename": f"images/{number}.JPG"} for number, row in enumerate(rows)]
     write_table("birds/metadata.csv", numbered)
+    checked = []
+    for number in range(40):
+        colour = list(TAXA)[number % 4]
+        folder, name = f"images/{colour}", f"{number}.JPG"
+        cameras.write(f"birds/{folder}/{name}", colour)
+        checked.append(rows[number % 4] | {"filename": f"{folder}/{name}"})
+    write_table("birds/checked.csv", checked)
     sexed = []
     for number in range(6):
         colour, sex = (("red", "male"), ("blue", "female"))[number % 2]

@@ -27,6 +27,7 @@ def config(tiny_data):
     config.data.decode, config.data.order = "simd", 2
     config.train.steps = 12
     config.train.batch_size = 8
+    config.train.level_weight = 0.0
     return config
 
 

@@ -37,7 +37,7 @@ def settings(fsdp=1):
     config = quickstart.get_config()
     config.mesh.fsdp = fsdp
     config.model.update({"scan": True, "remat": "full"})
-    config.train.update({"batch_size": 64, "replay_batch_size": 16})
+    config.train.update({"batch_size": 64, "replay_batch_size": 16, "level_weight": 0.0})
     return compose(config)
 
 

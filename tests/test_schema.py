@@ -31,6 +31,10 @@ KEYS = {
     "awa2": BEYOND | {"micro_f1"},
     "herbarium19": BEYOND | {"macro", "old", "new"},
     "plantdoc": BEYOND | {"macro", "loader_runs"},
+    "retrieval": {
+        *("text_to_image", "image_to_text", "by_group", "num_images", "num_texts", "num_pairs"),
+        *("mean_candidates", "num_without", "num_doubled", "num_bad", "bad", "queries_sha256"),
+    },
 }
 
 

@@ -26,7 +26,7 @@ MODEL = ClipConfig(
 
 def step_settings(model=None, **train):
     config = quickstart.get_config()
-    config.train.update(dict(batch_size=16, steps=20, warmup_steps=4) | train)
+    config.train.update(dict(batch_size=16, steps=20, warmup_steps=4, level_weight=0.0) | train)
     config.model.update(model or {})
     return compose(config).step
 

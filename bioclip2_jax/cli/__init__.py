@@ -22,6 +22,7 @@ _COMMANDS = {
     "convert": "Turn weights of open_clip, PyTorch or transformers to and fro.",
     "labels": "Write the label files that pybioclip reads.",
     "predict": "Name the organisms in pictures.",
+    "calibrate": "Find out which scores are to be believed.",
     "fit": "Learn classes of your own from a few labelled pictures.",
     "embed": "Keep the features of many pictures, as Parquet.",
     "search": "Find pictures in kept features: by a picture, by words, or near duplicates.",

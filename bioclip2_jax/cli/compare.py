@@ -16,7 +16,8 @@ def compare(first: str, second: str, out: str | None) -> None:
     accuracies (SECOND less FIRST) with its 95 % bootstrap interval, and McNemar's exact test on
     the pictures that only one of them got right. Of zero-shot also each rank above species (summed
     over the species, asked for by its own names, down the tree) and the full path, of the pictures
-    whose rank is known, where both results tell it picture by picture.
+    whose rank is known, where both results tell it picture by picture. Searches are compared text
+    by text and picture by picture.
 
     \b
     Example:

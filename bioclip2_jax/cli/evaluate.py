@@ -17,7 +17,8 @@ from bioclip2_jax.cli import options
 @click.option(
     "--tasks",
     default="zero_shot,few_shot",
-    help="Of zero_shot, few_shot, newt, fishnet, awa2, herbarium19, plantdoc; with commas.",
+    help="Of zero_shot, few_shot, newt, fishnet, awa2, herbarium19, plantdoc, retrieval; with"
+    " commas.",
 )
 @click.option(
     "--out",
@@ -74,6 +75,19 @@ from bioclip2_jax.cli import options
     help="Folder of earlier results of the same data, such as runs/base/eval/400: says what changed"
     " since, rank by rank.",
 )
+@click.option(
+    "--queries",
+    type=options.Place(),
+    metavar="TABLE",
+    help="Of retrieval: CSV, TSV or Parquet with columns `query`, `file` (or `key`) and `relevant`"
+    " (0, 1 or more), maybe `category`.",
+)
+@click.option(
+    "--candidates",
+    type=click.Choice(["own", "all"]),
+    help="Of retrieval: rank the pictures that the table judged for a query, or all.  [default: own"
+    " where some are not relevant]",
+)
 @options.DECODE
 @options.PRIOR
 @options.PRIOR_STRENGTH
@@ -109,7 +123,9 @@ def evaluate(
     report every rank. --data is a dataset of `prepare`, or a species set as it is published
     (NABirds, Meta-Album, Rare Species, IDLE-OO Camera Traps), or a folder of such sets; any other
     folder goes with --annotations. The other tasks take the sets of BioCLIP 2's second table as
-    they are published, in --data or in a folder of the task's name below it. A run's results go to
+    they are published, in --data or in a folder of the task's name below it. retrieval searches
+    pictures by texts and texts by pictures: those of --queries, of INQUIRE-Rerank's Parquet in
+    --data, or the captions of a dataset. A run's results go to
     WORKDIR/eval/STEP/, others to --out; with --compare-to a comparison.json lies beside them. It
     may run beside a training, on devices of its own.
 
@@ -121,6 +137,7 @@ def evaluate(
         --class-column disease --where species=tuberosum --tasks few_shot_1 --out results/potato
       bioclip2 evaluate --workdir runs/tuned --data data/birds --compare-to runs/birds/eval/9000
       bioclip2 evaluate --features features/newt --data newt --tasks newt --out results/newt
+      bioclip2 evaluate --model runs/birds --data INQUIRE-Rerank --tasks retrieval --out results/inq
     """
     from bioclip2_jax.errors import UsageError
     from bioclip2_jax.evaluation.run import run, run_once
@@ -139,6 +156,9 @@ def evaluate(
     chosen = parse_tasks(tasks)
     if asked.support and len([task for task in chosen if task.startswith("few_shot")]) != 1:
         raise UsageError("--support is of one kind of few-shot: give --tasks few_shot_1, or _5")
+    if "retrieval" not in chosen and (asked.queries or asked.candidates):
+        option = "--queries" if asked.queries else "--candidates"
+        raise UsageError(f"{option} goes with --tasks retrieval")
     if follow and step:
         raise UsageError("--follow takes the checkpoints as they come: leave out --step")
     if timeout is not None and not follow:

@@ -53,7 +53,20 @@ SOME_FAILED, INTERRUPTED = 3, 130
 @options.DECODE
 @options.PRIOR
 @options.PRIOR_STRENGTH
-@click.option("--k", default=5, type=click.IntRange(min=1), help="Names a picture.")
+@click.option("--k", type=click.IntRange(min=1), help="Names a picture.  [default: 5]")
+@click.option(
+    "--sure",
+    type=click.FloatRange(0.5, 0.99),
+    metavar="P",
+    help="One answer a picture, at the deepest rank at which so large a share of answers is right,"
+    " or `none of these`.",
+)
+@click.option(
+    "--calibration",
+    type=options.Place(),
+    metavar="FILE",
+    help="For --sure: of `bioclip2 calibrate`, for this model and these names.",
+)
 @click.option("--split", help="Only this split of a dataset.  [default: all]")
 @click.option(
     "--truncated",

@@ -1,4 +1,7 @@
-"""Compares two folders of results picture by picture: is one model better, or was it luck?"""
+"""Compares two folders of results picture by picture: is one model better, or was it luck?
+
+Searches are compared query by query, see `compare_search`.
+"""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +13,13 @@ from bioclip2_jax import files
 from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.compare_search import (
+    HeldSearch,
+    compare_search,
+    held_search,
+    search_lines,
+)
+from bioclip2_jax.evaluation.search import TASK as SEARCH
 from bioclip2_jax.evaluation.tables import AT_RANKS, FOLDER, FULL_PATH
 from bioclip2_jax.measures.paired import paired
 from bioclip2_jax.measures.scores import number
@@ -47,6 +57,9 @@ class Held(NamedTuple):
     lineages: dict[str, tuple[str, ...]]
 
 
+AnyHeld = Held | HeldSearch
+
+
 def compare(first: str | Path, second: str | Path) -> schema.Comparison:
     """The tasks that both folders hold per-image results of.
 
@@ -68,7 +81,7 @@ def compare(first: str | Path, second: str | Path) -> schema.Comparison:
     return compare_held(ours, theirs)
 
 
-def compare_held(first: Mapping[str, Held], second: Mapping[str, Held]) -> schema.Comparison:
+def compare_held(first: Mapping[str, AnyHeld], second: Mapping[str, AnyHeld]) -> schema.Comparison:
     """The same of results that were read, with a task in common.
 
     Raises:
@@ -76,15 +89,23 @@ def compare_held(first: Mapping[str, Held], second: Mapping[str, Held]) -> schem
     """
     common = [task for task in first if task in second]
     ours, theirs = first[common[0]], second[common[0]]
+    tasks, retrieval = {}, {}
+    for task in common:
+        match first[task], second[task]:
+            case Held() as before, Held() as now:
+                tasks[task] = _compare_task(task, before, now)
+            case HeldSearch() as before, HeldSearch() as now:
+                retrieval = compare_search(before, now)
     return schema.Comparison(
         first=ours.result.model or str(ours.folder),
         second=theirs.result.model or str(theirs.folder),
-        tasks={task: _compare_task(task, first[task], second[task]) for task in common},
+        tasks=tasks,
+        retrieval=retrieval,
     )
 
 
-def held(folder: Path, tasks: Collection[str] = ()) -> dict[str, Held]:
-    """What a folder holds of every task in which at least one picture was asked for.
+def held(folder: Path, tasks: Collection[str] = ()) -> dict[str, AnyHeld]:
+    """What a folder holds of every task in which at least one picture was asked for, and of search.
 
     Args:
       folder: of results.
@@ -93,10 +114,13 @@ def held(folder: Path, tasks: Collection[str] = ()) -> dict[str, Held]:
     Raises:
       UserError: a file is damaged.
     """
-    results = {}
+    results: dict[str, AnyHeld] = {}
+    if (not tasks or SEARCH in tasks) and (search := held_search(folder)):
+        results[SEARCH] = search
     for path in buckets.named(folder, f"*{SUFFIX}"):
         task = path.name.removesuffix(SUFFIX)
-        answers = _answers(path) if not tasks or task in tasks else {}
+        wanted = task != SEARCH and (not tasks or task in tasks)
+        answers = _answers(path) if wanted else {}
         if answers:
             kind = schema.NewtResult if task == "newt" else schema.SpeciesResult
             result = schema.read(folder / f"{task}.json", kind)
@@ -121,12 +145,12 @@ def nothing_held(folder: str | Path) -> UsageError:
 
 
 def lines(comparison: schema.Comparison) -> list[str]:
-    """A line a task, and below that of zero-shot a table of the ranks."""
+    """A line a task, and below that of zero-shot a table of the ranks; of a search several."""
     return [
         line
         for task, result in comparison.tasks.items()
         for line in (_one_line(task, result), *_rank_lines(result))
-    ]
+    ] + search_lines(comparison)
 
 
 def _one_line(task: str, result: schema.Compared) -> str:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from bioclip2_jax.errors import naming
 from bioclip2_jax.evaluation import schema
-from bioclip2_jax.evaluation.compare import Held, compare_held, held, lines, nothing_held
+from bioclip2_jax.evaluation.compare import AnyHeld, compare_held, held, lines, nothing_held
 from bioclip2_jax.evaluation.subject import Job, Subject
 from bioclip2_jax.files import place
 
 FILE = "comparison.json"
 
-Earlier = Mapping[str, Mapping[str, Held]]  # name of the data → task → results
+Earlier = Mapping[str, Mapping[str, AnyHeld]]  # name of the data → task → results
 
 
 def read_earlier(folder: str | Path, jobs: Sequence[Job]) -> Earlier:
@@ -28,7 +28,7 @@ def read_earlier(folder: str | Path, jobs: Sequence[Job]) -> Earlier:
       UsageError: there are none, as where a model is given.
       UserError: they are damaged.
     """
-    earlier: dict[str, dict[str, Held]] = {}
+    earlier: dict[str, dict[str, AnyHeld]] = {}
     with naming("--compare-to"):
         for job in jobs:
             inner = held(place(folder) / job.folder, [job.task])

@@ -14,6 +14,7 @@ from pathlib import Path
 from bioclip2_jax.data import buckets
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.search_schema import RetrievalResult
 from bioclip2_jax.evaluation.subject import Job
 from bioclip2_jax.evaluation.tasks import TASKS, bearing
 from bioclip2_jax.files import absolute, below, place
@@ -108,7 +109,8 @@ def _is_taken(folder: Path, job: Job) -> bool:
     except UserError:
         return False
     ours, theirs = (bearing(job.task, settings) for settings in (job.settings, made))
-    return any(ours[name] != theirs[name] for name in ("data", "annotations") if name in ours)
+    of_the_set = ("data", "annotations", "queries")
+    return any(ours[name] != theirs[name] for name in of_the_set if name in ours)
 
 
 # ---- Curves
@@ -170,4 +172,10 @@ def figures(result: schema.Result) -> dict[str, float]:
         row |= {f"top1_{rank}": top1 for rank, top1 in tops if top1 is not None}
     if isinstance(result, schema.ZeroShotResult) and result.calibration:
         row["ece"] = result.calibration.ece
+    if isinstance(result, RetrievalResult):
+        row = {
+            f"{direction}/{name}": value
+            for direction in ("text_to_image", "image_to_text")
+            for name, value in getattr(result, direction).figures.items()
+        }
     return row

@@ -2,7 +2,8 @@
 
 Every task writes `TASK.json`, and tables beside it: `TASK_classes.csv`, `TASK_datasets.csv`, for
 zero-shot also `zero_shot_images.csv` (the answers for every image) and `zero_shot_embeddings.npz`
-(one vector a class from its pictures and one from its name), for few-shot `TASK_support.json`.
+(one vector a class from its pictures and one from its name), for few-shot `TASK_support.json`; of
+a search `retrieval_texts.csv` and `retrieval_images.csv`.
 They lie in `WORKDIR/eval/<step>/` for a training run, else in the folder that is named; where the
 data are several species sets, or the result of another set lies there, in a folder of the set's
 name. A comparison with earlier results is `comparison.json` there.
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import bioclip2_jax
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.evaluation import schema, tables
+from bioclip2_jax.evaluation import schema, search, tables
 from bioclip2_jax.evaluation.earlier import compare_with, read_earlier
 from bioclip2_jax.evaluation.follow import (
     apart,
@@ -25,6 +26,7 @@ from bioclip2_jax.evaluation.follow import (
     new_checkpoints,
 )
 from bioclip2_jax.evaluation.schema import Settings
+from bioclip2_jax.evaluation.search_schema import RetrievalResult
 from bioclip2_jax.evaluation.subject import Job, Subject
 from bioclip2_jax.evaluation.tasks import SPECIES_TASKS, TASKS, plan
 from bioclip2_jax.features import embed, store
@@ -68,9 +70,11 @@ def run_once(
     name = model_path or (made_by and made_by.path)
     if name is None:
         raise UsageError("nothing to evaluate: give --workdir, --model or --features")
-    if "zero_shot" in tasks and not model_path:
+    texts = {"zero_shot": "names", search.TASK: "texts"}
+    if not model_path and (first := next((task for task in tasks if task in texts), None)):
         raise UsageError(
-            "zero_shot encodes names: give the --model that made the features, or other --tasks"
+            f"{first} encodes {texts[first]}: give the --model that made the features, or other"
+            " --tasks"
         )
     jobs = plan(settings, tasks, kept)
     earlier = read_earlier(compare_to, jobs) if compare_to else {}
@@ -209,6 +213,8 @@ def _one_line(result: schema.Result, folder: str) -> str:
             f" {len(result.runs)} runs ({result.protocol}); {result.num_images:,} images"
         )
         return line + _bad(result.num_missing, "left out", result.bad)
+    if isinstance(result, RetrievalResult):
+        return f"{head}: {_search_line(result)}" + _bad(result.num_bad, "not read", result.bad)
     assert isinstance(result, schema.SpeciesResult)
     if result.top1 is None:
         return f"{head}: too few images a taxon"
@@ -227,6 +233,26 @@ def _one_line(result: schema.Result, folder: str) -> str:
             f" {fit.num_judged:,}"
         )
     return line + _bad(result.num_bad, "not read", result.bad)
+
+
+def _search_line(result: RetrievalResult) -> str:
+    texts, images = result.text_to_image, result.image_to_text
+    own = result.settings.candidates == "own"
+    low, high = texts.intervals["ndcg_50"]
+    figures = f"nDCG@50 {texts.figures['ndcg_50']:.3f} [{low:.3f}, {high:.3f}]"
+    figures += f" (chance {texts.chance['ndcg_50']:.3f}), AP@50 {texts.figures['ap_50']:.3f}"
+    figures += f", MRR {texts.figures['mrr']:.3f}, recall@10 {texts.figures['recall_10']:.3f}"
+    back = ", ".join(f"hit@{k} {images.figures[f'hit_{k}']:.3f}" for k in (1, 10))
+    line = (
+        f"text to image {figures}; image to text {back};"
+        f" {texts.num_queries:,} texts,"
+        f" {'each of its own' if own else 'all among'} {result.mean_candidates:,.0f} images"
+    )
+    if result.num_without:
+        line += f", {result.num_without:,} texts without a relevant image left out"
+    if result.num_doubled:
+        line += f", {result.num_doubled:,} doubled rows counted once"
+    return line
 
 
 def _bad(count: int, what: str, pictures: Sequence[schema.BadPicture]) -> str:

@@ -53,6 +53,8 @@ class Settings:
       prior_strength: the factor on the logarithm of a count. None without a prior, and for one that
         is fitted on half of the pictures and judged on the others beside the answers, which are
         then without it.
+      queries: a table of what is searched for and which pictures show it (`published.queries`).
+      candidates: of a search, "own": the pictures that were judged for the query, or "all".
     """
 
     data: str | None = None
@@ -68,6 +70,8 @@ class Settings:
     decode: str = "flat"
     prior: str | None = None
     prior_strength: float | None = None
+    queries: str | None = None
+    candidates: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", _release(self.protocol))
@@ -340,12 +344,23 @@ class TaskComparison(Compared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedQueries(Paired):
+    """Two models on the same queries; class averages are over the first column of groups."""
+
+    num_queries: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """`comparison.json`: the two models, and task → how they compare."""
+    """`comparison.json`: the two models, and task → how they compare.
+
+    `retrieval` has direction → figure → how they compare, query by query.
+    """
 
     first: str
     second: str
     tasks: dict[str, TaskComparison]
+    retrieval: dict[str, dict[str, ComparedQueries]] = field(default_factory=dict)
 
 
 # ---- Files

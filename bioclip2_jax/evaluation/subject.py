@@ -14,6 +14,7 @@ from bioclip2_jax.evaluation.schema import Settings
 from bioclip2_jax.features import embed
 from bioclip2_jax.features.encode import SplitFeatures, embed_split
 from bioclip2_jax.features.pictures import open_pictures, pictures_below
+from bioclip2_jax.features.sources import open_source
 from bioclip2_jax.features.store import Store, align, read
 from bioclip2_jax.files import absolute, make_folder
 from bioclip2_jax.weights.load import Model
@@ -63,7 +64,7 @@ class Subject:
     name: str
     batch_size: int
     say: Callable[[str], None]
-    _stores: dict[Path, Store] = field(default_factory=dict)
+    _stores: dict[tuple[Path, str | None], Store] = field(default_factory=dict)
     _splits: dict[tuple[str, str], SplitFeatures] = field(default_factory=dict)
 
     def loaded_model(self) -> Model:
@@ -82,17 +83,30 @@ class Subject:
         make_folder(folder)
         return folder
 
-    def store(self, root: Path | None) -> Store:
-        """The features given, or those of all pictures of a folder, kept beside the results."""
+    def store(
+        self, root: Path | None, *, split: str | None = None, archives: Sequence[Path] = ()
+    ) -> Store:
+        """The features given, or those of all pictures of a folder, kept beside the results.
+
+        Args:
+          root: the folder; None where features are given.
+          split: of a dataset; None for all of it, and for other folders.
+          archives: Parquet files in it that hold the pictures; () where they are files.
+        """
         if self.features is not None or root is None:
             assert self.features is not None, "a plan without a folder is one of kept features"
             return self.features
         root = absolute(root)
-        if root not in self._stores:
+        is_dataset = (root / "features.json").is_file()
+        part = split if is_dataset or archives else None
+        if (root, part) not in self._stores:
             digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-            kept = self.folder / "features" / f"{root.name}-{digest}"
-            is_dataset = (root / "features.json").is_file()
-            pictures = open_pictures(root) if is_dataset else pictures_below(root)
+            name = "-".join(filter(None, [root.name, digest, part]))
+            kept = self.folder / "features" / name
+            if archives:
+                pictures = open_source([str(path) for path in archives])
+            else:
+                pictures = open_pictures(root, split) if is_dataset else pictures_below(root)
             embed.embed(
                 self.loaded_model(),
                 self.name,
@@ -101,8 +115,8 @@ class Subject:
                 batch_size=self.batch_size,
                 say=self.say,
             )
-            self._stores[root] = read(kept)
-        return self._stores[root]
+            self._stores[root, part] = read(kept)
+        return self._stores[root, part]
 
     def split(self, settings: Settings) -> SplitFeatures:
         """The pictures of one split of the features given, or of a dataset."""
@@ -117,7 +131,12 @@ class Subject:
 
 
 def store_split(store: Store, split: str, place: str) -> SplitFeatures:
-    """The pictures of one split of a feature store.
+    """The pictures of one split of a feature store, see `rows_of_split`."""
+    return split_features(rows_of_split(store, split, place))
+
+
+def rows_of_split(store: Store, split: str, place: str) -> Store:
+    """The rows of one split of a feature store.
 
     Raises:
       UsageError: it has none of that split.
@@ -134,7 +153,7 @@ def store_split(store: Store, split: str, place: str) -> SplitFeatures:
             )
         )
         raise UsageError(f"{place}: no features of split {split!r}; {has}")
-    return split_features(rows)
+    return rows
 
 
 def split_features(rows: Store) -> SplitFeatures:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Generic
 
 from bioclip2_jax.errors import UsageError
-from bioclip2_jax.evaluation import beyond, questions, schema, species
+from bioclip2_jax.evaluation import beyond, questions, schema, search, species
 from bioclip2_jax.evaluation.published import beyond as layouts
 from bioclip2_jax.evaluation.published import species as sets
 from bioclip2_jax.evaluation.schema import Settings
+from bioclip2_jax.evaluation.search_schema import RetrievalResult
 from bioclip2_jax.evaluation.subject import Job, Pictures, Subject, store_split
 from bioclip2_jax.features.store import Store
 from bioclip2_jax.files import absolute, below, place
 
-_PATHS = ("data", "annotations", "support", "prior")
+_PATHS = ("data", "annotations", "support", "prior", "queries")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Task(Generic[Pictures]):
       name: in `--tasks`, and of its file of results.
       title: on the page of the report.
       read: which pictures the folder of the published set holds and what is true of them; None for
-        tasks that take any species set.
+        tasks that take any species set, and for search, which has a plan of its own.
       run: from pictures to the result; the tables beside it are written there.
       result: what the file holds.
     """
@@ -52,15 +53,20 @@ _TASKS: tuple[Task[Any], ...] = (
         *(beyond.run_herbarium19, schema.HerbariumResult),
     ),
     Task("plantdoc", "PlantDoc", layouts.plantdoc, beyond.run_plantdoc, schema.PlantDocResult),
+    Task(search.TASK, "Search", None, search.run_retrieval, RetrievalResult),
 )
 TASKS = {task.name: task for task in _TASKS}
-SPECIES_TASKS = tuple(name for name, task in TASKS.items() if task.read is None)
+SPECIES_TASKS = tuple(
+    name for name, task in TASKS.items() if issubclass(task.result, schema.SpeciesResult)
+)
 
 
 def bearing(task: str, settings: Settings) -> dict[str, Any]:
     """The settings that make a difference to a result, paths in one spelling."""
     names = ["data", "protocol"]
-    if task in SPECIES_TASKS:
+    if task == search.TASK:
+        names = ["data", "split", "text_kind", "queries", "candidates"]
+    elif task in SPECIES_TASKS:
         names = ["data", "split", "text_kind", "annotations", "class_column", "where"]
         of_names = ["labels", "templates", "decode", "prior", "prior_strength"]
         names += of_names if task == "zero_shot" else ["support"]
@@ -100,9 +106,12 @@ def plan(settings: Settings, tasks: Sequence[str], features: Store | None) -> li
         raise UsageError(f"--data {settings.data}: there is no such folder")
     if settings.support:
         questions.read_support(settings.support)
+    searched, settings = settings, replace(settings, queries=None, candidates=None)
     on_species = [name for name in tasks if name in SPECIES_TASKS]
     jobs = _species_jobs(settings, on_species, features) if on_species else []
     for name in tasks:
+        if name == search.TASK:
+            jobs.append(search.plan_search(searched, features))
         read = TASKS[name].read
         if read is None:
             continue

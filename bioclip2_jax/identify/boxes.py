@@ -21,6 +21,7 @@ from PIL import Image
 from bioclip2_jax import files
 from bioclip2_jax.data import buckets, images
 from bioclip2_jax.errors import UserError
+from bioclip2_jax.identify.name_lists import RANK
 from bioclip2_jax.identify.obscure import Rule
 from bioclip2_jax.text.taxonomy import RANKS
 
@@ -243,7 +244,8 @@ def write_back(
     answers: dict[tuple[str, int], list[tuple[str, float]]] = {}
     for row in rows:
         if row["score"] is not None:
-            pair = name_of([row[column] for column in names]), row["score"]
+            name = name_of([row[column] for column in names]) or row.get(RANK, "")
+            pair = name, row["score"]
             answers.setdefault((row[columns[0]], row["box"]), []).append(pair)
     for (file, number), best in answers.items():
         detection = entries[file]["detections"][number]

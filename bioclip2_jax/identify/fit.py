@@ -1,7 +1,7 @@
 """Fits a small head to labelled pictures: a table and features in, a `heads.Head` out."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -10,14 +10,12 @@ from threadpoolctl import threadpool_limits
 
 import bioclip2_jax
 from bioclip2_jax import files
-from bioclip2_jax.data import buckets, tables
+from bioclip2_jax.data import tables
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.features import store
-from bioclip2_jax.features.embed import checksum
-from bioclip2_jax.features.encode import embed_images, spread
-from bioclip2_jax.features.parts import Maker
 from bioclip2_jax.identify import heads, labelled
+from bioclip2_jax.identify import kept as keeping
 from bioclip2_jax.identify.heads import About, Head, Verdict
+from bioclip2_jax.identify.kept import Kept
 from bioclip2_jax.identify.label_features import features_of
 from bioclip2_jax.identify.labelled import Labelled
 from bioclip2_jax.measures import choice, confounds, head_figures
@@ -25,9 +23,6 @@ from bioclip2_jax.measures.accuracy import class_average
 from bioclip2_jax.measures.choice import CHOSEN
 from bioclip2_jax.measures.folds import count_folds, deal
 from bioclip2_jax.measures.linear_heads import Linear
-from bioclip2_jax.weights import load as loading
-from bioclip2_jax.weights.description import Preprocess
-from bioclip2_jax.weights.load import Model
 
 FALSE_UNKNOWN = 0.05
 _SMALL = 1 << 22  # numbers
@@ -51,18 +46,6 @@ class Request:
     batch_size: int = 32
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Features [n, dim] float32 of `rows` of the table, who made them, and names of their sets."""
-
-    rows: list[int]
-    features: np.ndarray
-    made: Maker
-    preprocess: Preprocess
-    model: Model | None
-    datasets: Sequence[str] = ()
-
-
 def run(request: Request, say: Callable[[str], None] = lambda note: None) -> About:
     """Fits a head and writes it.
 
@@ -82,7 +65,7 @@ def run(request: Request, say: Callable[[str], None] = lambda note: None) -> Abo
     if (out / heads.ABOUT).exists() and not request.overwrite:
         raise UsageError(f"--out {out}: a head is there; give --overwrite, or another folder")
     rows = labelled.read(request.table, request.column, request.group, say)
-    kept = _of_store(request, rows, say) if request.features else _of_images(request, rows, say)
+    kept = _kept(request, rows, say)
     names = [rows.classes[row] for row in kept.rows]
     classes = sorted(set(names))
     if len(classes) < 2:
@@ -130,6 +113,13 @@ def run(request: Request, say: Callable[[str], None] = lambda note: None) -> Abo
     )
     heads.write(out, Head(about, linear, text if recipe.text_weight else None))
     return about
+
+
+def _kept(request: Request, rows: Labelled, say: Callable[[str], None]) -> Kept:
+    if request.features:
+        return keeping.of_store(request.features, request.model, rows.files, say)
+    assert request.images and request.model
+    return keeping.of_images(request.images, request.model, rows.files, request.batch_size, say)
 
 
 def fitted(
@@ -217,79 +207,13 @@ def _basis(features: np.ndarray) -> np.ndarray | None:
     return np.ascontiguousarray(np.linalg.svd(features, full_matrices=False)[2].T)
 
 
-# ---- Pictures
-
-
-def _of_store(request: Request, rows: Labelled, say: Callable[[str], None]) -> _Kept:
-    assert request.features
-    kept = store.read(request.features)
-    model = loading.load(request.model) if request.model else None
-    if model and checksum(model) != kept.about.model.sha256:
-        raise UsageError(
-            f"{request.features}: features of another model ({kept.about.model.path}); name that"
-            " one as --model"
-        )
-    place_of = {key: place for place, key in enumerate(kept.keys)}
-    names = store.align(rows.files, kept.keys)
-    found = [row for row, name in enumerate(names) if name in place_of]
-    _tell_missing(request.features, rows, found, say)
-    places = [place_of[names[row]] for row in found]
-    return _Kept(
-        rows=found,
-        features=kept.features[places],
-        made=kept.about.model,
-        preprocess=kept.about.preprocess,
-        model=model,
-        datasets=kept.texts["datasetName"][places].tolist(),
-    )
-
-
-def _of_images(request: Request, rows: Labelled, say: Callable[[str], None]) -> _Kept:
-    assert request.images and request.model
-    folder = files.place(request.images)
-    if not folder.is_dir():
-        raise UsageError(f"--images {request.images}: no such folder")
-    model = loading.load(request.model)
-    found: list[int] = []
-    features: list[np.ndarray] = []
-
-    def read(number: int) -> bytes:
-        return buckets.read_bytes(folder / rows.files[number])
-
-    for batch in embed_images(spread(model), len(rows.files), read, request.batch_size):
-        found += batch.indices
-        features.append(batch.features)
-        for number, why in batch.bad[:5]:
-            say(f"{rows.files[number]}: {why}")
-    _tell_missing(request.images, rows, found, say)
-    made = Maker(path=request.model, step=model.step, sha256=checksum(model))
-    return _Kept(
-        rows=found,
-        features=np.concatenate(features),
-        made=made,
-        preprocess=model.preprocess,
-        model=model,
-    )
-
-
-def _tell_missing(place: str, rows: Labelled, found: list[int], say: Callable[[str], None]) -> None:
-    missing = len(rows.files) - len(found)
-    if not found:
-        first = rows.files[0] if rows.files else "a row with a class"
-        raise UserError(f"{place}: none of the table's pictures is here, such as {first}")
-    if missing:
-        there = set(found)
-        first = next(name for row, name in enumerate(rows.files) if row not in there)
-        say(f"{place}: {missing:,} of {len(rows.files):,} pictures cannot be used, {first} first")
-
-
 # ---- What may deceive
 
 
 def _cautions(
     request: Request,
     rows: Labelled,
-    kept: _Kept,
+    kept: Kept,
     classes: list[str],
     labels: np.ndarray,
     groups: np.ndarray | None,

@@ -1,4 +1,4 @@
-"""The table of `fit`: which picture is of which class."""
+"""Tables of pictures that people have named: of classes for `fit`, of taxa for `calibrate`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from bioclip2_jax import files
 from bioclip2_jax.data import tables
 from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax.identify import name_checks
 from bioclip2_jax.identify.heads import UNKNOWN
+from bioclip2_jax.text.taxonomy import Taxon
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,7 @@ def read(path: str, column: str, group: str | None, say: Callable[[str], None]) 
       UsageError: no such file, or column.
       UserError: unreadable, or a row that cannot be used; names the line.
     """
-    place = files.place(path)
-    if not place.is_file():
-        raise UsageError(f"{path}: no such table")
-    table = tables.open_table(place)
-    has = ", ".join(name for name in table.header if name)
-    file_column = table.column(tables.FILE_COLUMNS)
-    if not file_column:
-        raise UsageError(f"{path}: no column with file names, such as `filename`; it has {has}")
+    table, file_column, has = _opened(path)
 
     def header(option: str, name: str) -> str:
         wanted = name if name in table.header else table.column([tables.normal(name)])
@@ -81,6 +76,62 @@ def read(path: str, column: str, group: str | None, say: Callable[[str], None]) 
         rows.groups.append(cell)
     if skipped:
         say(f"{path}: {skipped:,} rows without {column} are left out")
+    _tell_twice(path, twice, say)
+    return rows
+
+
+def read_taxa(path: str, say: Callable[[str], None]) -> tuple[list[str], list[Taxon]]:
+    """The files of a table, and what they show; see `Taxon.from_row`.
+
+    Rows that name no taxon are left out, and synonyms are taken for what they stand for.
+
+    Args:
+      path: of the table.
+      say: receives what was left out.
+
+    Raises:
+      UsageError: no such file, or column.
+      UserError: unreadable, or a row that cannot be used; names the line.
+    """
+    table, file_column, has = _opened(path)
+    known: dict[str, Taxon] = {}
+    skipped = twice = 0
+    for line, row in table.rows():
+        name, taxon = row[file_column], name_checks.accepted_taxon(row)[0]
+        if taxon.deepest_rank is None:
+            skipped += 1
+            continue
+        if not name:
+            raise UserError(
+                f"{path}, line {line}: no file in {file_column}; name the picture, or take it out"
+            )
+        if known.setdefault(name, taxon) != taxon:
+            raise UserError(
+                f"{path}, line {line}: {name} is {taxon.scientific_name} here and"
+                f" {known[name].scientific_name} above; keep one of the rows"
+            )
+        twice += 1
+    if not known:
+        raise UserError(f"{path}: no row names a taxon, such as in `scientificName`; it has {has}")
+    if skipped:
+        say(f"{path}: {skipped:,} rows that name no taxon are left out")
+    _tell_twice(path, twice - len(known), say)
+    return list(known), list(known.values())
+
+
+def _opened(path: str) -> tuple[tables.Table, str, str]:
+    """A table, its column of files, and what columns it has."""
+    place = files.place(path)
+    if not place.is_file():
+        raise UsageError(f"{path}: no such table")
+    table = tables.open_table(place)
+    has = ", ".join(name for name in table.header if name)
+    file_column = table.column(tables.FILE_COLUMNS)
+    if not file_column:
+        raise UsageError(f"{path}: no column with file names, such as `filename`; it has {has}")
+    return table, file_column, has
+
+
+def _tell_twice(path: str, twice: int, say: Callable[[str], None]) -> None:
     if twice:
         say(f"{path}: {twice:,} rows repeat a picture, which counts once")
-    return rows

@@ -1,5 +1,6 @@
 """Closed lists of names to choose from: free labels, or the taxa of a table."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from bioclip2_jax.text import captions
 from bioclip2_jax.text.names import common_name
 from bioclip2_jax.text.taxonomy import RANKS, Taxon
 
+RANK = "rank"  # the column that says how deep an answer goes, where answers differ in that
+
 
 @dataclass(frozen=True)
 class LabelSet:
@@ -32,6 +35,7 @@ class LabelSet:
       rank: that is answered at; "" for free labels.
       vectors: features of the names, where they are made already; `names` is empty then.
       notes: what people should know of the list.
+      above: [texts] the cells of all answers above a text's own, where there may be such.
     """
 
     names: list[str]
@@ -42,11 +46,37 @@ class LabelSet:
     rank: str = ""
     vectors: label_files.Vectors | None = None
     notes: tuple[str, ...] = ()
+    above: tuple[tuple[tuple[str, ...], ...], ...] = ()
 
     @property
     def is_long(self) -> bool:
         """Whether scores are better looked at by stretches."""
         return len(self.groups) > streamed.LONG
+
+    def answers_of(self, text: int) -> tuple[tuple[str, ...], ...]:
+        """The cells of all answers that stand for a text, by its number."""
+        return (self.rows[self.groups[text]], *(self.above[text] if self.above else ()))
+
+    def tells(self) -> str:
+        """In few letters; two that are alike give the same answers."""
+        names = (*self.names, *self.columns, *map("|".join, self.rows))
+        names += (self.vectors.tells(),) if self.vectors else ()
+        return f"{len(self.rows):,} with checksum {checksum(*names)}"
+
+
+def tells_prior(counts: np.ndarray | None, strength: float) -> str:
+    """A prior in few letters, see `Namer`."""
+    if counts is None:
+        return "none"
+    return f"checksum {checksum(*map(repr, counts.tolist()))}, strength {strength}"
+
+
+def checksum(*texts: str) -> str:
+    """The first letters of SHA-256 over texts."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def read_labels(path: str | Path) -> LabelSet:

@@ -205,8 +205,8 @@ def read(path: str, labels: LabelSet) -> Obscured:
             meant = name_checks.meant(wanted[0][1], (n for rank, n in known if rank in ranks))
             missing.append(f"{path}: {wanted[0][1]} is not among the names{meant}")
         for place in places:
-            cells = labels.rows[labels.groups[place]]
-            stricter = coarsest([rules.get(cells), rule])
-            assert stricter
-            rules[cells] = stricter
+            for cells in labels.answers_of(place):
+                stricter = coarsest([rules.get(cells), rule])
+                assert stricter
+                rules[cells] = stricter
     return Obscured(rules=rules, notes=name_checks.shortened(missing))

@@ -8,6 +8,7 @@ from bioclip2_jax.identify import formats, name_lists
 from bioclip2_jax.identify.name_lists import LabelSet
 
 PRIOR_STRENGTH = 0.25
+NUM_ANSWERS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Request:
     decode: str
     prior: str | None
     prior_strength: float | None
-    k: int
+    k: int | None
     batch_size: int
     truncated: Literal["refuse", "use"]
     output: str
@@ -46,6 +47,13 @@ class Request:
     media: str | None = None
     package: str | None = None
     timezone: str | None = None
+    sure: float | None = None
+    calibration: str | None = None
+
+    @property
+    def num_answers(self) -> int:
+        """Of a picture, at most."""
+        return NUM_ANSWERS if self.k is None else self.k
 
     @property
     def strength(self) -> float:
@@ -94,10 +102,34 @@ class Request:
                 f"--obscure goes with --coordinates or --format {formats.CAMTRAP}; no other output"
                 " has any"
             )
+        if self.sure is not None or self.calibration:
+            self._refuse_unsure()
         if self.head:
             self._refuse_beside_head()
         if self.obscure and self.labels:
             raise UsageError("--obscure needs the lineages of --taxa; free --labels have none")
+
+    def _refuse_unsure(self) -> None:
+        """What no calibration says anything about."""
+        if not self.calibration:
+            raise UsageError(
+                f"--sure {self.sure:g} needs --calibration FILE: scores are not probabilities, and"
+                " only pictures whose names are known tell which of them to believe; `bioclip2"
+                " calibrate` makes the file from such"
+            )
+        if self.sure is None:
+            raise UsageError("--calibration goes with --sure P, the share of answers to be right")
+        if self.head:
+            raise UsageError(
+                "--sure does not go with --head, which answers `unknown` below a threshold of its"
+                " own (`fit --false-unknown`)"
+            )
+        if self.labels:
+            raise UsageError("--sure needs the lineages of --taxa; free --labels have none")
+        if self.decode != "flat":
+            raise UsageError("--sure goes down the tree in its own way, without --decode")
+        if self.k is not None:
+            raise UsageError("--sure gives one answer a picture; leave --k out")
 
     def _refuse_beside_head(self) -> None:
         """What needs names, which a head has not."""

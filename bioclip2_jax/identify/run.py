@@ -1,7 +1,6 @@
 """One call of `predict` from its options to its output: begun, gone on with, and written down."""
 
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -20,11 +19,12 @@ from bioclip2_jax.errors import UsageError, reason
 from bioclip2_jax.features.embed import checksum
 from bioclip2_jax.features.encode import spread
 from bioclip2_jax.features.store import Store
-from bioclip2_jax.identify import formats, heads, inputs, obscure, outputs
+from bioclip2_jax.identify import formats, heads, inputs, name_lists, obscure, outputs, sure
 from bioclip2_jax.identify.boxes import Boxes, Cut, write_back
 from bioclip2_jax.identify.camtrap import asked
 from bioclip2_jax.identify.camtrap import package as camtrap
 from bioclip2_jax.identify.captured import Captured
+from bioclip2_jax.identify.ladder import Ladder
 from bioclip2_jax.identify.name_lists import LabelSet
 from bioclip2_jax.identify.obscure import Obscured, Rule
 from bioclip2_jax.identify.predict import Namer, Names, Prediction, predict, predict_kept
@@ -70,10 +70,16 @@ def run(
     head = heads.read(request.head) if request.head else None
     labels = head.labels if head else label_list(request)
     request.refuse()
+    counts = counts_of(request.prior, labels.taxa) if request.prior else None
+    ladder, calibration = None, None
+    if request.calibration:
+        calibration, ladder = sure.read(request.calibration), Ladder(labels)
+        prior = name_lists.tells_prior(counts, request.strength)
+        calibration.check(labels, prior, request.calibration)
+        labels = ladder.labels
     obscured = obscure.read(request.obscure, labels) if request.obscure else None
     for note in (*labels.notes, *(obscured.notes if obscured else ())):
         say(note)
-    counts = counts_of(request.prior, labels.taxa) if request.prior else None
     listed = inputs.read_list(request.list_file) if request.list_file else []
     with ExitStack() as stack:
         if request.boxes:
@@ -86,6 +92,8 @@ def run(
         count = _count(found)
         settings = _settings(request, found, labels, counts, obscured)
         settings |= {"--head": head.tells()} if head else {}
+        if calibration:
+            settings |= {"--sure": str(request.sure), "--calibration": calibration.tells()}
         hides = obscured is not None and request.has_places  # which the last picture may tell
         grows = formats.grows(request.format) and not request.goes_back and not hides
         path = request.output.rstrip("/") if package else request.output
@@ -95,7 +103,9 @@ def run(
         log = _Log(request, count, output)
         model = loading.load(request.model)
         needs_sum = request.log or request.columns == "dwc" or isinstance(found, Store)
-        needs_sum = needs_sum or head or package or isinstance(output, outputs.Resumed)
+        needs_sum = (
+            needs_sum or head or calibration or package or isinstance(output, outputs.Resumed)
+        )
         sha256 = checksum(model) if needs_sum else ""
         if isinstance(found, Store) and found.about.model.sha256 != sha256:
             raise UsageError(
@@ -104,6 +114,8 @@ def run(
             )
         if head:
             head.check(model, sha256, str(request.head))
+        if calibration:
+            calibration.check_model(model, sha256, str(request.calibration))
         sheet = _sheet(request, labels, obscured, sha256, output.calls[0]["start"])
         devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
         form = request.format if grows else "jsonl"
@@ -115,7 +127,17 @@ def run(
 
         def namer_of(model: loading.Model) -> Names:
             if head:
-                return heads.HeadNamer(head, request.k)
+                return heads.HeadNamer(head, request.num_answers)
+            if calibration and ladder and request.sure:
+                return sure.SureNamer(
+                    model,
+                    ladder,
+                    calibration,
+                    request.sure,
+                    batch_size=request.batch_size,
+                    counts=counts,
+                    strength=request.strength,
+                )
             return _namer(request, labels, counts, model)
 
         batches = _batches(request, found, namer_of, model, position)
@@ -216,29 +238,19 @@ def _settings(
     """All that the rows depend on, but for the model; not what a package adds to them."""
     if isinstance(found, Store):
         about = json.dumps(asdict(found.about), sort_keys=True, default=str)
-        listing = f"features with checksum {_sum(about, *found.keys)}"
+        listing = f"features with checksum {name_lists.checksum(about, *found.keys)}"
     else:
         listing = found.listing()
-    names = (*labels.names, *labels.columns, *map("|".join, labels.rows))
-    names += (labels.vectors.tells(),) if labels.vectors else ()
-    settings = {"pictures": listing, "names": f"{len(labels.rows):,} with checksum {_sum(*names)}"}
-    options = ("decode", "k", "batch_size", "truncated", "format", "columns", "bom", "coordinates")
+    settings = {"pictures": listing, "names": labels.tells()}
+    settings["--k"] = str(request.num_answers)
+    options = ("decode", "batch_size", "truncated", "format", "columns", "bom", "coordinates")
     for name in options:
         settings[f"--{name.replace('_', '-')}"] = str(getattr(request, name))
-    prior = "none"
-    if counts is not None:
-        prior = f"checksum {_sum(*map(repr, counts.tolist()))}, strength {request.strength}"
+    prior = name_lists.tells_prior(counts, request.strength)
     if obscured and not request.is_package:
         lines = sorted(f"{cells} {rule}" for cells, rule in obscured.rules.items())
-        settings["--obscure"] = f"{len(lines):,} rules with checksum {_sum(*lines)}"
+        settings["--obscure"] = f"{len(lines):,} rules with checksum {name_lists.checksum(*lines)}"
     return settings | {"--prior": prior, "version": bioclip2_jax.__version__}
-
-
-def _sum(*texts: str) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()[:12]
 
 
 def _namer(
@@ -247,7 +259,7 @@ def _namer(
     return Namer(
         model,
         labels,
-        k=request.k,
+        k=request.num_answers,
         batch_size=request.batch_size,
         decode=request.decode,
         counts=counts,

@@ -120,20 +120,8 @@ def temperature_scaling(
     fitted, judged = np.split(order, [len(order) // 2])
     fitted = fitted[: max(1, FIT_SCORES // len(class_features))]
     gaps = image_features[fitted] @ class_features.T
-    own = gaps[np.arange(len(fitted)), labels[fitted]].astype(np.float64)
-    largest = gaps.max(axis=1)
-    own -= largest
-    gaps -= largest[:, None]
-
-    def loss(log_temperature: float) -> float:
-        scale = np.float32(logit_scale / np.exp(log_temperature))
-        totals = np.exp(scale * gaps).sum(axis=1, dtype=np.float64)
-        return float(np.mean(np.log(totals) - scale * own))
-
-    minimum = minimize_scalar(
-        loss, bounds=(-WIDEST, WIDEST), method="bounded", options={"xatol": 1e-4}
-    )
-    temperature = float(np.exp(minimum.x))
+    log_temperature = _best_log_temperature(gaps, labels[fitted], logit_scale)
+    temperature = float(np.exp(log_temperature))
 
     scales = {"before": logit_scale, "after": logit_scale / temperature}
     scores = {name: np.zeros(len(judged)) for name in scales}
@@ -157,11 +145,39 @@ def temperature_scaling(
         nll_before=float(losses["before"].mean()),
         ece_after=summary(scores["after"], right).ece,
         nll_after=float(losses["after"].mean()),
-        caution=_caution(minimum.x, len(fitted)),
+        caution=caution(log_temperature, len(fitted)),
     )
 
 
-def _caution(log_temperature: float, num_fitted: int) -> str:
+def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature by which logits have the least mean negative log-likelihood.
+
+    Args:
+      logits: [n, c] float32 of one picture or more, which are changed.
+      labels: [n] int, true class.
+    """
+    return float(np.exp(_best_log_temperature(logits, labels, 1.0)))
+
+
+def _best_log_temperature(gaps: np.ndarray, labels: np.ndarray, scale: float) -> float:
+    own = gaps[np.arange(len(gaps)), labels].astype(np.float64)
+    largest = gaps.max(axis=1)
+    own -= largest
+    gaps -= largest[:, None]
+
+    def loss(log_temperature: float) -> float:
+        factor = np.float32(scale / np.exp(log_temperature))
+        totals = np.exp(factor * gaps).sum(axis=1, dtype=np.float64)
+        return float(np.mean(np.log(totals) - factor * own))
+
+    minimum = minimize_scalar(
+        loss, bounds=(-WIDEST, WIDEST), method="bounded", options={"xatol": 1e-4}
+    )
+    return float(minimum.x)
+
+
+def caution(log_temperature: float, num_fitted: int) -> str:
+    """Why a temperature is not to be relied on; "" where nothing speaks against it."""
     said = []
     if abs(log_temperature) > WIDEST - 0.01:
         said.append("the best temperature lies at the bound of those that were looked at")

@@ -46,7 +46,7 @@ def paired(
     is left out of that resample's class average.
 
     Args:
-      first, second: [n] int, how often each model was right.
+      first, second: [n] numbers, how often each model was right, or a figure between 0 and 1.
       labels: [n] int, class of every image.
       trials: [n] int, how often each image was asked, once or more; None for once.
       seed: of the resampling.

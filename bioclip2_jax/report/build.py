@@ -14,6 +14,7 @@ import bioclip2_jax
 from bioclip2_jax import files
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.search_schema import RetrievalResult
 from bioclip2_jax.evaluation.tables import FOLDER
 from bioclip2_jax.measures.prior import PriorPoint
 from bioclip2_jax.report import emergence, gather, pictures, published, tables
@@ -98,6 +99,7 @@ def _write(
         ],
         "few_shot": tables.few_shot_rows(latest),
         "beyond": beyond,
+        "searches": of_kind(RetrievalResult),
         "emergence": [_checked(emergence.part, result) for result in analyses],
         "runs": training_parts(latest, workdir),
         "left_out": [(r, lost) for r in latest if (lost := tables.left_out(r))],

@@ -68,11 +68,12 @@ class ResultFile:
 
     @property
     def set_name(self) -> str:
-        """What the pictures are called: the annotation table, or the dataset and its split."""
+        """What the pictures are called: the table that tells of them, or the dataset and split."""
         if isinstance(self.values, schema.BeyondResult):
             return TASKS[self.kind].title
-        if self.settings.get("annotations"):
-            return published.set_name(self.settings["annotations"])
+        table = "queries" if self.kind == "retrieval" else "annotations"
+        if self.settings.get(table):
+            return published.set_name(self.settings[table])
         data, split = self.settings.get("data"), self.settings.get("split")
         name = published.set_name(data) if data else "kept features"
         return f"{name}, {split}" if split else name

@@ -127,7 +127,12 @@ def training_differences(steps: int = 30) -> tuple[float, float]:
     """
     config = quickstart.get_config()
     config.train.update(
-        batch_size=32, replay_batch_size=16, steps=steps, warmup_steps=5, learning_rate=1e-4
+        batch_size=32,
+        replay_batch_size=16,
+        steps=steps,
+        warmup_steps=5,
+        learning_rate=1e-4,
+        level_weight=0.0,
     )
     config.model.dtype = "float32"
     settings = recipe.compose(config).step

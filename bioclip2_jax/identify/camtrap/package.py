@@ -273,12 +273,12 @@ class Package:
             pairs = [(formats.scientific(self.columns, c)[0], s) for c, s in row["answers"][1:]]
             others = "; ".join(f"{name} {score:.3f}" for name, score in pairs)
             return cells | {
-                "observationType": taxon.kind,
+                "observationType": "animal" if row["box"] and not taxon.name else taxon.kind,
                 "scientificName": taxon.name,
                 "classificationMethod": "machine",
                 "classifiedBy": self.model,
                 "classificationTimestamp": self.created,
-                "classificationProbability": taxon.score,
+                "classificationProbability": taxon.score if taxon.name else "",
                 "observationTags": f"detectionConfidence:{confidence:g}" if row["box"] else "",
                 "observationComments": f"other names: {others}" if others else "",
             }

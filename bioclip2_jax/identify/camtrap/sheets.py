@@ -11,6 +11,7 @@ from typing import Any
 from bioclip2_jax import files
 from bioclip2_jax.identify import formats
 from bioclip2_jax.identify.camtrap import schemas
+from bioclip2_jax.identify.name_lists import RANK
 
 SET_ASIDE = ("filePath", "deploymentID", "scientificName", "classificationProbability", "reason")
 
@@ -36,13 +37,16 @@ class Taxon:
             return cls()
         cells, score = answers[0]
         name, rank, above = formats.scientific(columns, cells)
-        known = {key: value for key, value in above.items() if value and value != name}
+        cells_of = {key: value for key, value in above.items() if key != RANK}
+        known = {key: value for key, value in cells_of.items() if value and value != name}
         about = {"scientificName": name, "taxonRank": rank, **known}
         return cls(name, score, about)
 
     @property
     def kind(self) -> str:
-        """Camtrap DP knows neither plants nor fungi."""
+        """Camtrap DP knows neither plants nor fungi; nor is told what shows none of the names."""
+        if not self.name:
+            return "unknown"
         if self.name == "Homo sapiens":
             return "human"
         kingdom = self.about.get("kingdom", "Animalia")
