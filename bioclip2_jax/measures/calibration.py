@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
+from bioclip2_jax.measures import minimum
 from bioclip2_jax.measures.scores import cosine_chunks
 
 BINS = 15
@@ -170,10 +170,7 @@ def _best_log_temperature(gaps: np.ndarray, labels: np.ndarray, scale: float) ->
         totals = np.exp(factor * gaps).sum(axis=1, dtype=np.float64)
         return float(np.mean(np.log(totals) - factor * own))
 
-    minimum = minimize_scalar(
-        loss, bounds=(-WIDEST, WIDEST), method="bounded", options={"xatol": 1e-4}
-    )
-    return float(minimum.x)
+    return minimum.between(loss, -WIDEST, WIDEST, 1e-4)[0]
 
 
 def caution(log_temperature: float, num_fitted: int) -> str:

@@ -14,9 +14,11 @@ from typing import Literal
 
 import numpy as np
 import scipy.linalg
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
+
+from bioclip2_jax.measures import minimum
 
 Kind = Literal["simple_shot", "ridge", "logistic"]
 RIDGES = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)  # in units of the mean eigenvalue
@@ -188,9 +190,8 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
 
     center = np.log(spread)
-    bounds = center - _WIDEST, center + _WIDEST
-    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 0.01})
-    return float(np.exp(best.x)), float(best.fun)
+    best, least = minimum.between(loss, center - _WIDEST, center + _WIDEST, 0.01)
+    return float(np.exp(best)), least
 
 
 def _inverse_distances(features: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
+from bioclip2_jax.measures import minimum
 from bioclip2_jax.measures.accuracy import class_average
 from bioclip2_jax.measures.calibration import FIT_SCORES, HANDFUL, summary
-from bioclip2_jax.measures.scores import cosine_chunks, log_counts
+from bioclip2_jax.measures.scores import cosine_chunks
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)  # of the whole trade-off
 STRONGEST = 2.0  # of the strengths that are fitted
@@ -79,14 +79,14 @@ def points(
       commonest: the class whose accuracy is told apart.
       strengths: to try.
     """
-    logs = log_counts(counts)
+    log_counts = np.log(np.maximum(counts, 1))
     strengths = sorted(set(strengths))
     answers = np.zeros((len(strengths), len(labels)), np.int64)
     scores, losses = np.zeros(answers.shape), np.zeros(answers.shape)
     for rows, cosines in cosine_chunks(image_features, class_features):
         every, truth = np.arange(len(cosines)), labels[rows]
         for place, strength in enumerate(strengths):
-            weighed = cosines + (strength / logit_scale * logs).astype(cosines.dtype)
+            weighed = cosines + (strength / logit_scale * log_counts).astype(cosines.dtype)
             first = answers[place, rows] = weighed.argmax(axis=1)
             weighed -= weighed[every, first][:, None]
             own = logit_scale * weighed[every, truth].astype(np.float64)
@@ -140,21 +140,20 @@ def fit(
         return None
     fitted, judged = halves(keys)
     fitted = fitted[: max(1, FIT_SCORES // len(class_features))]
-    logs = log_counts(counts).astype(np.float32)
-    logs -= logs.max()
+    log_counts = np.log(np.maximum(counts, 1)).astype(np.float32)
+    log_counts -= log_counts.max()
     logits = np.float32(logit_scale) * (image_features[fitted] @ class_features.T)
     logits -= logits.max(axis=1, keepdims=True)
-    own, own_count = logits[np.arange(len(fitted)), labels[fitted]], logs[labels[fitted]]
+    own, own_count = logits[np.arange(len(fitted)), labels[fitted]], log_counts[labels[fitted]]
 
     def loss(strength: float) -> float:
         # No exponent is above 0, and that of a row's largest logit far above the least number.
-        weights = np.exp(logits + np.float32(strength) * logs)
+        weights = np.exp(logits + np.float32(strength) * log_counts)
         totals = np.log(weights.sum(axis=1, dtype=np.float64))
         return float(np.mean(totals - own - strength * own_count))
 
-    found = minimize_scalar(loss, bounds=(0, STRONGEST), method="bounded", options={"xatol": 1e-4})
-    # The search never tries its bounds themselves.
-    strength = min((0.0, float(found.x), STRONGEST), key=loss)
+    found = minimum.between(loss, 0, STRONGEST, 1e-4)[0]
+    strength = min((0.0, found, STRONGEST), key=loss)  # the search never tries its bounds
     before, *after = points(
         *(image_features[judged], labels[judged], class_features, logit_scale, counts),
         commonest=commonest,
