@@ -1,5 +1,6 @@
 """Nothing is lost: runs killed anywhere, settings that differ, formats and what tells of a run."""
 
+import contextlib
 import csv
 import io
 import json
@@ -181,6 +182,21 @@ def test_processes_that_are_killed_lose_nothing(home):
     assert [call["position"] for call in log["calls"]] == sorted(
         call["position"] for call in log["calls"]
     )
+
+
+def test_an_interrupt_whose_exception_is_dropped_is_not_lost(home, monkeypatch):
+    class Drops(Counted):
+        def encode_image(self, images, normalize=True):
+            if Counted.batches == 1:
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+            return super().encode_image(images, normalize)
+
+    monkeypatch.setattr(loading, "load", lambda path: Drops())
+    done = bioclip2(*CALL, "--output", "cut.csv")
+    assert done.returncode == 130 and "the same command goes on" in done.stderr
+    assert 2 <= Counted.batches < 5 and marks("cut.csv")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def marks(path: str) -> list[str]:

@@ -24,6 +24,8 @@ from bioclip2_jax.training.step import StepSettings
 _PLACES = ("init", "compile_cache", "data.dir", "data.replay_dir")
 # What a run keeps of its first start, and what that was before there was the key.
 _KEPT = {"data.decode": "pillow", "data.order": 1, "train.ema": 0.0}
+# What may change, but not by a recipe that has come to have it since.
+_KEPT_IF_OLDER = {"train.level_weight": 0.0}
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ConfigDict, Path]:
@@ -145,7 +147,8 @@ def keep_as_begun(config: ConfigDict, workdir: Path) -> list[str]:
                 f"{workdir}: begun with config.train.rank_weights, which this version has no more;"
                 " end it with version 0.2, or begin another run with config.train.level_weight"
             )
-        for key, before in _KEPT.items():
+        older = {key: value for key, value in _KEPT_IF_OLDER.items() if key not in begun}
+        for key, before in (_KEPT | older).items():
             value = begun.get(key, before)
             if now.get(key, value) != value:
                 config.update_from_flattened_dict({key: value})
