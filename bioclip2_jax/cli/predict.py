@@ -1,8 +1,6 @@
 """`bioclip2 predict`."""
 
-import contextlib
-import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -190,8 +188,7 @@ def predict(model_path: str, form: str | None, **how: Any) -> None:
     ending = how["output"].lower().rpartition(".")[2]
     form = form or (ending if ending in ("parquet", "jsonl") else "csv")
     try:
-        with _interruptible() as watch:
-            done = run(Request(model=model_path, format=form, **how), watch=watch, say=_say)
+        done = run(Request(model=model_path, format=form, **how), watch=_watch, say=_say)
     except KeyboardInterrupt:
         on = "" if how["output"] == "-" else "; the same command goes on where it was"
         click.echo(f"interrupted{on}", err=True)
@@ -214,31 +211,6 @@ def predict(model_path: str, form: str | None, **how: Any) -> None:
 
 def _say(note: str) -> None:
     click.echo(note, err=True)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[int, int, Iterable[list]], Iterator[list]]]:
-    """`_watch`, which also minds a Ctrl-C whose exception was lost.
-
-    One that is raised where C code calls back into Python may be dropped there without a word.
-    """
-    caught: list[int] = []
-
-    def handler(number: int, frame: Any) -> None:
-        caught.append(number)
-        signal.default_int_handler(number, frame)
-
-    def watch(position: int, count: int, batches: Iterable[list]) -> Iterator[list]:
-        for batch in _watch(position, count, batches):
-            yield batch
-            if caught:
-                raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield watch
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _watch(position: int, count: int, batches: Iterable[list]) -> Iterator[list]:
