@@ -11,5 +11,5 @@ from configs import bioclip2_vitl14
 def get_config() -> ConfigDict:
     """Set `data.dir`, `data.replay_dir` and `init`, as there."""
     config = bioclip2_vitl14.get_config()
-    config.train.level_weight = 0.5
+    config.train.level_weight = 0.15
     return config
