@@ -5,24 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from colour_world import COLOURS, ColourModel
+from commands import call, said
 from PIL import Image
 
-from bioclip2_jax import cli
-from bioclip2_jax.errors import UserError
 from bioclip2_jax.identify import heads
 from bioclip2_jax.weights import load as loading
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.cli, arguments)
-
-
-def said(result: Result) -> str:
-    """The one sentence of an error of ours."""
-    assert isinstance(result.exception, UserError), result.exception
-    return str(result.exception)
 
 
 @pytest.fixture

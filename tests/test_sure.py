@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from colour_world import COLOURS, ColourModel
+from commands import call, said
 from PIL import Image
 from scipy.special import softmax
 
-from bioclip2_jax import cli
-from bioclip2_jax.errors import UserError
 from bioclip2_jax.identify import name_lists, sure
 from bioclip2_jax.identify.ladder import NONE, RIGHT, WRONG, Ladder
 from bioclip2_jax.measures import outside
@@ -129,16 +127,6 @@ def test_an_answer_is_right_by_its_name_at_its_rank(tmp_path):
 
 
 # ---- The commands
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.cli, arguments)
-
-
-def said(result: Result) -> str:
-    """The one sentence of an error of ours."""
-    assert isinstance(result.exception, UserError), result.exception
-    return str(result.exception)
 
 
 @pytest.fixture

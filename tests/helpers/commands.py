@@ -5,7 +5,10 @@ import io
 import subprocess
 from unittest import mock
 
+from click.testing import CliRunner, Result
+
 from bioclip2_jax import cli
+from bioclip2_jax.errors import UserError
 
 
 def bioclip2(*arguments: object) -> subprocess.CompletedProcess:
@@ -22,3 +25,14 @@ def bioclip2(*arguments: object) -> subprocess.CompletedProcess:
         except SystemExit as end:
             code = end.code or 0
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
+def call(*arguments: str) -> Result:
+    """Runs one command; an error of ours is its `exception`."""
+    return CliRunner().invoke(cli.cli, arguments)
+
+
+def said(result: Result) -> str:
+    """The one sentence of an error of ours."""
+    assert isinstance(result.exception, UserError), result.exception
+    return str(result.exception)
