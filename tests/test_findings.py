@@ -1,6 +1,5 @@
 """Results of analyses as files: what is written is read, and so are files of the first version."""
 
-import dataclasses
 import json
 
 import pytest
@@ -9,7 +8,6 @@ from result_files import WITHIN, put
 from bioclip2_jax.analysis import theory
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.evaluation import experiments, findings, schema
-from bioclip2_jax.prepare.simulated.tree import TRAITS
 from bioclip2_jax.report.figures.theory import theory_curves
 
 
@@ -47,10 +45,3 @@ def test_theory_is_drawn_alike_from_its_file(tmp_path, monkeypatch):
     assert theory_curves(stored) == theory_curves(result)
     rows = json.loads((tmp_path / "theory.json").read_text())["hierarchy"]
     assert [("rho" in row) for row in rows] == [row["space"] == "seen" for row in rows]
-
-
-def test_the_study_has_a_measure_for_every_trait_of_the_tree():
-    names = [field.name for field in dataclasses.fields(experiments.Measures)]
-    assert [name for name in names if name.startswith("ridge_r_")] == [
-        f"ridge_r_{trait}" for trait in TRAITS
-    ]

@@ -1,129 +1,234 @@
-"""The scaling study: what it trains on, what it measures, and that it goes on where it stopped."""
+"""The scaling study: the world of factors, what is measured in it, and the command's way."""
 
 import dataclasses
-import itertools
+import json
 
-import jax
 import numpy as np
 import pytest
-from kept_models import save_run
 
-from bioclip2_jax.analysis import study as scaling_study
-from bioclip2_jax.analysis.scaling import Truth, measure
+from bioclip2_jax.analysis import factor_encoder, factor_study, factors
+from bioclip2_jax.analysis import study as program
+from bioclip2_jax.analysis.factors import FactorWorld
+from bioclip2_jax.analysis.scaling import (
+    Exam,
+    Truth,
+    measure,
+    traits_permuted,
+    variants_permuted,
+    variation,
+)
 from bioclip2_jax.errors import UsageError, UserError
-from bioclip2_jax.models import clip
-from bioclip2_jax.models.presets import PRESETS
-from bioclip2_jax.prepare.simulated.tree import TRAITS, grow_tree
-from bioclip2_jax.weights.description import Preprocess
+from bioclip2_jax.evaluation import schema
+from bioclip2_jax.evaluation.experiments import Row, Scaling
+from bioclip2_jax.report.build import build_results
 from configs import scaling
 
-STUDY = scaling_study.Study(sizes=(40, 60), num_species=40, seeds=(0,))
+BRANCHES = (2, 2, 2, 5)
+
+
+# ---- The world
 
 
 @pytest.fixture(scope="module")
 def world():
-    return scaling_study._World(STUDY, 32)
+    return FactorWorld(0, BRANCHES, unseen=10)
 
 
-def test_larger_parts_hold_the_smaller_and_the_smallest_all_species(world):
-    small, large = (list(world.records("hierarchical", size)) for size in STUDY.sizes)
-    assert [r["key"] for r in large[: len(small)]] == [r["key"] for r in small]
-    assert len({r["key"] for r in large}) == 60
-    assert len({(r["family"], r["genus"], r["species"]) for r in small}) == 40
+def test_a_world_is_a_function_of_its_seed(world):
+    again, other = FactorWorld(0, BRANCHES, unseen=10), FactorWorld(1, BRANCHES, unseen=10)
+    pictures = [
+        w.render(w.draw(w.pool, 50, np.random.default_rng(5))[1], np.random.default_rng(6))
+        for w in (world, again, other)
+    ]
+    assert (pictures[0] == pictures[1]).all() and not np.allclose(pictures[0], pictures[2])
+    elsewhere = FactorWorld(0, BRANCHES, unseen=10, tree=1)
+    assert not np.allclose(elsewhere.inherited, world.inherited)
+    shown = np.ones((3, factors.FACTORS))
+    same = [w.render(shown, np.random.default_rng(6)) for w in (world, elsewhere)]
+    assert (same[0] == same[1]).all()
 
 
-def test_flat_names_are_one_word_a_species_and_the_pictures_are_the_same(world):
-    named, flat = (list(world.records(captions, 60)) for captions in scaling_study.CAPTIONS)
-    assert [r["image"] for r in named] == [r["image"] for r in flat]
-    assert not any(r[rank] for r in flat for rank in ("kingdom", "class", "family", "genus"))
-    words = {(n["genus"], n["species"]): f["species"] for n, f in zip(named, flat, strict=True)}
-    assert len(set(words.values())) == len(words) == 40
-    assert not any(" " in word for word in words.values())
+def test_unseen_species_are_never_drawn_and_all_others_are(world):
+    drawn = world.draw(world.pool, 60, np.random.default_rng(0))[0]
+    assert set(drawn) == set(world.pool) and not set(drawn) & set(world.unseen)
+    assert len(world.pool) + len(world.unseen) == 40
 
 
-def test_the_examination_is_balanced_and_new(world):
-    truth, pictures = world.examination()
-    cells = itertools.product(range(40), (0, 1), (0, 1))
-    found = list(zip(truth.of_picture, truth.male, truth.juvenile, strict=True))
-    assert all(found.count(cell) == scaling_study.PER_CELL for cell in cells)
-    assert not set(pictures) & {r["image"] for r in world.records("flat", 60)}
+def test_relatives_share_inherited_traits_and_not_convergent_ones():
+    world = FactorWorld(0, (4, 4, 4, 8), unseen=8)
+    genus = world.ancestry[:, 2]
+    for traits, least, most in ((world.inherited, 0.6, 0.95), (world.convergent, -1, 0.2)):
+        means = np.stack([traits[genus == g].mean(axis=0) for g in range(genus.max() + 1)])
+        share = means.var(axis=0).sum() / traits.var(axis=0).sum()
+        assert least < share < most
 
 
-def test_general_pictures_are_described_and_never_named(world):
-    said = [r["labels"]["caption"] for r in itertools.islice(world.general(), 50)]
-    assert len(set(said)) > 20 and all(text.startswith("a photo of a ") for text in said)
-    names = {word.lower() for s in world.species for word in s.taxon.ranks if word}
-    assert not names & {word.strip(".") for text in said for word in text.split()[4:]} - {""}
+def test_general_captions_tell_no_trait_no_sex_and_no_stage(world):
+    species = np.repeat(world.pool[:2], 2)
+    male, juvenile = np.asarray([0, 1, 0, 1]), np.zeros(4, np.int64)
+    shown = world.individuals(species, male, juvenile, np.random.default_rng(0))
+    changed = shown.copy()
+    changed[:, : factors.INHERITED + factors.CONVERGENT] += 3
+    changed[:, factors._VARIANT_PART] -= 2
+    assert (world.describe(changed) == world.describe(shown)).all()
+    changed[:, factors._POSE_PART] += 1
+    assert not np.allclose(world.describe(changed), world.describe(shown))
+
+
+# ---- What is measured
 
 
 @pytest.fixture(scope="module")
 def planted():
-    """Features that hold the traits and, across them, the sex; 20 pictures of each species."""
+    """Features that hold the traits and, across them, the sex; life stage lies along a trait."""
     rng = np.random.default_rng(0)
-    species = grow_tree(0, 60)
-    traits = np.asarray([one.traits for one in species])
-    directions = np.linalg.qr(rng.normal(size=(96, len(TRAITS) + 2)))[0].T
-    of_picture = np.repeat(np.arange(60), 20)
-    male, juvenile = np.tile([0, 1], 600), np.tile([0, 0, 1, 1], 300)
-    features = traits[of_picture] @ directions[: len(TRAITS)]
-    features += np.outer(male - 0.5, directions[-1])
-    # Life stage lies along a trait, and so between the species.
-    features += np.outer(juvenile - 0.5, directions[0])
-    features += rng.normal(0, 0.05, features.shape) + 3 * directions[-2]
+    traits, convergent = rng.normal(size=(24, 6)), rng.normal(size=(24, 2))
+    directions = np.linalg.qr(rng.normal(size=(64, 10)))[0].T
+    of_picture = np.repeat(np.arange(24), 20)
+    male, juvenile = np.tile([0, 1], 240), np.tile([0, 0, 1, 1], 120)
+    features = traits[of_picture] @ directions[:6]
+    features += np.outer(male - 0.5, directions[8]) + np.outer(juvenile - 0.5, directions[0])
+    features += rng.normal(0, 0.05, features.shape) + 6 * directions[9]
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    return features.astype(np.float32), Truth(species, of_picture, male, juvenile)
+    truth = Truth(
+        of_picture=of_picture,
+        inherited=traits,
+        convergent=convergent,
+        families=np.arange(24) // 3,
+        variants={"sex": male, "life_stage": juvenile},
+    )
+    return Exam(features.astype(np.float32), truth)
 
 
 def test_what_is_planted_is_measured(planted):
-    features, truth = planted
-    names = np.stack([features[truth.of_picture == s].mean(axis=0) for s in range(60)])
-    found = measure(features, truth, names)
-    assert found.zero_shot_top1 > 0.9 and found.trait_alignment > 0.7
-    assert found.ridge_r_appendage > 0.9
-    assert abs(found.rho_sex) < 0.05 and found.rho_life_stage > 0.6
-    # Without the space between species the life stages scatter less, and hide the sexes less.
+    names = np.stack([planted.features[planted.truth.of_picture == s].mean(0) for s in range(24)])
+    found = measure(planted, planted, names / np.linalg.norm(names, axis=1, keepdims=True))
+    assert found.zero_shot > 0.9 and found.zero_shot_chance == 1 / 24
+    assert found.inherited_seen > 0.9 and found.inherited_held_out_unseen > 0.9
+    assert abs(found.convergent_unseen) < 0.2
+    assert abs(found.plane_sex) < 0.05 and abs(found.rho_sex) < 0.1
+    assert found.halves_sex < found.null_sex / 2
+    assert found.plane_life_stage > 0.15 and found.rho_life_stage > 0.9
     assert found.fisher_removed_sex > 1.2 * found.fisher_sex
-    assert found.fisher_removed_life_stage < 0.5 * found.fisher_life_stage
-    shuffled = truth.of_picture.copy()
-    np.random.default_rng(1).shuffle(shuffled)
-    other = measure(features, dataclasses.replace(truth, of_picture=shuffled), names)
-    assert other.zero_shot_top1 < 0.1 and other.trait_alignment < 0.2
+    assert found.few_shot_sex > 0.95 and 6 < found.effective_rank < 9
 
 
-def test_every_model_is_trained_once_and_measured(tmp_path, monkeypatch):
-    seen = []
-    params = jax.jit(lambda: clip.init_params(PRESETS["tiny"], 0))()
+def test_what_is_permuted_is_gone(planted):
+    rng = np.random.default_rng(1)
+    truth = traits_permuted(variants_permuted(planted.truth, rng), rng)
+    assert sorted(truth.inherited[:, 0]) == sorted(planted.truth.inherited[:, 0])
+    for species in (0, 23):
+        rows = planted.truth.of_picture == species
+        assert truth.variants["sex"][rows].sum() == 10
+    exam = Exam(planted.features, truth)
+    assert abs(measure(exam, exam, None).inherited_seen) < 0.25
+    dealt = variation(exam)
+    assert abs(dealt.halves_sex - dealt.null_sex) < 0.05
+    assert abs(dealt.fisher_sex) < 0.05 and abs(dealt.few_shot_sex - 0.5) < 0.05
 
-    def train_run(settings, workdir):
-        seen.append((workdir.name, settings))
-        if len(seen) == 4:
-            return  # as training does when it is asked to stop
-        save_run(workdir, {settings.steps: params}, PRESETS[settings.model], Preprocess(64))
-        (workdir / "done.json").touch()
 
-    monkeypatch.setattr(scaling_study.train, "run", train_run)
-    monkeypatch.setattr(scaling_study, "PER_CELL", 1)
-    monkeypatch.setattr(scaling_study, "GENERAL", 200)
+# ---- The command's way
+
+
+def tiny_config(**factors_study):
+    """Three small trees of three scales, no pictures."""
     config = scaling.get_config()
-    with pytest.raises(UserError, match="goes on"):
-        scaling_study.run(config, STUDY, tmp_path / "study", say=lambda _: None)
-    found = scaling_study.run(config, STUDY, tmp_path / "study", say=lambda _: None)
-    names = [name for name, _ in seen]
-    assert len(names) == 10 and names[3] == names[4] and len(set(names)) == 9
-    runs = {(row.captions, row.replay, row.images) for row in found.runs}
-    assert len(runs) == len(found.runs) == 9 and ("none", False, 0) in runs
-    for name, used in seen:
-        replay = name.startswith(("hierarchical-1", "flat-1"))
-        assert bool(used.step.replay_batch_size) == replay == bool(used.data.replay_dir)
-        assert used.init == ("" if name == "general-0" else str(tmp_path / "study/runs/general-0"))
-    assert all(np.isfinite(row.trait_alignment) for row in found.runs)
+    sizes = {"trees": 3, "branches": BRANCHES, "unseen": 10, "species": (6, 10, 20)}
+    sizes |= {"images": (20, 40, 80), "steps": (2, 4, 8), "captions": ("hierarchical", "level")}
+    sizes |= {"alone": 1, "shuffles": 2}
+    config.study.factors.update(sizes | factors_study)
+    config.study.pictures.seeds = 0
+    return config
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    for module, name, size in (
+        (factor_encoder, "DIM", 32),
+        (factor_encoder, "HIDDEN", 16),
+        (factor_encoder, "TOKEN", 8),
+        (factor_encoder, "TEXT_HIDDEN", 16),
+        (factor_encoder, "_CHUNK", 2),
+        (factor_study, "GENERAL_IMAGES", 60),
+        (factor_study, "GENERAL_STEPS", 2),
+    ):
+        monkeypatch.setattr(module, name, size)
+
+
+def test_the_study_is_kept_row_by_row_and_gives_the_same_again(tmp_path, tiny, monkeypatch):
+    config, out = tiny_config(), tmp_path / "study"
+    made, row = [], factor_study._Tree.row
+
+    def stopping(tree, arm, asked):
+        made.append(arm)
+        if len(made) == 5:
+            raise UserError("stopped")
+        return row(tree, arm, asked)
+
+    monkeypatch.setattr(factor_study._Tree, "row", stopping)
+    with pytest.raises(UserError, match="stopped"):
+        program.run(config, out, processes=1, say=lambda _: None)
+    assert len(list((out / "rows").iterdir())) == 4
+    found = program.run(config, out, processes=1, say=lambda _: None)
+    arms = factor_study.arms(found.settings.factors, 100)
+    assert len(arms) == 2 + 12 + 6 + 6 and len(found.rows) == 3 * len(arms) == len(made) - 1
+    first = (out / "scaling.json").read_bytes()
+    for path in sorted((out / "rows").iterdir())[::30]:
+        path.unlink()
+    program.run(config, out, processes=1, say=lambda _: None)
+    assert (out / "scaling.json").read_bytes() == first
     with pytest.raises(UsageError, match="other settings"):
-        other = dataclasses.replace(STUDY, sizes=(40, 80))
-        scaling_study.run(config, other, tmp_path / "study")
+        program.run(tiny_config(trees=2), out, processes=1)
+
+    told = json.loads(first)
+    asked = {"world", "captions", "replay", "species", "images", "steps", "seed", "zero_shot"}
+    assert asked <= set(told["rows"][0])
+    asked = {"claim", "slope", "interval", "p", "p_corrected", "holds"}
+    assert asked <= set(told["hypotheses"][0])
+    answers = {one.name: one for one in found.hypotheses if one.family == "paper"}
+    assert len(answers) == 16 and all(len(one.trees) == 3 for one in list(answers.values())[:4])
+    assert not any(one.holds for one in found.hypotheses)  # three trees cannot
+    assert found.shuffled_null == 100 and answers["fisher_sex"].shuffled_null == 100
+    assert answers["convergent_seen"].predicted is not None
+    assert (
+        "**open**" in (out / "scaling.md").read_text()
+        or "**refuted**" in (out / "scaling.md").read_text()
+    )
+
+    stored = schema.read(out / "scaling.json", Scaling)
+    assert stored.hypotheses == found.hypotheses
+    page = tmp_path / "page.html"
+    build_results([out], page)
+    assert page.read_text().count("<figure>") == 17
 
 
-@pytest.mark.parametrize("sizes", [(20, 60), (60, 40), (60, 60)])
-def test_sizes_that_cannot_be_are_refused(tmp_path, sizes):
-    with pytest.raises(UsageError, match="--sizes"):
-        study = dataclasses.replace(STUDY, sizes=sizes)
-        scaling_study.run(scaling.get_config(), study, tmp_path)
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"images": (5, 40, 80)}, "images"),
+        ({"steps": (8, 4, 2)}, "steps"),
+        ({"species": (6, 10, 31)}, "30 to train on"),
+        ({"steps": (2, 4)}, "as many"),
+        ({"alone": 3}, "alone"),
+        ({"trees": "many"}, "trees"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(tmp_path, changed, named):
+    with pytest.raises(UsageError, match=named):
+        config = tiny_config()
+        with config.study.factors.ignore_type():
+            config.study.factors.update(changed)
+        program.run(config, tmp_path)
+
+
+def test_an_older_result_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "scaling.json").write_text(json.dumps({"analysis": "scaling", "runs": []}))
+    with pytest.raises(UserError, match="make it again"):
+        build_results([tmp_path], tmp_path / "page.html")
+
+
+def test_claims_of_the_recipe_are_about_measures_that_there_are():
+    claims = program.settings_of(scaling.get_config()).claims
+    fields = {field.name for field in dataclasses.fields(Row)}
+    assert {claim.measure for claim in claims} | {c.beside for c in claims} - {""} <= fields
+    assert len({(claim.family, claim.name) for claim in claims}) == len(claims)

@@ -1,123 +1,185 @@
-"""What is measured of every model of the scaling study, against a tree whose truth is known."""
+"""What is measured of every model of the scaling study, against a world whose truth is known.
 
-from dataclasses import dataclass
+Corrected figures alone: rho and Fisher's ratio less the noise of their means, or beside the same
+of random divisions; traits predicted for families that were not looked at; species that were never
+trained on beside those that were.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 from bioclip2_jax.analysis import between
-from bioclip2_jax.analysis.within import SpeciesWithin, within
-from bioclip2_jax.evaluation.experiments import Measures
-from bioclip2_jax.measures.scores import number
+from bioclip2_jax.analysis.ridge import assign_folds, nested_ridge
+from bioclip2_jax.analysis.within import within
+from bioclip2_jax.evaluation.experiments import Alignment, Measures, Variation
 from bioclip2_jax.measures.simple_shot import few_shot
-from bioclip2_jax.prepare.simulated.tree import TRAITS, Species
 
-GROUP_SPECIES = 6  # a body plan with fewer is too small for a space between its species
+SHOTS = 5
+DIVISIONS = 5  # at random, of the pictures of each species
+TRIPLES = 100  # of species, whose planes random divisions are looked at in
+MIN_FAMILIES = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Truth:
     """What is true of n pictures of s species.
 
     Attributes:
-      species: [s], the tips of the tree.
-      of_picture: [n] int, the species of every picture.
-      male, juvenile: [n] int, 0 or 1.
+      of_picture: [n] int, the species of every picture, each with several.
+      inherited, convergent: [s, traits] float; classes are indicators.
+      families: [s] int.
+      variants: name → [n] int, 0 or 1.
     """
 
-    species: list[Species]
     of_picture: np.ndarray
-    male: np.ndarray
-    juvenile: np.ndarray
+    inherited: np.ndarray
+    convergent: np.ndarray
+    families: np.ndarray
+    variants: dict[str, np.ndarray]
 
 
-def measure(features: np.ndarray, truth: Truth, names: np.ndarray) -> Measures:
+class Exam(NamedTuple):
+    """Features [n, d] float, L2-normalised, and the truth of their pictures."""
+
+    features: np.ndarray
+    truth: Truth
+
+
+def measure(
+    seen: Exam, unseen: Exam, names: np.ndarray | None, logit_scale: float | None = None
+) -> Measures:
     """All quantities of one model.
 
-    Traits are compared among species of one body plan, since a long beak and a long fin have
-    nothing in common but the number. Correlations of distances and rho are means over body plans
-    weighted by their species; predictions for other families are one fit to all body plans with
-    several families, each counted from its own mean over the species that are learned from. There
-    chance is somewhat below zero, as what is learned from opposes what is left out.
-
     Args:
-      features: [n, dim] float32, L2-normalised.
-      truth: of the n pictures.
-      names: [s, dim] float32, L2-normalised, text features of the species.
+      seen: of the species that every model is trained on.
+      unseen: of species that no model is trained on.
+      names: [s, d] float, L2-normalised, text features of those that are seen; None: unknown.
+      logit_scale: for the record.
     """
-    labels = truth.of_picture
-    right = (features @ names.T).argmax(axis=1) == labels
-    prototypes = between.prototypes(features, labels)
-    bodies, body_of = number([species.body for species in truth.species])
-    groups = [np.flatnonzero(body_of == body) for body in range(len(bodies))]
-    groups = [rows for rows in groups if len(rows) >= GROUP_SPECIES]
-    families = number([species.taxon.lineage("family") for species in truth.species])[1]
-    traits = np.asarray([species.traits for species in truth.species])
-
-    several = [rows for rows in groups if len(np.unique(families[rows])) > 1]
-    inside = np.concatenate(several)
-    vectors, clades = prototypes[inside], families[inside]
-    plans = np.unique(body_of[inside], return_inverse=True)[1]
-    gradients = {
-        f"ridge_r_{trait}": between.continuous_trait(
-            vectors, traits[inside, place], clades, groups=plans, permutations=0
-        ).ridge_r
-        for place, trait in enumerate(TRAITS)
+    features, truth = seen
+    zero_shot = None
+    if names is not None:
+        zero_shot = float(((features @ names.T).argmax(axis=1) == truth.of_picture).mean())
+    spread = np.linalg.eigvalsh(np.cov(np.asarray(features, np.float64).T))
+    aligned = alignment(seen, unseen)
+    held_out = {
+        f"{kind}_held_out_{who}": _held_out(exam, kind)
+        for who, exam in (("seen", seen), ("unseen", unseen))
+        for kind in ("inherited", "convergent")
     }
-    above_chance = {}
-    for name in ("habitat", "diet"):
-        values = np.asarray([getattr(species, name) for species in truth.species])
-        probe = between.discrete_trait(
-            vectors, values[inside], clades, groups=plans, permutations=0
-        )
-        above_chance[f"{name}_accuracy"] = probe.accuracy - probe.chance
-    variation = {}
-    for name, variants in (("sex", truth.male), ("life_stage", truth.juvenile)):
-        each = [
-            within(features[part], labels[part], variants[part], permutations=20)
-            for part in (np.isin(labels, rows) for rows in groups)
-        ]
-        species = [entry for group in each for entry in group.species]
-        variation |= {
-            f"rho_{name}": _share_inside(species),
-            f"rho_{name}_chance": _mean([group.random_direction for group in each], groups),
-            f"rho_halves_{name}": _mean([group.halves for group in each], groups),
-            f"rho_null_{name}": _mean([group.null_mean for group in each], groups),
-            f"fisher_{name}": _average([entry.fisher_raw for entry in species]),
-            f"fisher_removed_{name}": _average([entry.fisher_removed_raw for entry in species]),
-        }
-    aligned = [_distance_correlation(traits[rows], prototypes[rows]) for rows in groups]
     return Measures(
-        zero_shot_top1=float(right.mean()),
-        zero_shot_chance=1 / len(truth.species),
-        one_shot_top1=float(few_shot(features, labels, 1, {}).fold_top1.mean()),
-        trait_alignment=_mean(aligned, groups),
-        ridge_r=float(np.mean(list(gradients.values()))),
-        **gradients,
-        **above_chance,
-        **variation,
+        zero_shot=zero_shot,
+        zero_shot_chance=1 / len(truth.families),
+        effective_rank=float(spread.sum() ** 2 / (spread**2).sum()),
+        logit_scale=logit_scale,
+        **vars(replace(aligned, **held_out)),
+        **vars(variation(seen)),
     )
 
 
-def _share_inside(species: list[SpeciesWithin]) -> float | None:
-    """rho over species; those whose variants hardly differ weigh little, None where none do."""
-    signals = np.asarray([entry.signal for entry in species], np.float64)
-    inside = np.asarray([entry.inside for entry in species], np.float64)
-    if signals.mean() < 2 * signals.std() / len(signals) ** 0.5:
+def alignment(seen: Exam, unseen: Exam) -> Alignment:
+    """How distances between species agree; without predictions, which take longer."""
+    return Alignment(
+        inherited_seen=_agreement(seen, seen.truth.inherited),
+        inherited_unseen=_agreement(unseen, unseen.truth.inherited),
+        convergent_seen=_agreement(seen, seen.truth.convergent),
+        convergent_unseen=_agreement(unseen, unseen.truth.convergent),
+    )
+
+
+def variation(seen: Exam) -> Variation:
+    """Of all variants within the species."""
+    features, truth = np.asarray(seen.features, np.float64), seen.truth
+    count, dim = len(truth.families), features.shape[1]
+    figures = {}
+    for name, variants in truth.variants.items():
+        found = within(
+            features,
+            truth.of_picture,
+            variants,
+            dimensions=min(count - 1, dim // 2),
+            permutations=DIVISIONS,
+        )
+        each = [
+            few_shot(seen.features[rows], variants[rows], SHOTS, {}).fold_top1.mean()
+            for rows in (np.flatnonzero(truth.of_picture == s) for s in range(count))
+        ]
+        figures |= {
+            f"plane_{name}": found.plane.rho if found.plane else None,
+            f"plane_null_{name}": _plane_null(features, truth.of_picture, variants),
+            f"rho_{name}": found.rho,
+            f"halves_{name}": found.halves,
+            f"null_{name}": found.null_mean,
+            f"fisher_{name}": found.fisher,
+            f"fisher_removed_{name}": found.fisher_removed,
+            f"few_shot_{name}": float(np.mean(each)),
+        }
+    return Variation(**figures)
+
+
+def traits_permuted(truth: Truth, rng: np.random.Generator) -> Truth:
+    """The traits of other species; sexes, families and all else stay."""
+    order = rng.permutation(len(truth.families))
+    return replace(truth, inherited=truth.inherited[order], convergent=truth.convergent[order])
+
+
+def variants_permuted(truth: Truth, rng: np.random.Generator) -> Truth:
+    """The variants of other pictures of the same species."""
+    shuffled = {}
+    for name, variants in truth.variants.items():
+        shuffled[name] = variants.copy()
+        for species in range(len(truth.families)):
+            rows = np.flatnonzero(truth.of_picture == species)
+            shuffled[name][rows] = rng.permutation(variants[rows])
+    return replace(truth, variants=shuffled)
+
+
+def _agreement(exam: Exam, traits: np.ndarray) -> float:
+    prototypes = between.prototypes(exam.features, exam.truth.of_picture)
+    return float(np.asarray(spearmanr(pdist(traits), pdist(prototypes, "cosine")))[0])
+
+
+def _held_out(exam: Exam, kind: str) -> float | None:
+    """Mean over traits of the correlation with predictions from other families.
+
+    Departures from what a fold is predicted without features, see `between.continuous_trait`.
+    """
+    truth, traits = exam.truth, getattr(exam.truth, kind)
+    if len(np.unique(truth.families)) < MIN_FAMILIES:
         return None
-    return float(sum(inside.tolist()) / signals.sum())
+    prototypes = between.prototypes(exam.features, truth.of_picture)
+    targets = (traits - traits.mean(axis=0)) / np.maximum(traits.std(axis=0), 1e-12)
+    folds = assign_folds(truth.families)
+    found = nested_ridge(prototypes, folds, targets[:, None])
+    base = found.baselines[:, 0]
+    predicted, true = found.predictions[:, 0] - base, targets - base
+    predicted, true = predicted - predicted.mean(axis=0), true - true.mean(axis=0)
+    sizes = np.linalg.norm(predicted, axis=0) * np.linalg.norm(true, axis=0)
+    return float(((predicted * true).sum(axis=0) / np.maximum(sizes, 1e-12)).mean())
 
 
-def _distance_correlation(traits: np.ndarray, prototypes: np.ndarray) -> float:
-    upper = np.triu_indices(len(traits), 1)
-    apart = np.linalg.norm(traits[:, None] - traits[None], axis=2)[upper]
-    seen = 1 - (prototypes @ prototypes.T)[upper]
-    return float(np.asarray(spearmanr(apart, seen))[0])
-
-
-def _mean(values: list[float], groups: list[np.ndarray]) -> float:
-    return float(np.average(values, weights=[len(rows) for rows in groups]))
-
-
-def _average(values: list[float | None]) -> float:
-    return float(np.asarray(values, np.float64).mean())
+def _plane_null(features: np.ndarray, species: np.ndarray, variants: np.ndarray) -> float:
+    """Mean share, in the plane of three species, of differences that are made at random."""
+    rng = np.random.default_rng(0)
+    count = int(species.max()) + 1
+    middles, differences = [], []
+    for number in range(count):
+        rows = np.flatnonzero(species == number)
+        middles.append(
+            np.mean([features[rows[variants[rows] == v]].mean(axis=0) for v in (0, 1)], 0)
+        )
+        dealt = rng.permuted(np.tile(variants[rows], (DIVISIONS, 1)), axis=1)
+        sizes = np.bincount(variants[rows], minlength=2)
+        differences.append(np.where(dealt == 1, 1 / sizes[1], -1 / sizes[0]) @ features[rows])
+    centres, shares = np.stack(middles), []
+    for _ in range(TRIPLES):
+        three = rng.choice(count, 3, replace=False)
+        places = centres[three] - centres[three].mean(axis=0)
+        plane = np.linalg.svd(places, full_matrices=False)[2][:2]
+        vectors = np.concatenate([differences[number] for number in three])
+        shares.append(((vectors @ plane.T) ** 2).sum(axis=1) / (vectors**2).sum(axis=1))
+    return float(np.mean(shares))

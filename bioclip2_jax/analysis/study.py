@@ -1,67 +1,59 @@
-"""The scaling study: one small model on more and more of a tree whose traits are known.
+"""The scaling study: do species align with how they live, and do variants within them turn aside?
 
-The paper trained on 1 M to 214 M pictures from the weights of a general CLIP model and watched the
-features order species by their ecology and turn the variation within a species out of the space
-between species. Here a stand-in for that CLIP model is trained on pictures of another simulated
-tree with captions that say what can be seen, and from it one model for each number of pictures,
-with captions that are lineages or names without any order, with and without replay. All take the
-same number of steps. Every model is measured on the same pictures, which none has seen.
-
-Every folder of pictures and the features of every run are kept: started again, it goes on.
+The paper trained on 1 M to 214 M pictures, from the weights of a general CLIP model. Here species,
+pictures and steps grow together in a world of factors (`factors`), in trees enough for a test, and
+at the two ends of the scale in pictures (`picture_world`). What is claimed is settled in the
+recipe; `hypotheses` answers it. Every model's row is kept as a file: started again, the study goes
+on, and gives the same numbers.
 """
 
-import itertools
+import dataclasses
 import json
-import shutil
-from collections.abc import Callable, Iterator
+import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
-from bioclip2_jax import files, train
-from bioclip2_jax.analysis.scaling import Truth, measure
-from bioclip2_jax.data.records import Record
-from bioclip2_jax.errors import UsageError, UserError
+from bioclip2_jax import files
+from bioclip2_jax.analysis import factor_study, hypotheses, picture_world
+from bioclip2_jax.analysis.factor_study import Kept, TreeTask
+from bioclip2_jax.analysis.study_tables import tables
+from bioclip2_jax.errors import UsageError
 from bioclip2_jax.evaluation import schema
-from bioclip2_jax.evaluation.experiments import Arm, Run, Scaling, ScalingSettings, Study
-from bioclip2_jax.features.encode import embed_images, embed_texts
-from bioclip2_jax.prepare.build import write_dataset
-from bioclip2_jax.prepare.simulated.individuals import (
-    Individual,
-    draw_habitat,
-    draw_individuals,
-    look_of,
-    photograph,
+from bioclip2_jax.evaluation.experiments import (
+    FIRST,
+    LEVEL,
+    Claim,
+    FactorStudy,
+    Hypothesis,
+    PictureStudy,
+    Scaling,
+    ScalingSettings,
 )
-from bioclip2_jax.prepare.simulated.names import LatinNames, description
-from bioclip2_jax.prepare.simulated.tree import Species, grow_tree
-from bioclip2_jax.report.figures.scaling import scaling_curves
-from bioclip2_jax.text.captions import caption
-from bioclip2_jax.text.taxonomy import RANKS, Taxon
-from bioclip2_jax.training.recipe import compose
-from bioclip2_jax.training.start import model_sizes
-from bioclip2_jax.weights.load import load
+from bioclip2_jax.report.figures.scaling import claim_figures
+from bioclip2_jax.workers.tasks import Runner
+from bioclip2_jax.workers.tasks import run as run_tasks
 
-CAPTIONS = ("hierarchical", "flat")
-PER_CELL = 10  # pictures of each species, sex and life stage to measure with
-GENERAL = 6000  # pictures with captions that describe
-GENERAL_STEPS = 3  # times the steps of the other runs
+SHUFFLED_STUDIES = 100
 
 
 def run(
     config: ConfigDict,
-    study: Study,
     out: str | Path,
+    processes: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Scaling:
-    """Trains and measures all models.
+    """Trains and measures all models, and answers the claims.
 
     Args:
-      config: recipe of all runs; its data, start and seed are replaced.
-      study: what is varied.
-      out: folder for pictures, runs and results.
-      say: receives one line a model.
+      config: `configs/scaling.py`: the study, and the recipe of the models of pictures.
+      out: folder for rows, pictures, runs and results.
+      processes: that share the trees of factors; None: one a core.
+      say: receives a line a tree, a model of pictures and a claim.
 
     Returns:
       What `scaling.json` holds.
@@ -69,41 +61,138 @@ def run(
     Raises:
       UsageError: sizes that cannot be, or `out` holds a study with other settings.
     """
-    out = Path(out)
-    if min(study.sizes) < study.num_species or list(study.sizes) != sorted(set(study.sizes)):
-        raise UsageError(
-            f"--sizes {','.join(map(str, study.sizes))}: ascending numbers, each at least the"
-            f" number of species ({study.num_species})"
-        )
-    settings = ScalingSettings(**vars(study), config=json.loads(config.to_json()))
+    out, settings = Path(out), settings_of(config)
     _claim(out, settings)
-    world = _World(study, model_sizes(compose(config)).vision.image_size)
-    truth, pictures = world.examination()
+    study, folder = settings.factors, out / "rows"
+    folder.mkdir(exist_ok=True)
+    trees = range(study.first_tree, study.first_tree + study.trees)
+    tasks = [
+        TreeTask(study=study, claims=tuple(settings.claims), seed=seed, folder=str(folder))
+        for seed in trees
+    ]
+    runner = Runner(processes=processes or os.cpu_count() or 1)
+    kept: list[Kept] = []
+    for number, tree in enumerate(run_tasks(factor_study.run_tree, tasks, runner), start=1):
+        kept += tree
+        say(f"tree {tree[0].row.seed}, {number} of {len(trees)}: {len(tree)} models")
+    kept.sort(key=lambda one: one.row.seed)  # as they came, within a tree
+    rows = [one.row for one in kept]
+    if settings.pictures.seeds:
+        recipe = config.copy_and_resolve_references()
+        del recipe.study
+        rows += picture_world.run(recipe, settings.pictures, out, say)
 
-    runs = []
-    for seed in study.seeds:
-        general = Arm(captions="none", replay=False, images=0, seed=seed)
-        arms = [
-            Arm(captions=captions, replay=replay, images=size, seed=seed)
-            for captions, replay, size in itertools.product(CAPTIONS, (False, True), study.sizes)
+    answers = hypotheses.answer(settings.claims, rows)
+    whole = None
+    if study.shuffles:
+        answers, whole = shuffled_controls(answers, settings.claims, kept)
+    result = Scaling(settings=settings, rows=rows, hypotheses=answers, shuffled_null=whole)
+    for answer in answers:
+        if answer.family == FIRST:
+            say(one_line(answer))
+    schema.write(out / "scaling.json", result)
+    files.write_csv(out / "scaling.csv", map(vars, rows), list(vars(rows[0])))
+    files.write_text(out / "scaling.md", tables(result))
+    for name, figure in claim_figures(result):
+        files.write_text(out / f"scaling_{name}.svg", figure)
+    return result
+
+
+def settings_of(config: ConfigDict) -> ScalingSettings:
+    """The study of a recipe.
+
+    Raises:
+      UsageError: it has none, or sizes that cannot be.
+    """
+    whole = json.loads(config.to_json())
+    study = whole.pop("study", None)
+    if not study:
+        raise UsageError("the recipe has no study; name configs/scaling.py or one like it")
+    try:
+        settings = ScalingSettings(
+            factors=msgspec.convert(study["factors"], FactorStudy),
+            pictures=msgspec.convert(study["pictures"], PictureStudy),
+            claims=msgspec.convert(study["claims"], list[Claim]),
+            config=whole,
+        )
+    except (KeyError, msgspec.ValidationError) as error:
+        raise UsageError(f"the recipe's study: {error}; see configs/scaling.py") from error
+    _check_sizes(settings)
+    return settings
+
+
+def _check_sizes(settings: ScalingSettings) -> None:
+    pool = math.prod(settings.factors.branches) - settings.factors.unseen
+    for world in ("factors", "pictures"):
+        sizes = getattr(settings, world)
+        for name in hypotheses.GROWING:
+            values = getattr(sizes, name)
+            if len(values) < 2 or list(values) != sorted(set(values)) or values[0] < 1:
+                raise UsageError(
+                    f"config.study.{world}.{name}={values}: two ascending numbers or more"
+                )
+            if len(values) != len(sizes.images):
+                raise UsageError(f"config.study.{world}: as many {name} as images are needed")
+        if any(few < many for few, many in zip(sizes.images, sizes.species, strict=True)):
+            raise UsageError(f"config.study.{world}.images={sizes.images}: one a species at least")
+    factors = settings.factors
+    if factors.species[-1] > pool:
+        raise UsageError(
+            f"config.study.factors.species={factors.species}: the tree has {pool} to train on"
+        )
+    if factors.trees < 1 or not 0 <= factors.alone < len(factors.images):
+        raise UsageError("config.study.factors: trees from 1, alone from 0 to the last scale")
+    if factors.images[factors.alone] < factors.species[-1]:
+        raise UsageError("config.study.factors.alone: fewer pictures there than species may be")
+
+
+def shuffled_controls(
+    answers: Sequence[Hypothesis], claims: Sequence[Claim], kept: Sequence[Kept]
+) -> tuple[list[Hypothesis], int]:
+    """How often claims come out null where traits or variants are permuted.
+
+    In each of `SHUFFLED_STUDIES` every tree has one of its permutations, drawn for itself and the
+    same at all scales. The claims of the first family are then answered as the true ones are.
+
+    Returns:
+      The answers with `shuffled_null` and `shuffled_null_plain`, and of how many studies no claim
+      was found.
+    """
+    first = [claim for claim in claims if claim.family == FIRST]
+    shuffled = [one for one in kept if one.shuffled]
+    draws = {one.row.seed: len(one.shuffled) for one in shuffled}
+    plain = dict.fromkeys((claim.name for claim in first), 0)
+    corrected, silent = dict(plain), 0
+    rng = np.random.default_rng(0)
+    for _ in range(SHUFFLED_STUDIES):
+        drawn = {seed: int(rng.integers(count)) for seed, count in draws.items()}
+        rows = [
+            dataclasses.replace(one.row, **one.shuffled[drawn[one.row.seed]]) for one in shuffled
         ]
-        for arm in (general, *arms):
-            workdir = out / "runs" / _name(arm)
-            features = workdir / "features.npz"
-            if not features.exists():
-                _train(config, world, out, arm)
-                _encode(workdir, world, arm.captions, pictures, features)
-                if arm.images:
-                    shutil.rmtree(workdir / "checkpoints")  # many, and needed no more
-            with np.load(features, allow_pickle=False) as stored:
-                measures = measure(stored["pictures"], truth, stored["names"])
-            runs.append(Run(**vars(arm), **vars(measures)))
-            say(_one_line(runs[-1]))
-    study_result = Scaling(settings=settings, runs=runs)
-    schema.write(out / "scaling.json", study_result)
-    files.write_csv(out / "scaling.csv", map(vars, runs), list(vars(runs[-1])))
-    files.write_text(out / "scaling.svg", scaling_curves(study_result))
-    return study_result
+        found = hypotheses.answer(first, rows)
+        for one in found:
+            plain[one.name] += one.p > LEVEL
+            corrected[one.name] += one.p_corrected > LEVEL
+        silent += all(one.p_corrected > LEVEL for one in found)
+    told = [
+        dataclasses.replace(
+            answer, shuffled_null=corrected[answer.name], shuffled_null_plain=plain[answer.name]
+        )
+        if answer.family == FIRST
+        else answer
+        for answer in answers
+    ]
+    return told, silent
+
+
+def one_line(answer: Hypothesis) -> str:
+    """An answer, as it is printed."""
+    span = "" if answer.interval is None else " [{:+.4f}, {:+.4f}]".format(*answer.interval)
+    slope = "unknown" if answer.slope is None else f"{answer.slope:+.4f}"
+    return (
+        f"{answer.verdict}: {answer.claim}: {slope}{span} a doubling,"
+        f" corrected p {answer.p_corrected:.4f}, {len(answer.trees)} trees"
+    )
 
 
 def _claim(out: Path, settings: ScalingSettings) -> None:
@@ -113,126 +202,3 @@ def _claim(out: Path, settings: ScalingSettings) -> None:
         schema.write(path, settings)
     elif schema.read(path, ScalingSettings) != settings:
         raise UsageError(f"--out {out} holds a study with other settings; name another folder")
-
-
-def _name(arm: Arm) -> str:
-    if not arm.images:
-        return f"general-{arm.seed}"
-    return f"{arm.captions}-{arm.replay:d}-{arm.images}-{arm.seed}"
-
-
-def _one_line(run: Run) -> str:
-    name = f"{run.captions} captions{', replay' * run.replay}"
-    shares = (run.rho_sex, run.rho_life_stage)
-    sex, stage = ("unknown" if share is None else f"{share:.3f}" for share in shares)
-    return (
-        f"{run.images:,} pictures, {name}: zero-shot {run.zero_shot_top1:.3f}, traits"
-        f" {run.trait_alignment:.3f}, rho {sex} (sex) and {stage} (life stage)"
-    )
-
-
-# ---- The tree and its pictures
-
-
-class _World:
-    """The tree that is learned and the one that is described, and pictures of both."""
-
-    def __init__(self, study: Study, image_size: int):
-        self.image_size = image_size
-        self.species = grow_tree(0, study.num_species)
-        self._general = grow_tree(1, study.num_species)
-        largest = max(study.sizes[-1], 5 * study.num_species)
-        drawn = draw_individuals(0, self.species, 2 * largest)["train"]
-        order = np.random.default_rng((0, 7)).permutation(len(drawn)).tolist()
-        first = {drawn[place].species.taxon: place for place in reversed(order)}
-        taken = set(first.values())
-        # Every species is in the smallest part, and every part holds the smaller ones.
-        self._order = [drawn[i] for i in (*first.values(), *(i for i in order if i not in taken))]
-        names = LatinNames(np.random.default_rng((0, 8)))
-        self._flat = {s.taxon: names.latin(3, "is").lower() for s in self.species}
-
-    def taxon(self, species: Species, captions: str) -> Taxon:
-        """What the captions know of a species: its lineage, or a word that tells nothing."""
-        if captions == "flat":
-            return Taxon(species=self._flat[species.taxon])
-        return species.taxon
-
-    def records(self, captions: str, size: int) -> Iterator[Record]:
-        """Training pictures."""
-        for individual in self._order[:size]:
-            yield self._photograph(individual, self.taxon(individual.species, captions), {})
-
-    def general(self) -> Iterator[Record]:
-        """Pictures of the other tree, with captions that describe some of what can be seen."""
-        drawn = draw_individuals(1, self._general, GENERAL)
-        for individual in itertools.chain(*drawn.values()):
-            rng = np.random.default_rng((1, 9, individual.number))
-            labels = {"caption": description(look_of(individual), rng)}
-            yield self._photograph(individual, Taxon(), labels, seed=1)
-
-    def _photograph(
-        self, individual: Individual, taxon: Taxon, labels: dict, seed: int = 0
-    ) -> Record:
-        record = photograph(seed, individual, self.image_size)
-        ranks = dict(zip(RANKS, taxon.ranks, strict=True))
-        record |= ranks | {"scientificName": taxon.scientific_name, "vernacularName": ""}
-        return record | {"labels": labels}
-
-    def examination(self) -> tuple[Truth, list[bytes]]:
-        """Pictures to measure with, as many of each sex and life stage, and their truth."""
-        pictures, rows = [], []
-        numbers = itertools.count(1 << 20)  # beyond those of the training
-        rng = np.random.default_rng((0, 10))
-        for which, species in enumerate(self.species):
-            for male, juvenile, _ in np.ndindex(2, 2, PER_CELL):
-                individual = Individual(
-                    number=next(numbers),
-                    species=species,
-                    male=bool(male),
-                    juvenile=bool(juvenile),
-                    habitat=draw_habitat(species, rng.random()),
-                )
-                pictures.append(photograph(0, individual, self.image_size)["image"])
-                rows.append((which, male, juvenile))
-        of_picture, male, juvenile = np.asarray(rows).T
-        truth = Truth(species=self.species, of_picture=of_picture, male=male, juvenile=juvenile)
-        return truth, pictures
-
-
-# ---- Training and measuring
-
-
-def _train(config: ConfigDict, world: _World, out: Path, arm: Arm) -> None:
-    """One run; its pictures are made if they are not there."""
-    general = out / "pictures" / "general"
-    folder = out / "pictures" / f"{arm.captions}-{arm.images}" if arm.images else general
-    if not folder.exists():
-        records = world.records(arm.captions, arm.images) if arm.images else world.general()
-        write_dataset({"train": records}, folder, name="study", description="")
-    recipe = config.to_dict()
-    recipe["seed"] = arm.seed
-    recipe["compile_cache"] = str((out / "compile_cache").resolve())
-    recipe["data"]["dir"] = str(folder)
-    if arm.images:
-        recipe["init"] = str(out / "runs" / f"general-{arm.seed}")
-    else:
-        recipe["train"]["steps"] *= GENERAL_STEPS
-    if arm.replay:
-        recipe["data"]["replay_dir"] = str(general)
-    else:
-        recipe["train"]["replay_batch_size"] = 0
-    workdir = out / "runs" / _name(arm)
-    train.run(compose(ConfigDict(recipe)), workdir)
-    if not (workdir / "done.json").exists():
-        raise UserError(f"{workdir}: stopped before its end; the same command goes on")
-
-
-def _encode(workdir: Path, world: _World, captions: str, pictures: list[bytes], path: Path) -> None:
-    """Keeps the features of the pictures of the examination and of the names of the species."""
-    model = load(workdir)
-    batches = embed_images(model, len(pictures), pictures.__getitem__, 128)
-    features = np.concatenate([batch.features for batch in batches])
-    kind = "flat" if captions == "flat" else "hierarchical"
-    texts = [caption("taxon", world.taxon(species, kind)) for species in world.species]
-    with files.writing(path) as file:
-        np.savez(file, pictures=features, names=embed_texts(model, texts, 128))

@@ -3,7 +3,7 @@
 import click
 
 from bioclip2_jax.cli import options
-from bioclip2_jax.evaluation import experiments, findings
+from bioclip2_jax.evaluation import findings
 from bioclip2_jax.text.taxonomy import RANKS
 
 # Shared by the analyses of kept features.
@@ -179,39 +179,41 @@ def theory(out: str, seed: int) -> None:
 
 @analyze.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
-    short_help="Train on more and more pictures and measure all of it.",
+    short_help="Ask at many scales whether the paper's claims hold.",
 )
 @_LOCAL_OUT
-@click.option("--sizes", default="500,1500,4500,13500", help="Pictures.")
-@click.option("--species", default=96, type=click.IntRange(40, 600))
-@click.option("--seeds", default=1, type=click.IntRange(min=1), help="Runs of each.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="That share the trees of factors.  [default: one a core]",
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="--config=FILE")
-def scaling(out: str, sizes: str, species: int, seeds: int, arguments: tuple[str, ...]) -> None:
-    """Does a model order species by their traits, and set sex aside, the more so with more data?
+def scaling(out: str, processes: int | None, arguments: tuple[str, ...]) -> None:
+    """Do species align with how they live, and do variants turn aside, the more so with scale?
 
-    One small model is trained on nested parts of a simulated tree of life, whose traits are known:
-    with lineages or with names without order as captions, with and without replay, all from one
-    model of general captions. Half an hour on two CPU cores; started again, it goes on.
-    Writes scaling.json, scaling.csv and scaling.svg to OUT.
+    Small models are trained on more and more species, pictures and steps of trees of life whose
+    traits are known: many trees as factors behind a fixed nonlinear map, and one, at the two ends
+    of the scale, in pictures. Captions are lineages, lineages with the level loss, or names without
+    order, with and without replay. The recipe says beforehand what is claimed; every claim is
+    answered by its slope over the trees, and asked again of shuffled traits and variants. Three
+    quarters of an hour on two idle CPU cores; started again, it goes on.
+    Writes scaling.json, scaling.csv, scaling.md with the tables, and a figure for each claim,
+    scaling_CLAIM.svg, to OUT.
 
     \b
-    --config=FILE          recipe of all runs, such as configs/scaling.py
+    --config=FILE          study and recipe, such as configs/scaling.py
     --config.KEY=VALUE     replaces one of its settings
 
     \b
-    Example:
+    Examples:
       bioclip2 analyze scaling --config=configs/scaling.py --out runs/scaling
+      bioclip2 analyze scaling --config=configs/scaling.py --config.study.pictures.seeds=0 \\
+        --config.study.factors.trees=6 --out runs/factors
     """
     from bioclip2_jax.analysis import study as program
-    from bioclip2_jax.errors import UsageError
     from bioclip2_jax.training.recipe import parse_recipe
 
-    try:
-        numbers = tuple(int(part) for part in sizes.split(","))
-    except ValueError as error:
-        raise UsageError(f"--sizes {sizes}: whole numbers with commas, such as 500,1500") from error
-    study = experiments.Study(sizes=numbers, num_species=species, seeds=tuple(range(seeds)))
-    program.run(parse_recipe(arguments), study, out, click.echo)
+    program.run(parse_recipe(arguments), out, processes, click.echo)
 
 
 def _trait_line(row: findings.ContinuousTrait | findings.DiscreteTrait) -> str:

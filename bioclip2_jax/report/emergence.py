@@ -21,7 +21,7 @@ def part(result: ResultFile) -> dict:
         ranked = sorted(values.species, key=lambda row: (row.rho is None, row.rho or 0))
         part |= {"species": ranked[:SHOWN_SPECIES], "hidden": len(ranked) - SHOWN_SPECIES}
     if isinstance(values, Scaling):
-        part["measures"] = {measure: title for measure, title, _ in scaling_figures.PANELS}
+        part["answers"] = [row for row in values.hypotheses if row.family in scaling_figures.SHOWN]
     return part
 
 
@@ -38,6 +38,6 @@ def _figures(values: Between | Within | Theory | Scaling) -> Iterator[tuple[str,
         if any(row.rho is not None for row in values.species):
             yield "ρ of every species", trait_figures.rho_by_species(values)
     elif isinstance(values, Scaling):
-        yield "Against the number of pictures", scaling_figures.scaling_curves(values)
+        yield from scaling_figures.claim_figures(values)
     else:
         yield "Share inside, and the tree", theory_figures.theory_curves(values)

@@ -1,68 +1,98 @@
-"""The scaling study as one figure: every quantity against the number of training pictures."""
+"""The scaling study, one figure a claim: its measure in every tree, at every scale."""
 
+import textwrap
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 
-from bioclip2_jax.evaluation.experiments import Scaling
-from bioclip2_jax.report.figures.style import COLORS, MARKERS, STYLE, WIDTH, svg
+from bioclip2_jax.evaluation.experiments import FIRST, Hypothesis, Row, Scaling
+from bioclip2_jax.report.figures.style import COLORS, MARKERS, OTHER_COLOR, STYLE, WIDTH, svg
 
-# Measures of a run, what they are called, and the measure that says what chance gives.
-PANELS = (
-    ("zero_shot_top1", "Species named right, zero-shot", "zero_shot_chance"),
-    ("trait_alignment", "Distances in features and in traits", None),
-    ("ridge_r", "Traits predicted in other families", None),
-    ("habitat_accuracy", "Habitat in other families, above chance", None),
-    ("rho_sex", "ρ of sex", "rho_sex_chance"),
-    ("rho_life_stage", "ρ of life stage", "rho_life_stage_chance"),
-    ("fisher_sex", "Fisher ratio of sex", None),
-    ("fisher_life_stage", "Fisher ratio of life stage", None),
-)
-_LINES = (("hierarchical", False), ("hierarchical", True), ("flat", False), ("flat", True))
+SHOWN = (FIRST, "check")  # families that are drawn
+_START = 3  # the start stands so many times left of the smallest scale
+
+Lines = dict[int, dict[float, float]]
 
 
-def scaling_curves(scaling: Scaling) -> str:
-    """SVG of a study.
+def claim_figures(scaling: Scaling) -> Iterator[tuple[str, str]]:
+    """Name and SVG of every claim about the paper's own model."""
+    for answer in scaling.hypotheses:
+        if answer.family in SHOWN:
+            yield answer.name, claim_figure(scaling, answer)
 
-    Lines are means over the seeds, bars their range; the point at the left is the general model
-    that all runs start from.
+
+def claim_figure(scaling: Scaling, answer: Hypothesis) -> str:
+    """SVG of the measure against the pictures of each scale.
+
+    Thin lines are the trees, the thick one is their mean; what stands at the left is the start.
+    Dotted is what is subtracted, or what random weights have; other captions and the theory, where
+    they say something, are means.
     """
-    runs = scaling.runs
-    sizes = sorted({run.images for run in runs if run.images})
-    start = sizes[0] / (sizes[1] / sizes[0] if len(sizes) > 1 else 3)
+    rows, beside = scaling.rows, answer.beside
+    left = min(row.images for row in rows if row.images) / _START
     with pyplot.rc_context(STYLE):
-        figure, all_axes = pyplot.subplots(
-            len(PANELS), 1, figsize=(WIDTH, 1.75 * len(PANELS)), sharex=True
-        )
-        for axes, (measure, title, chance) in zip(all_axes, PANELS, strict=True):
-            if chance and getattr(runs[0], chance) is not None:
-                axes.axhline(getattr(runs[0], chance), color="#555", linestyle=":", linewidth=1)
-            for place, (captions, replay) in enumerate(_LINES):
-                values = defaultdict(list)
-                for run in runs:
-                    if run.images == 0 or (run.captions, run.replay) == (captions, replay):
-                        value = getattr(run, measure)
-                        values[run.images or start].append(np.nan if value is None else value)
-                x = sorted(values)
-                mean = np.asarray([np.mean(values[size]) for size in x])
-                spread = [mean - [min(values[s]) for s in x], [max(values[s]) for s in x] - mean]
-                axes.errorbar(
-                    x,
-                    mean,
-                    yerr=spread if len(scaling.settings.seeds) > 1 else None,
-                    color=COLORS[0 if captions == "hierarchical" else 4],
-                    linestyle="-" if replay else "--",
-                    marker=MARKERS[place],
-                    markersize=4,
-                    linewidth=1.2,
-                    label=f"{captions}{', replay' if replay else ''}",
-                )
-            axes.set_title(title, loc="left", fontsize=9.5)
-            axes.set_xscale("log")
-        all_axes[-1].set_xticks([start, *sizes], ["general\nmodel", *(f"{s:,}" for s in sizes)])
-        all_axes[-1].minorticks_off()
-        all_axes[-1].set_xlabel("training pictures")
-        all_axes[0].legend(loc="lower center", bbox_to_anchor=(0.45, 1.12), ncols=2, fontsize=8.5)
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 3.0))
+        own = _lines(rows, answer, answer.captions, left)
+        for points in own.values():
+            axes.plot(*_xy(points), color=OTHER_COLOR, linewidth=0.7, zorder=1)
+        if beside:
+            named = _lines(rows, answer, answer.captions, left, measure=beside)
+            _mean(axes, named, "random divisions", color="#555", linestyle=":")
+        if answer.against:
+            other = _lines(rows, answer, answer.against, left)
+            _mean(axes, other, f"{answer.against} captions", color=COLORS[4], marker=MARKERS[1])
+        else:
+            theory = _lines(rows, answer, answer.captions, left, world="theory")
+            _mean(axes, theory, "Theorem 5.1’s setting", color=COLORS[1], linestyle="--")
+            pictures = _lines(rows, answer, answer.captions, left, world="pictures")
+            _mean(axes, pictures, "in pictures", color=COLORS[2], marker=MARKERS[2])
+        _mean(axes, own, f"{answer.captions} captions", color=COLORS[0], marker=MARKERS[0])
+        sizes = sorted({row.images for row in rows if row.images and row.world == "factors"})
+        axes.set_xscale("log")
+        axes.set_xticks([left, *sizes], ["start", *map(_short, sizes)])
+        axes.minorticks_off()
+        axes.set_xlabel("training pictures, species and steps with them")
+        axes.set_title(textwrap.fill(answer.claim, 48), loc="left", fontsize=9.5)
+        axes.legend(fontsize=8, loc="best")
         figure.tight_layout()
-        return svg(figure, "Scaling study")
+        return svg(figure, f"Scaling study {answer.name}")
+
+
+def _lines(
+    rows: Sequence[Row],
+    answer: Hypothesis,
+    captions: str,
+    left: float,
+    *,
+    measure: str = "",
+    world: str = "factors",
+) -> Lines:
+    """Tree → pictures → value, the start of the world at the left."""
+    lines: Lines = defaultdict(dict)
+    replay = answer.replay and world != "theory"
+    for row in rows:
+        value = getattr(row, measure or answer.measure)
+        trained = (row.captions, row.replay, row.grows) == (captions, replay, answer.grows)
+        if row.world == world and value is not None and (trained or row.captions == "general"):
+            lines[row.seed][row.images or left] = value
+    return lines
+
+
+def _xy(points: dict[float, float]) -> tuple[list[float], list[float]]:
+    x = sorted(points)
+    return x, [points[place] for place in x]
+
+
+def _mean(axes: Axes, lines: Lines, label: str, **how) -> None:
+    """The mean over trees where there are any."""
+    places = sorted({place for points in lines.values() for place in points})
+    if places:
+        means = [np.mean([p[place] for p in lines.values() if place in p]) for place in places]
+        axes.plot(places, means, label=label, linewidth=1.6, markersize=5, **how)
+
+
+def _short(size: int) -> str:
+    return f"{size / 1000:g}k" if size >= 1000 else str(size)
