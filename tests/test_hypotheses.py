@@ -106,9 +106,9 @@ def test_holm_is_holm():
 def test_few_studies_of_nothing_find_anything():
     rng = np.random.default_rng(0)
     # Heavy tails, as a share of what hardly differs has them.
-    p = [[signed_rank(v) for v in rng.standard_t(2, size=(8, 12))] for _ in range(200)]
+    p = [[signed_rank(v) for v in rng.standard_t(2, size=(8, 12))] for _ in range(150)]
     assert np.mean(np.asarray(p) <= 0.05) < 0.06
-    assert np.mean([min(holm(row)) <= 0.05 for row in p]) < 0.07
+    assert np.mean([min(holm(row)) <= 0.05 for row in p]) < 0.09
 
 
 def test_five_trees_cannot_reach_the_level_and_twelve_can():
@@ -116,5 +116,5 @@ def test_five_trees_cannot_reach_the_level_and_twelve_can():
     needed = detectable(12, 0.05 / 16)
     assert 1 < needed < 2 and detectable(24, 0.05 / 16) < needed
     rng = np.random.default_rng(1)
-    found = [signed_rank(rng.normal(needed, 1, 12)) <= 0.05 / 16 for _ in range(300)]
-    assert np.mean(found) == pytest.approx(hypotheses.POWER, abs=0.07)
+    found = [signed_rank(rng.normal(needed, 1, 12)) <= 0.05 / 16 for _ in range(200)]
+    assert np.mean(found) == pytest.approx(hypotheses.POWER, abs=0.09)

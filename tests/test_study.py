@@ -21,6 +21,7 @@ from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.evaluation import schema
 from bioclip2_jax.evaluation.experiments import Row, Scaling
 from bioclip2_jax.report.build import build_results
+from bioclip2_jax.report.figures import scaling as figures
 from configs import scaling
 
 BRANCHES = (2, 2, 2, 5)
@@ -107,10 +108,10 @@ def test_what_is_planted_is_measured(planted):
     assert found.inherited_seen > 0.9 and found.inherited_held_out_unseen > 0.9
     assert abs(found.convergent_unseen) < 0.2
     assert abs(found.plane_sex) < 0.05 and abs(found.rho_sex) < 0.1
-    assert found.halves_sex < found.null_sex / 2
+    assert found.halves_sex < found.null_sex - 0.1
     assert found.plane_life_stage > 0.15 and found.rho_life_stage > 0.9
     assert found.fisher_removed_sex > 1.2 * found.fisher_sex
-    assert found.few_shot_sex > 0.95 and 6 < found.effective_rank < 9
+    assert found.few_shot_sex > 0.95 and 4 < found.effective_rank < 9
 
 
 def test_what_is_permuted_is_gone(planted):
@@ -151,6 +152,7 @@ def tiny(monkeypatch):
         (factor_encoder, "_CHUNK", 2),
         (factor_study, "GENERAL_IMAGES", 60),
         (factor_study, "GENERAL_STEPS", 2),
+        (figures, "SHOWN", ("check",)),  # drawing takes longer than the study
     ):
         monkeypatch.setattr(module, name, size)
 
@@ -199,7 +201,9 @@ def test_the_study_is_kept_row_by_row_and_gives_the_same_again(tmp_path, tiny, m
     assert stored.hypotheses == found.hypotheses
     page = tmp_path / "page.html"
     build_results([out], page)
-    assert page.read_text().count("<figure>") == 17
+    assert page.read_text().count("<figure>") == 1
+    for name in ("rho_sex", "convergent_unseen_by_hierarchy"):
+        assert "</svg>" in figures.claim_figure(found, answers[name])
 
 
 @pytest.mark.parametrize(

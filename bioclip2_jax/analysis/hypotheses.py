@@ -43,9 +43,9 @@ def answer(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Hypothesis]:
             one = found[place]
             agrees = one.slope is not None and one.sign * one.slope > 0
             power = None
-            if len(one.trees) >= MIN_CASES:
-                spread = float(np.std(one.trees, ddof=1))
-                power = spread * detectable(len(one.trees), LEVEL / len(places))
+            needed = detectable(len(one.trees), LEVEL / len(places))
+            if math.isfinite(needed):
+                power = needed * float(np.std(one.trees, ddof=1))
             found[place] = dataclasses.replace(
                 one, p_corrected=p, holds=bool(agrees and p <= LEVEL), detectable=power
             )

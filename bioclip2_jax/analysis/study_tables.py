@@ -9,11 +9,12 @@ from bioclip2_jax.evaluation.experiments import FIRST, LEVEL, Measures, Row, Sca
 def tables(result: Scaling) -> str:
     """The answers and the means of the rows as Markdown: what `scaling.md` holds."""
     return "\n".join(
-        [*_claims_table(result), "", *_families_table(result), "", *_rows_table(result)]
+        [*answers_table(result), "", *families_table(result), "", *_rows_table(result)]
     )
 
 
-def _claims_table(result: Scaling) -> list[str]:
+def answers_table(result: Scaling) -> list[str]:
+    """The claims about the paper's own model, and the check; lines."""
     lines = [
         "| claim | sign | slope a doubling | 95 % | p, corrected | trees that agree | answer |"
         " least, detectable | theory | pictures | shuffled: null of 100 |",
@@ -40,7 +41,7 @@ def _claims_table(result: Scaling) -> list[str]:
     return lines
 
 
-def _families_table(result: Scaling) -> list[str]:
+def families_table(result: Scaling) -> list[str]:
     """Slopes of all families, a column each; those that hold or whose opposite does are bold."""
     families = [one.family for one in result.hypotheses if one.family != "check"]
     families = list(dict.fromkeys(families))
