@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bioclip2_jax.analysis import factor_encoder, factors
 from bioclip2_jax.analysis.factor_encoder import Pairs
@@ -114,10 +115,12 @@ def file_of(folder: Path, arm: Arm) -> Path:
     return folder / f"{'-'.join(word for word in words if word)}-{'-'.join(map(str, numbers))}.json"
 
 
+# Its matrices are small: threads would wait for each other longer than they work.
+@threadpool_limits.wrap(limits=1)
 def run_tree(task: TreeTask) -> list[Kept]:
     """The rows of one tree; those that are kept are read."""
     if multiprocessing.parent_process():
-        # JAX reads it when it first computes: these matrices are too small for several threads.
+        # JAX reads it when it first computes.
         os.environ["NPROC"] = "1"
     folder, tree = Path(task.folder), None
     results = []
