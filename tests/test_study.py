@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import scaling_study
 from bioclip2_jax.analysis import factor_encoder, factor_study, factors
 from bioclip2_jax.analysis import study as program
 from bioclip2_jax.analysis.factors import FactorWorld
@@ -202,6 +203,14 @@ def test_the_study_is_kept_row_by_row_and_gives_the_same_again(tmp_path, tiny, m
     page = tmp_path / "page.html"
     build_results([out], page)
     assert page.read_text().count("<figure>") == 1
+    monkeypatch.setattr(scaling_study, "ROOT", tmp_path)
+    (tmp_path / "docs/figures").mkdir(parents=True)
+    (tmp_path / "docs/emergence.md").write_text(f"a\n{scaling_study.BEGIN}b{scaling_study.END}c\n")
+    for _ in range(2):
+        scaling_study.write_page(out)
+    page = (tmp_path / "docs/emergence.md").read_text()
+    assert "figures/scaling_zero_shot.svg" in page and page.count("| sex (") == 5
+    assert page.startswith("a\n<!--") and page.endswith("-->\nc\n") and "\nb" not in page
     for name in ("rho_sex", "convergent_unseen_by_hierarchy"):
         assert "</svg>" in figures.claim_figure(found, answers[name])
 
