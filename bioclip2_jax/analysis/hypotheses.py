@@ -83,7 +83,7 @@ def signed_rank(values: Sequence[float]) -> float:
     """Two-sided p that the values are symmetric about zero; 1 for fewer than three."""
     if len(values) < MIN_CASES or not np.any(values):
         return 1.0
-    return float(np.asarray(wilcoxon(values, method="exact").pvalue))
+    return float(np.asarray(wilcoxon(values, method="exact"))[1])
 
 
 def hodges_lehmann(values: Sequence[float]) -> tuple[float | None, Interval | None]:

@@ -138,9 +138,13 @@ def variants_permuted(truth: Truth, rng: np.random.Generator) -> Truth:
     return replace(truth, variants=shuffled)
 
 
-def _agreement(exam: Exam, traits: np.ndarray) -> float:
+def _agreement(exam: Exam, traits: np.ndarray) -> float | None:
+    """None where all species have the same traits."""
+    apart = pdist(traits)
     prototypes = between.prototypes(exam.features, exam.truth.of_picture)
-    return float(np.asarray(spearmanr(pdist(traits), pdist(prototypes, "cosine")))[0])
+    if np.ptp(apart) == 0:
+        return None
+    return float(np.asarray(spearmanr(apart, pdist(prototypes, "cosine")))[0])
 
 
 def _held_out(exam: Exam, kind: str) -> float | None:

@@ -74,7 +74,7 @@ def _rows_table(result: Scaling) -> list[str]:
     return lines
 
 
-def _model(row: Row) -> tuple[str, str, str, str]:
+def _model(row: Row) -> tuple[str, ...]:
     name = f"{row.world}: {row.captions}{', replay' if row.replay else ''}"
     if row.grows not in ("", "all"):
         name += f", {row.grows} alone"

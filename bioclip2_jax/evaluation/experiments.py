@@ -168,16 +168,17 @@ class Alignment:
 
     Attributes:
       inherited_seen, convergent_seen: Spearman correlation of distances between species in these
-        traits and in the features; species that are trained on at every scale.
+        traits and in the features; species that are trained on at every scale. None where all have
+        the same traits.
       inherited_unseen, convergent_unseen: of species that no model is trained on.
       inherited_held_out_seen, ...: correlation of the traits with their prediction from species of
         other families, mean over traits; None where there are too few families.
     """
 
-    inherited_seen: float
-    inherited_unseen: float
-    convergent_seen: float
-    convergent_unseen: float
+    inherited_seen: float | None
+    inherited_unseen: float | None
+    convergent_seen: float | None
+    convergent_unseen: float | None
     inherited_held_out_seen: float | None = None
     inherited_held_out_unseen: float | None = None
     convergent_held_out_seen: float | None = None
