@@ -14,12 +14,22 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MEASURES = (
+    "zero_shot inherited_unseen convergent_unseen plane_sex plane_life_stage halves_sex null_sex"
+    " halves_life_stage null_life_stage fisher_sex fisher_life_stage few_shot_sex"
+    " few_shot_life_stage effective_rank"
+).split()
 BEGIN, END = "<!-- scaling study: begin -->\n", "<!-- scaling study: end -->\n"
 
 
 def write_page(out: Path) -> None:
     """Tables and figures of the study that OUT holds."""
-    from bioclip2_jax.analysis.study_tables import answers_table, families_table
+    from bioclip2_jax.analysis.study_tables import (
+        answers_table,
+        families_table,
+        main_models,
+        models_table,
+    )
     from bioclip2_jax.evaluation import schema
     from bioclip2_jax.evaluation.experiments import Scaling
     from bioclip2_jax.report.figures.scaling import claim_figures
@@ -32,7 +42,10 @@ def write_page(out: Path) -> None:
     parts = [
         "\n".join(answers_table(result)),
         f"Of 100 studies of shuffled traits and variants, {result.shuffled_null} found nothing.",
+        "Means over trees, before training and at each scale of the paper's own model:",
+        "\n".join(models_table(main_models(result.rows), MEASURES)),
         *(f"![{titles[name]}](figures/scaling_{name}.svg)" for name in figures),
+        "Slopes of all families; bold where the corrected p is at most 0.05:",
         "\n".join(families_table(result)),
     ]
     page = ROOT / "docs/emergence.md"

@@ -9,7 +9,14 @@ from bioclip2_jax.evaluation.experiments import FIRST, LEVEL, Measures, Row, Sca
 def tables(result: Scaling) -> str:
     """The answers and the means of the rows as Markdown: what `scaling.md` holds."""
     return "\n".join(
-        [*answers_table(result), "", *families_table(result), "", *_rows_table(result)]
+        [
+            *answers_table(result),
+            "",
+            *families_table(result),
+            "",
+            *models_table(result.rows, [field.name for field in dataclasses.fields(Measures)]),
+            "",
+        ]
     )
 
 
@@ -58,20 +65,30 @@ def families_table(result: Scaling) -> list[str]:
     return lines
 
 
-def _rows_table(result: Scaling) -> list[str]:
-    """Means over trees."""
-    measures = [field.name for field in dataclasses.fields(Measures)]
+def models_table(rows: Sequence[Row], measures: Sequence[str]) -> list[str]:
+    """Means over trees, a line a model."""
     lines = [
         f"| model | species | pictures | steps | {' | '.join(measures)} |",
         "|---" * (4 + len(measures)) + "|",
     ]
     groups: dict[tuple, list[Row]] = {}
-    for row in result.rows:
+    for row in rows:
         groups.setdefault(_model(row), []).append(row)
-    for model, rows in groups.items():
-        means = [_mean([getattr(row, name) for row in rows]) for name in measures]
-        lines.append(f"| {' | '.join([*map(str, model), *map(_plain, means)])} |")
+    for model, those in groups.items():
+        means = [_mean([getattr(row, name) for row in those]) for name in measures]
+        lines.append(f"| {' | '.join([*model, *map(_plain, means)])} |")
     return lines
+
+
+def main_models(rows: Sequence[Row]) -> list[Row]:
+    """Those of what is known before training, of the paper's own model, and of pictures."""
+    starts = [row for row in rows if row.captions in ("untrained", "general")]
+    own = [
+        row
+        for row in rows
+        if (row.world, row.captions, row.replay) == ("factors", "hierarchical", True)
+    ]
+    return starts + own + [row for row in rows if row.world == "pictures" and row.images]
 
 
 def _model(row: Row) -> tuple[str, ...]:
