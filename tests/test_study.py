@@ -9,6 +9,7 @@ import pytest
 from benchmarks import scaling_study
 from bioclip2_jax.analysis import factor_encoder, factor_study, factors
 from bioclip2_jax.analysis import study as program
+from bioclip2_jax.analysis.factor_encoder import Pairs
 from bioclip2_jax.analysis.factors import FactorWorld
 from bioclip2_jax.analysis.scaling import (
     Exam,
@@ -144,18 +145,57 @@ def tiny_config(**factors_study):
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    for module, name, size in (
-        (factor_encoder, "DIM", 32),
-        (factor_encoder, "HIDDEN", 16),
-        (factor_encoder, "TOKEN", 8),
-        (factor_encoder, "TEXT_HIDDEN", 16),
-        (factor_encoder, "_CHUNK", 2),
-        (factor_study, "GENERAL_IMAGES", 60),
-        (factor_study, "GENERAL_STEPS", 2),
-        (figures, "SHOWN", ("check",)),  # drawing takes longer than the study
-    ):
-        monkeypatch.setattr(module, name, size)
+def small(monkeypatch):
+    """A small model of the world of factors."""
+    for name, size in (("DIM", 32), ("HIDDEN", 16), ("TOKEN", 8), ("TEXT_HIDDEN", 16)):
+        monkeypatch.setattr(factor_encoder, name, size)
+
+
+@pytest.fixture
+def tiny(small, monkeypatch):
+    """Nothing is learned, as that takes longest."""
+
+    def train(params, pairs, captions, steps, rate, seed, replay=None):
+        noise = np.random.default_rng((seed, steps)).normal(size=params["image"]["in"].shape)
+        moved = params["image"]["in"] + 0.01 * noise.astype(np.float32)
+        return params | {"image": params["image"] | {"in": moved}}
+
+    def train_linear(shown, species, prototypes, steps, seed):
+        return np.random.default_rng((seed, steps)).normal(size=(shown.shape[1], 32))
+
+    monkeypatch.setattr(factor_encoder, "train", train)
+    monkeypatch.setattr(factor_encoder, "train_linear", train_linear)
+    monkeypatch.setattr(factor_study, "GENERAL_IMAGES", 60)
+    monkeypatch.setattr(figures, "SHOWN", ("check",))  # drawing takes longer than the study
+
+
+def test_names_are_learned_with_level_captions_and_replay_the_same_way_twice(world, small):
+    rng = np.random.default_rng(0)
+    species, shown = world.draw(world.pool, 600, rng)
+    pairs = Pairs(pictures=world.render(shown, rng), captions=world.ancestry[species])
+    general = Pairs(pictures=pairs.pictures, captions=world.describe(shown))
+    taxa = tuple((world.ancestry.max(axis=0) + 1).tolist())
+    start = factor_encoder.initial(0, factors.PIXELS, factors.GENERAL_WORDS, taxa)
+    made = [factor_encoder.train(start, pairs, "level", 90, 1e-2, 0, general) for _ in range(2)]
+    assert (np.asarray(made[0]["image"]["in"]) == np.asarray(made[1]["image"]["in"])).all()
+    right = []
+    for params in (start, made[0]):
+        names = factor_encoder.name(params, world.ancestry[world.pool], "level")
+        answers = (factor_encoder.embed(params, pairs.pictures) @ names.T).argmax(axis=1)
+        right.append((world.pool[answers] == species).mean())
+    assert right[0] < 0.2 < 0.6 < right[1]
+
+
+def test_in_the_theorys_setting_names_are_learned_too(world):
+    rng = np.random.default_rng(0)
+    species, shown = world.draw(world.pool, 600, rng)
+    prototypes = np.linalg.qr(rng.normal(size=(64, 40)))[0].T.astype(np.float32)
+    right = []
+    for steps in (0, 320):
+        images = shown @ factor_encoder.train_linear(shown, species, prototypes, steps, 0)
+        answers = (images @ prototypes[world.pool].T).argmax(axis=1)
+        right.append((world.pool[answers] == species).mean())
+    assert right[0] < 0.2 < 0.6 < right[1]
 
 
 def test_the_study_is_kept_row_by_row_and_gives_the_same_again(tmp_path, tiny, monkeypatch):
