@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 from hierarchy import rows_of
 from ml_collections import ConfigDict
-from scaled_photos_figures import KINDS, MIN_IMAGES, Examination, Measured, labels_there, measure
+from scaled_photos_figures import Measured, measure
+from scaled_photos_known import KINDS, MIN_IMAGES, Examination, labels_there
 from scaled_photos_slopes import markdown, slopes
 
 from bioclip2_jax import files, train
@@ -57,7 +58,7 @@ PARTS = 3  # of the species, one of which a split leaves out
 EXAMINED = 0.4  # of the pictures of a species, or of each of its variants, but at most …
 MOST_EXAMINED = 16
 MOST_TRAINED = 64  # pictures of a species, so that none is half of all
-SIZES: dict[str, Any] = {"model": "small", "steps": 400, "batch_size": 128}  # of the largest model
+SIZES: dict[str, Any] = {"model": "small", "steps": 800, "batch_size": 64}  # of the largest model
 TOY: dict[str, Any] = {"model": "toy", "steps": 8, "batch_size": 32}
 
 
@@ -84,7 +85,7 @@ def main() -> None:
 def campaign(options: argparse.Namespace, sizes: dict[str, Any], draws: int) -> None:
     """See the top of the file."""
     out, plan = options.out, Plan.of(options.photos)
-    claim(out, sizes | {"examined": len(plan.examination), "first": plan.asked.keys[0]})
+    claim(out, sizes | {"examined": dealt("\n".join(plan.asked.keys)).hex()})
     if not (options.tables or (out / "data/examination").exists()):
         records = map(Picture.record, plan.examination)
         write_dataset({"eval": records}, out / "data/examination", name="photos", description="")

@@ -22,7 +22,8 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from scaled_photos_figures import Alignment, Examination, Measured, Shares
+from scaled_photos_figures import Alignment, Measured, Shares
+from scaled_photos_known import Examination
 from scipy.stats import false_discovery_control, permutation_test, t
 
 from bioclip2_jax.analysis.nulls import LEVEL, arrangements, p_value
@@ -52,14 +53,8 @@ def slopes(measured: Models, examination: Examination, draws: int) -> list[dict[
     """
     rows = []
     for name in dict.fromkeys(name for each in measured.values() for name in each.row):
-        claim = next(
-            (c for c in sorted(CLAIMS, reverse=True) if f"{name}_".startswith(f"{c}_")), None
-        )
-        if (
-            claim is None
-            or "chance" in name
-            or name.startswith(("rho_halves", "rho_null", "rho_p_"))
-        ):
+        claim = claimed(name)
+        if claim is None:
             continue
         series = {
             split: [models[share] for share in sorted(models)]
@@ -186,12 +181,11 @@ def _against_traits(
         if (key := tuple(species)) not in evolved_of:
             same = [part for other in parts if tuple(other[0].species) == key for part in other]
             features = np.concatenate([part.prototypes for part in same], axis=1)
-            evolved_of[key] = _evolved(of[0], features, examination, draws)
+            evolved_of[key] = _evolved(of[0], features, examination, draws, len(evolved_of))
         evolved.append(_slopes(of, weights, np.column_stack([values, evolved_of[key]])))
     shortest = min(map(len, evolved))
-    ways = math.prod(
-        arrangements(v) for v in {tuple(of[0].species): of[0].values for of in parts}.values()
-    )
+    each = {tuple(of[0].species): of[0].values for of in parts}
+    ways = math.prod(arrangements(values) for values in each.values())
     return {
         "p": p_value(np.mean([slope[:shortest] for slope in evolved], axis=0)),
         "p_of": "traits that follow the tree",
@@ -206,12 +200,12 @@ def _slopes(of: list[Alignment], weights: np.ndarray, values: np.ndarray) -> np.
 
 
 def _evolved(
-    part: Alignment, features: np.ndarray, examination: Examination, draws: int
+    part: Alignment, features: np.ndarray, examination: Examination, draws: int, seed: int
 ) -> np.ndarray:
     """[s, at most draws] traits of the species of a part that follow their lineages."""
     taxa = [examination.taxa[number] for number in part.species]
     tree = Tree.of(lineage_groups(taxa), np.arange(len(taxa)))
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng((2, seed))
     if part.is_label:
         labels = np.unique(part.values, return_inverse=True)[1]
         return deal_labels(tree, labels, draws, rng).T
@@ -224,31 +218,16 @@ def _evolved(
 def markdown(result: dict[str, Any]) -> str:
     """The models, and the figures at each scale with their slopes."""
     rows = result["rows"]
-    lines = [
-        "| split | share | species | pictures | steps | minutes | of a core |",
-        "|---" * 7 + "|",
-    ]
+    lines = _table("split", "share", "species", "pictures", "steps", "minutes", "of a core")
     for row in rows:
-        cells = (
-            row["seed"],
-            _share(row["share"]),
-            row["species"],
-            f"{row['images']:,}",
-            row["steps"],
-        )
+        counts = (f"{row[key]:,}" for key in ("species", "images", "steps"))
         times = (f"{row[key] / 60:.1f}" for key in ("seconds", "processor_seconds"))
-        lines.append(f"| {' | '.join(map(str, (*cells, *times)))} |")
+        lines.append(
+            f"| {row['seed']} | {_share(row['share'])} | {' | '.join((*counts, *times))} |"
+        )
     shares = sorted({row["share"] for row in rows})
-    head = [
-        "figure",
-        "claim",
-        *map(_share, shares),
-        "slope per doubling",
-        "p",
-        "corrected",
-        "detectable",
-    ]
-    lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    doubts = ("slope per doubling", "p", "corrected", "detectable")
+    lines += ["", *_table("figure", "claim", *map(_share, shares), *doubts)]
     for slope in result["slopes"]:
         cells = [slope["figure"], {1: "rises", -1: "falls", 0: ""}[slope["claim"]]]
         for share in shares:
