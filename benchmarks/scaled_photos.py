@@ -301,14 +301,10 @@ def make(
 ) -> None:
     """Trains a model, or takes random weights where there are no steps, and keeps its features."""
     began = time.perf_counter(), time.process_time()
-    config = recipe.get_config()
-    config.seed = split
+    config = recipe_of(split, sizes)
     config.compile_cache = str((out / "compile_cache").resolve())
-    config.model.name = sizes["model"]
     config.data.dir = str(out / "data" / folder.name)
-    config.train.batch_size = sizes["batch_size"]
     config.train.steps, config.train.warmup_steps = max(steps, 1), max(1, steps // 20)
-    config.train.checkpoint_every, config.train.keep_checkpoints = 200, 1
     if steps:
         if not Path(config.data.dir).exists():
             records = map(Picture.record, pictures)
@@ -333,6 +329,16 @@ def make(
     with files.writing(folder / "names.npy") as file:
         np.save(file, embed_texts(model, texts, 128))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # many, and needed no more
+
+
+def recipe_of(split: int, sizes: dict[str, Any]) -> ConfigDict:
+    """Of the models of a split, but for their data and steps."""
+    config = recipe.get_config()
+    config.seed = split
+    config.model.name = sizes["model"]
+    config.train.batch_size = sizes["batch_size"]
+    config.train.checkpoint_every, config.train.keep_checkpoints = 200, 1
+    return config
 
 
 def untrained(config: ConfigDict) -> Model:
