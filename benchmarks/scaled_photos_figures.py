@@ -195,8 +195,11 @@ def _variation(
         one = np.ones(len(each))
         for name in ("fisher", "fisher_removed", *(f"few_shot_{shots}" for shots in SHOTS)):
             parts[f"{name}_{on}"] = Shares(species=species, parts=over(name), wholes=one)
-        if np.isfinite(over("inside")).all():
-            parts[f"rho_{on}"] = Shares(species, over("inside"), over("signal"))
+        # Where the differences hardly exceed their noise, a share of them is no number.
+        signal, inside = over("signal"), over("inside")
+        clear = len(some) > 2 and signal.mean() > 2 * signal.std() / len(some) ** 0.5
+        if clear and np.isfinite(inside).all():
+            parts[f"rho_{on}"] = Shares(species, inside, signal)
         plain[f"few_shot_chance_{on}"] = float(over("chance").mean())
         if len(some) < 3:
             continue

@@ -8,7 +8,9 @@ what is tested is of species, of which there are more, and says nothing of other
 - alignment with a trait: the same slope of traits that evolve along the lineages and know nothing
   of the features (`analysis.phylogeny`), since a model that is taught lineages learns to follow
   them; `p_dealt` is of traits dealt to the species at random, which ancestry alone makes small;
-- everything else has an interval over the splits alone, and no p.
+- everything else, and what is of fewer than five species, has an interval over the splits alone.
+
+There is no p where none could reach 0.05.
 
 All p are one-sided, in the direction that the paper claims (`CLAIMS`), and adjusted together by
 Benjamini and Hochberg's procedure. Intervals are bootstraps of species, the same ones at all
@@ -39,6 +41,7 @@ CLAIMS = {
 }
 NO_SLOPE = ("rho_halves_", "rho_null_", "rho_p_")  # `rho_over_null` has
 POWER = 0.8
+MIN_SPECIES = 5  # to draw from; the signs of fewer cannot give a p of 0.05 either
 
 Models = dict[tuple[int, Fraction], Measured]
 
@@ -69,7 +72,8 @@ def slopes(measured: Models, examination: Examination, draws: int) -> list[dict[
         ]
         row |= {"by_split": by_split, "slope": float(np.mean(by_split))}
         parts = [[model.parts.get(name) for model in models] for models in series.values()]
-        if all(part is not None for of in parts for part in of):
+        there = {n for of in parts for part in of if part for n in part.species.tolist()}
+        if len(there) >= MIN_SPECIES:
             row |= _over_species(parts, weights, examination, claim, draws)
         else:
             row |= _over_splits(by_split)
@@ -134,7 +138,8 @@ def _over_species(
             drawn.append(np.mean(values))
     low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
     row = {"interval": (low, high), "interval_over": f"{len(there)} species, {len(parts)} splits"}
-    row["detectable"] = float((t.ppf(0.975, np.inf) + t.ppf(POWER, np.inf)) * np.std(drawn, ddof=1))
+    upper, power = t.ppf(0.975, np.inf), t.ppf(POWER, np.inf)
+    row["detectable"] = float((upper + power) * (high - low) / (2 * upper))
     if isinstance(parts[0][0], Alignment):
         return row | _against_traits(parts, weights, examination, draws)
     if all(np.ptp(part.wholes) == 0 for of in parts for part in of):
@@ -152,7 +157,7 @@ def _against_signs(parts: list[list[Shares]], weights: np.ndarray, claim: int) -
     species, values = np.asarray([s for s, _ in each]), np.asarray([v for _, v in each])
     own = np.asarray([values[species == s].mean() for s in np.unique(species)])
     least = max(0.5 ** len(own), 1 / 10_000)
-    if len(own) < 2:
+    if least > LEVEL:
         return {"p": None, "smallest_p": least}
     found = permutation_test(
         (own,),
