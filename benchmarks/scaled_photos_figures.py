@@ -170,7 +170,7 @@ def _variation(
         **{kind: [g for g in groups if g.kind == kind] for kind in KINDS},
     }
     entries = {groups[e.species].name: e for e in _within(features, groups, draws).species}
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
     for group in groups:
         entry = entries[group.name]
         pictures, counts = features[group.rows], np.bincount(group.values)
@@ -181,10 +181,10 @@ def _variation(
         for shots in SHOTS:
             shown = few_shot(pictures, group.values, shots, {}).fold_top1
             row[f"few_shot_{shots}"] = float(shown.mean())
-        rows.append(row)
+        rows[group.name] = row
     plain: dict[str, Any] = {}
     for on, some in of_which.items():
-        each = [rows[groups.index(group)] for group in some]
+        each = [rows[group.name] for group in some]
         if not each:
             continue
         species = np.asarray([group.species for group in some])
@@ -208,7 +208,7 @@ def _variation(
         plain[f"rho_halves_{on}"], plain[f"rho_null_{on}"] = own.halves, own.null_mean
         plain[f"rho_over_null_{on}"] = own.halves / own.null_mean
         plain[f"rho_p_{on}"] = own.p
-    return rows, plain
+    return list(rows.values()), plain
 
 
 def _within(features: np.ndarray, groups: list[Group], draws: int) -> Any:
