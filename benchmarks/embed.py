@@ -1,6 +1,6 @@
 """`bioclip2 embed` beside pybioclip's, on the same JPEGs and weights: features a second.
 
-    python benchmarks/embed.py [--pictures 512] [--peer-python PATH] [--json]
+    python benchmarks/embed.py [--pictures 512] [--precision bfloat16] [--peer-python PATH] [--json]
 
 The model is a ViT-B/16 with random weights, the pictures are JPEGs of 512 pixels; decoding,
 encoding and, on our side, the writing of the store are timed, reading the model and compiling are
@@ -55,9 +55,9 @@ def write_all(home: Path, preset: str, count: int, size: int) -> None:
 class Ours:
     """Our side, with everything compiled."""
 
-    def __init__(self, home: Path, batch: int):
+    def __init__(self, home: Path, batch: int, precision: str):
         self._home, self._batch, self._runs = home, batch, 0
-        self._model = spread(bioclip2_jax.load(home / "model"))
+        self._model = spread(bioclip2_jax.load(home / "model", precision))
         self._pictures = open_source([str(home / "pictures")])
         self.run()
 
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="of the pictures' sides")
     parser.add_argument("--preset", default="vit_b16")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", default="float32", help="ours; pybioclip has float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="of pybioclip")
     parser.add_argument("--compile", action="store_true", help="pybioclip by torch.compile")
@@ -120,12 +121,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         write_all(home, options.preset, options.pictures, options.size)
-        ours = Ours(home, options.batch)
+        ours = Ours(home, options.batch, options.precision)
         for _ in range(options.rounds):
             rows["ours"].append(ours.run())
             if options.peer_python:
                 rows["pybioclip"].append(theirs(home, options))
     found: dict = {"preset": options.preset, "pictures": options.pictures}
+    found["precision"] = options.precision
     for name, runs in rows.items():
         for kind in ("seconds", "cpu_seconds") if runs else ():
             found[f"{name}_{kind}"] = statistics.median(run[kind] for run in runs)

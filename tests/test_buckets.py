@@ -193,7 +193,7 @@ def test_a_model_goes_into_a_bucket_and_out_of_it(home, bucket):
 
 def test_pictures_tables_features_and_results_in_a_bucket(home, bucket, tiny_data, monkeypatch):
     for module in (loading, evaluation):
-        monkeypatch.setattr(module, "load", lambda path: ColourModel())
+        monkeypatch.setattr(module, "load", lambda *_: ColourModel())
     for colour in COLOURS:
         Path("photos/deep").mkdir(parents=True, exist_ok=True)
         Path("photos/deep", f"{colour}.png").write_bytes(square(colour))

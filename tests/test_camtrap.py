@@ -50,7 +50,7 @@ CALL = (
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     """The current folder, with a card of three cameras: four pictures, one of them without time."""
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel())
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel())
     monkeypatch.chdir(tmp_path)
     cameras.write("card/CAM01/DCIM/1.jpg", "red", "2026:03:05 22:00:00")
     cameras.write("card/CAM01/DCIM/2.jpg", "blue", "2026:07:05 22:00:00")  # after its end

@@ -183,7 +183,7 @@ def test_pictures_that_were_replaced_under_their_names_are_noticed(folder, tmp_p
         make(folder, tmp_path / "out")
 
 
-@pytest.mark.parametrize("change", ["dtype", "model", "pictures", "columns"])
+@pytest.mark.parametrize("change", ["dtype", "model", "pictures", "columns", "precision"])
 def test_features_of_another_kind_are_not_mixed(folder, tmp_path, change):
     make(folder, tmp_path / "out")
     options = {"dtype": "float16"} if change == "dtype" else {}
@@ -191,6 +191,8 @@ def test_features_of_another_kind_are_not_mixed(folder, tmp_path, change):
         options["columns"] = "explorer"
     if change == "model":
         options["model"] = ColourModel(params={"weight": np.ones(3, np.float32)})
+    if change == "precision":
+        options["model"] = ColourModel(precision="bfloat16")
     if change == "pictures":
         folder = shutil.copytree(folder, tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=f"features of another kind .{change} was"):
@@ -287,7 +289,7 @@ def test_wrong_calls_are_named(data, folder, tmp_path):
 
 
 def test_the_command_makes_a_store(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
+    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda *_: ColourModel())
     arguments = [str(folder), "--model", "m", "--out", str(tmp_path / "out"), "--dtype", "float16"]
     done = CliRunner().invoke(command, arguments)
     assert done.exit_code == 0, done.output

@@ -18,7 +18,7 @@ from bioclip2_jax.weights import load as loading
 def folder(tmp_path: Path, monkeypatch) -> Path:
     """The current folder: pictures in shades of three colours, and a table of their classes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel())
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel())
     rng = np.random.default_rng(0)
     rows = []
     Path("photos").mkdir()
@@ -105,7 +105,7 @@ def test_a_head_is_for_one_model_and_has_classes_of_its_own(folder, monkeypatch)
             call("predict", "photos", "--model", "m", "--head", "head", *beside)
         )
     other = ColourModel(params={"w": np.ones(2, np.float32)})
-    monkeypatch.setattr(loading, "load", lambda path: other)
+    monkeypatch.setattr(loading, "load", lambda *_: other)
     refused = call("predict", "photos", "--model", "m", "--head", "head")
     assert "a head for another model" in said(refused)
 

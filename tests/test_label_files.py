@@ -26,7 +26,7 @@ RNG = np.random.default_rng(0)
 def here(tmp_path, monkeypatch):
     """A folder with a table, its label files, and a picture of every colour."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
+    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda *_: ColourModel())
     header = "kingdom,phylum,class,order,family,genus,species,vernacularName"
     rows = [",".join((*taxon.ranks, COMMON[name])) for name, taxon in TAXA.items()]
     (tmp_path / "taxa.csv").write_text("\n".join([header, *rows]) + "\n")
@@ -127,7 +127,7 @@ def test_damaged_label_files_are_one_sentence(tmp_path, damage, message):
 
 def test_label_files_of_another_model_are_refused(here, monkeypatch):
     other = ColourModel(params={"weight": np.ones(3, np.float32)})
-    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: other)
+    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda *_: other)
     with pytest.raises(UsageError, match="features of another model"):
         call(predict_command, "photos", "--names", "labels")
     write_pair(here / "wide", dim=7)
@@ -214,7 +214,7 @@ def test_long_lists_are_asked_by_stretches(here, monkeypatch):
         long = call(predict_command, "photos", *options).stdout
         monkeypatch.undo()
         monkeypatch.chdir(here)
-        monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
+        monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda *_: ColourModel())
         assert_alike(short, long)
     monkeypatch.setattr(streamed, "LONG", 2)
     with pytest.raises(UsageError, match="4 names are too many"):

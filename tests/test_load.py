@@ -13,7 +13,7 @@ import bioclip2_jax
 from bioclip2_jax.errors import UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
-from bioclip2_jax.weights import load
+from bioclip2_jax.weights import load as loading
 from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.open import CONFIG_FILE
 
@@ -67,9 +67,9 @@ def test_workdir_step_folder_and_export_are_the_same_model(places):
 def test_checkpoints_of_a_run_share_what_is_compiled(places, model):
     before, after = (bioclip2_jax.load(places / "run" / "checkpoints" / s) for s in ("4", "8"))
     first = before.encode_image(PIXELS)
-    compiled = load._encode_image._cache_size()
+    compiled = loading._encode_image._cache_size()
     second = after.encode_image(PIXELS)
-    assert compiled == load._encode_image._cache_size() > 0
+    assert compiled == loading._encode_image._cache_size() > 0
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(second, after.encode_image(PIXELS))
 
@@ -91,6 +91,30 @@ def test_bytes_are_normalised_with_the_models_own_statistics(model):
     np.testing.assert_allclose(from_bytes, model.encode_image(floats.astype("f4")), atol=1e-6)
     assert from_bytes.dtype == np.float32 and from_bytes.shape == (3, 24)
     np.testing.assert_allclose(np.linalg.norm(from_bytes, axis=1), 1, rtol=1e-6)
+
+
+def test_bfloat16_gives_nearly_the_same_features(model, places):
+    fast = bioclip2_jax.load(places / "export", "bfloat16")
+    features = fast.encode_image(PIXELS)
+    assert features.dtype == np.float32
+    assert 1e-4 < np.abs(features - model.encode_image(PIXELS)).max() < 0.02
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, not 'half'"):
+        bioclip2_jax.load(places / "export", "half")
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 7, 8, 9])
+def test_a_cpu_encodes_group_after_group(count, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(loading, "CPU_TOKENS", 40)
+    seen = []
+
+    def encode(rows):
+        seen.append(len(rows))
+        return 2 * rows
+
+    batch = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    np.testing.assert_array_equal(loading._in_groups(encode, batch, 10), 2 * batch)
+    assert sorted(set(seen)) == {7: [3, 4], 8: [4], 9: [3]}.get(count, [count])
 
 
 def test_texts_go_from_words_to_features(model):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from bioclip2_jax.data.images import CLIP_MEAN, CLIP_STD
 from bioclip2_jax.models import clip, gradients, layers
-from bioclip2_jax.models.execution import Execution, run_blocks
+from bioclip2_jax.models.execution import Execution, run_blocks, to_encode
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
 
 CONFIG = ClipConfig(
@@ -187,6 +187,19 @@ def test_bfloat16_is_close_to_float32(params):
     exact, rough = image_features(params, IMAGES), half(params)
     assert rough.dtype == jnp.float32
     assert 0 < np.abs(exact - rough).max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_order_in_which_cpus_encode_changes_nothing(params, dtype):
+    def features(execution):
+        model = clip.bind(CONFIG, params, execution)
+        return model.encode_image(IMAGES), model.encode_text(TOKENS)
+
+    plain, fast = features(Execution(dtype)), features(to_encode(dtype, "cpu"))
+    tolerance = 1e-6 if dtype == "float32" else 0.02
+    for one, other in zip(plain, fast, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance)
+    assert to_encode(dtype, "tpu") == Execution(dtype)
 
 
 def test_an_image_does_not_depend_on_its_batch(params):

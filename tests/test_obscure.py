@@ -28,7 +28,7 @@ CALL = ("predict", "card", "--model", "m", "--taxa", "taxa.csv", "--k", 1, "--co
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """The current folder, with pictures of two places and one of no place."""
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel())
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel())
     monkeypatch.chdir(tmp_path)
     cameras.write("card/a/1.jpg", "blue", "2026:03:05 22:00:00", **HERE)
     cameras.write("card/a/2.jpg", "red", "2026:03:05 22:00:01", **HERE)

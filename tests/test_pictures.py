@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def colour_model(monkeypatch):
-    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
+    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda *_: ColourModel())
 
 
 def named(folder: Path) -> list[str]:

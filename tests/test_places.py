@@ -59,7 +59,7 @@ def shares(records: occurrences.Records, where: places.Spot | None) -> dict[str,
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """The current folder: a red picture here, one away, one without coordinates, and records."""
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel(logit_scale=10))
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel(logit_scale=10))
     monkeypatch.chdir(tmp_path)
     cameras.write("card/a/1.jpg", "red", latitude=(52, 42, 0), longitude=(23, 51, 0))
     south = {"latitude": (33, 42, 0), "longitude": (150, 6, 0), "hemispheres": "SE"}

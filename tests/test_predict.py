@@ -27,7 +27,7 @@ SPECIES_COLUMNS = (
 
 @pytest.fixture(autouse=True)
 def colour_model(monkeypatch):
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel())
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel())
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_the_output_appears_only_once_it_is_complete(folder, monkeypatch):
             seen.append(Path("answers.csv").exists())
             return super().encode_image(images, normalize)
 
-    monkeypatch.setattr(loading, "load", lambda path: Watched())
+    monkeypatch.setattr(loading, "load", lambda *_: Watched())
     call("pictures", "--taxa", "taxa.csv", "--output", "answers.csv")
     assert seen and not any(seen)
     assert len(rows_of(Path("answers.csv").read_text())) == 5 * 4
@@ -161,7 +161,7 @@ def test_the_output_appears_only_once_it_is_complete(folder, monkeypatch):
 def test_a_failed_run_leaves_an_earlier_output_alone(folder, monkeypatch):
     Path("answers.csv").write_text("earlier")
 
-    def broken(path):
+    def broken(*_):
         raise UserError("no model here")
 
     monkeypatch.setattr(loading, "load", broken)

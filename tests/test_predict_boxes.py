@@ -48,7 +48,7 @@ SPECIESNET = {
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     """The current folder, with a picture that is red on the left and blue on the right."""
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel())
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel())
     monkeypatch.chdir(tmp_path)
     Path("photos/a").mkdir(parents=True)
     picture = Image.new("RGB", (80, 40), COLOURS["red"])

@@ -23,7 +23,7 @@ NAMES = [f"deep/{colour}.png" for colour in sorted(COLOURS)]
 
 @pytest.fixture(autouse=True)
 def colour_model(monkeypatch):
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel())
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel())
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_dataset_and_its_features_give_the_same_names(home):
 def test_features_of_another_model_are_refused(home, monkeypatch):
     assert bioclip2("embed", "photos", "--model", "m", "--out", "kept").returncode == 0
     other = ColourModel(params={"logit_scale": 1.0})
-    monkeypatch.setattr(loading, "load", lambda path: other)
+    monkeypatch.setattr(loading, "load", lambda *_: other)
     done = bioclip2("predict", "kept", "--model", "other", "--labels", "labels.txt")
     assert done.returncode == 2 and "features of another model (m)" in done.stderr
 

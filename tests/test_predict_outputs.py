@@ -45,7 +45,7 @@ class Counted(ColourModel):
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch):
-    monkeypatch.setattr(loading, "load", lambda path: Counted())
+    monkeypatch.setattr(loading, "load", lambda *_: Counted())
     Counted.batches = 0
 
 
@@ -151,7 +151,7 @@ def test_processes_that_are_killed_lose_nothing(home):
         "        Waits.batches += 1\n"
         "        time.sleep(0 if Waits.batches < 3 else 100)  # for what will end it\n"
         "        return super().encode_image(images, normalize)\n"
-        "loading.load = lambda path: Waits()\n"
+        "loading.load = lambda *_: Waits()\n"
         "cli.main()\n"
     )
     helpers = Path(__file__).parent / "helpers"
@@ -226,7 +226,7 @@ def test_another_model_or_other_pictures_do_not_go_on(cut, monkeypatch):
     assert "pictures: 40 pictures" in bioclip2(*CALL, "--output", "cut.csv").stderr
     Path("photos/02.png").write_bytes(square("blue"))
     other = ColourModel(params={"logit_scale": 2.0})
-    monkeypatch.setattr(loading, "load", lambda path: other)
+    monkeypatch.setattr(loading, "load", lambda *_: other)
     done = bioclip2(*CALL, "--output", "cut.csv")
     assert done.returncode == 2 and "(model: " in done.stderr
     assert Path("cut.csv.part").read_bytes() == cut

@@ -37,8 +37,8 @@ def sets(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """A model that knows colours, and less of what the protocols repeat."""
-    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda path: ColourModel())
-    monkeypatch.setattr(evaluate, "load", lambda path: ColourModel())
+    monkeypatch.setattr("bioclip2_jax.weights.load.load", lambda *_: ColourModel())
+    monkeypatch.setattr(evaluate, "load", lambda *_: ColourModel())
     monkeypatch.setattr(beyond, "SEEDS", (0, 1))
     searched = functools.partial(newt.newt, iterations=3, jobs=1)
     monkeypatch.setattr(beyond, "newt", searched)

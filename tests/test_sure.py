@@ -133,7 +133,7 @@ def test_an_answer_is_right_by_its_name_at_its_rank(tmp_path):
 def folder(tmp_path: Path, monkeypatch) -> Path:
     """The current folder: pictures in shades of the colours, of which some are checked."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel(12.0))
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel(12.0))
     write("taxa.csv", ROWS, "kingdom,phylum,class,order,family,genus,species")
     rng = np.random.default_rng(0)
     rows = []
@@ -214,7 +214,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_calibration_alone(folder):
             return super().encode_image(images, normalize)
 
     loaded = loading.load
-    loading.load = lambda path: Broken(12.0)
+    loading.load = lambda *_: Broken(12.0)
     try:
         assert call(*PREDICT, *SURE, "--output", "part.csv").exit_code == 130
     finally:
@@ -242,7 +242,7 @@ def test_what_a_calibration_is_not_for_is_refused(folder, monkeypatch):
     Path("labels.txt").write_text("red\nblue\n")
     free = ["predict", "photos", "--model", "m", "--labels", "labels.txt", *SURE]
     assert "--sure needs the lineages" in said(call(*free))
-    monkeypatch.setattr(loading, "load", lambda path: ColourModel(params={"w": np.ones(2)}))
+    monkeypatch.setattr(loading, "load", lambda *_: ColourModel(params={"w": np.ones(2)}))
     assert "c.json: made for another model" in said(call(*PREDICT, *SURE))
     Path("c.json").write_text('{"model": 1}')
     assert "c.json: no calibration that can be read" in said(call(*PREDICT, *SURE))

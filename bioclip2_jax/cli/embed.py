@@ -16,6 +16,7 @@ from bioclip2_jax.cli import options
 @click.option("--out", required=True, type=options.Place(file_okay=False), help="Folder to fill.")
 @click.option("--split", help="Only this split of a dataset.  [default: all]")
 @options.dtype("float16", help="Of the kept features.")
+@options.PRECISION
 @click.option(
     "--columns",
     default="bioclip2",
@@ -34,6 +35,7 @@ def embed(
     out: str,
     split: str | None,
     dtype: str,
+    precision: str,
     columns: str,
     task: str | None,
     batch_size: int,
@@ -70,7 +72,7 @@ def embed(
     with processes.together(), _stopping(jax.process_count() == 1):
         pictures = open_source(source, split)
         about = program.embed(
-            spread(load(model_path)),
+            spread(load(model_path, precision)),
             model_path,
             pictures,
             out,

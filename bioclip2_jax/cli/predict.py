@@ -154,6 +154,7 @@ SOME_FAILED, INTERRUPTED = 3, 130
 @click.option("--box-square/--no-box-square", default=True, help="Cut squares around boxes.")
 @click.option("--log", type=options.Place(), help="JSON file to write about the run.")
 @options.batch_size(32, "Pictures")
+@options.PRECISION
 def predict(model_path: str, form: str | None, **how: Any) -> None:
     """Name the organisms in PICTURES.
 

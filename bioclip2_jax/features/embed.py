@@ -93,6 +93,7 @@ def embed(
         columns=columns,
         task=task,
         listing=source.listing,
+        precision=model.precision,
     )
     about = msgspec.json.decode(msgspec.json.encode(about), type=parts.About)  # as it comes back
     files.make_folder(out)

@@ -91,6 +91,7 @@ class About:
       columns: how they are called.
       task: (I, N), which of several it is about.
       listing: SHA-256 of what there was to embed.
+      precision: in which pictures were encoded, see `Model`.
       stretches: of a part, whose pictures are no files of their own.
     """
 
@@ -108,6 +109,7 @@ class About:
     columns: Columns = "bioclip2"
     task: tuple[int, int] = ONE
     listing: str = ""
+    precision: str = "float32"
     stretches: list[Stretch] = field(default_factory=list)
 
 

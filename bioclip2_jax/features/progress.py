@@ -123,5 +123,5 @@ def check_same(place: Path, before: parts.About, about: parts.About) -> None:
 
 def _kind(about: parts.About) -> dict[str, Any]:
     """What features must share to lie in one store; a model is known by its checksum alone."""
-    names = ("preprocess", "dim", "dtype", "pictures", "labels", "columns")
+    names = ("preprocess", "dim", "dtype", "precision", "pictures", "labels", "columns")
     return {"model": about.model.sha256} | {name: getattr(about, name) for name in names}

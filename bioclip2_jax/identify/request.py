@@ -19,6 +19,7 @@ class Request:
     list_file: str | None
     split: str | None
     model: str
+    precision: str = "float32"
     labels: str | None
     taxa: str | None
     names: str | None = None

@@ -121,7 +121,7 @@ def run(
             outputs.opened(path, settings, count=count, grows=grows, folder=bool(package))
         )
         log = _Log(request, count, output)
-        model = loading.load(request.model)
+        model = loading.load(request.model, request.precision)
         needs_sum = request.log or request.columns == "dwc" or isinstance(found, Store)
         needs_sum = (
             needs_sum or head or calibration or package or isinstance(output, outputs.Resumed)
@@ -297,8 +297,8 @@ def _settings(
         listing = found.listing()
     settings = {"pictures": listing, "names": labels.tells()}
     settings["--k"] = str(request.num_answers)
-    options = ("decode", "batch_size", "truncated", "format", "columns", "bom", "coordinates")
-    for name in options:
+    options = ("decode", "batch_size", "precision", "truncated", "format", "columns", "bom")
+    for name in (*options, "coordinates"):
         settings[f"--{name.replace('_', '-')}"] = str(getattr(request, name))
     prior = name_lists.tells_prior(counts, request.strength)
     if obscured and not request.is_package:

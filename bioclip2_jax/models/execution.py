@@ -54,7 +54,7 @@ class Execution:
       attention: one of `ATTENTION`; "cudnn" needs an NVIDIA GPU and bfloat16, and its gradients
         differ in the last bits from run to run. "packed" needs the same, takes the project's own
         kernels for whole blocks, which give the same bits each time, and cuDNN's attention where
-        they do not fit.
+        they do not fit. "heads" is for CPUs that encode, see `to_encode`.
       interpret: those kernels are computed by JAX, slowly, on any device.
       gather: this device's share of a weight [inputs, outputs] → the whole, see `sharding.gather`;
         models know no more of devices.
@@ -75,8 +75,20 @@ class Execution:
         plain = self.attention == "packed" and not able
         return dataclasses.replace(self, attention="xla") if plain else self
 
+    @property
+    def product(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """How a block multiplies rows with its kernels."""
+        return layers.wide_product if self.attention == "heads" else jnp.matmul
+
 
 DEFAULT_EXECUTION = Execution()
+
+
+def to_encode(dtype: str, platform: str) -> Execution:
+    """How devices of a kind encode fastest, where no gradient is asked for."""
+    if platform == "cpu":
+        return Execution(dtype, attention="heads")
+    return Execution(dtype, attention="packed").on(platform)
 
 
 def look_up(table: jax.Array, numbers: jax.Array, execution: Execution) -> jax.Array:

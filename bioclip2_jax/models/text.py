@@ -24,6 +24,7 @@ class TextTower(nnx.Module):
             causal=True,
             activation=layers.activation(config),
             stds=layers.InitialStds.text(width, text.layers),
+            product=execution.product,
         )
         self.blocks = layers.stack_blocks(text.layers, block, rngs)
         self.ln_final = layers.LayerNorm(width)

@@ -38,6 +38,7 @@ class ImageTower(nnx.Module):
             causal=False,
             activation=layers.activation(config),
             stds=layers.InitialStds.image(width, hidden),
+            product=execution.product,
         )
         self.blocks = layers.stack_blocks(vision.layers, block, rngs)
         self.ln_post = layers.LayerNorm(width)

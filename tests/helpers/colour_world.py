@@ -49,6 +49,7 @@ class ColourModel:
     confuse: dict[str, str] = field(default_factory=dict)
     params: dict = field(default_factory=dict)
     step: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self):
         self.config = ClipConfig(4, VisionConfig(16, 8, 32, 1, 32), TextConfig(32, 1, 1))
