@@ -6,8 +6,9 @@ trains `configs/quickstart.py` on the simulated tree and `configs/photos.py` (1,
 photographs, each as every variant with every seed, evaluates, and prints a table a set with the
 mean over the seeds. A folder of photographs holds one folder a set with a metadata.csv. There a
 seventh of the species is kept out of training, as the split "unseen", and the splits "val" and
-"test" are judged as one, since most species have few pictures in either. On two cores a run takes five
-minutes and half an hour; runs that are finished are not repeated, and one that was killed goes on.
+"test" are judged as one, since most species have few pictures in either. On two cores a run takes
+five minutes and half an hour; runs that are finished are not repeated, and one that was killed goes
+on.
 `--only`, `--variants` and `--seeds` choose among them; a variant may be given as
 `name=key:value,...`, settings below `config.train`.
 """
