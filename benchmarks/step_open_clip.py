@@ -43,25 +43,41 @@ class Towers(torch.nn.Module):
         return [normalize(part, dim=-1) for part in image], text, self.clip.logit_scale.exp()
 
 
+def load(folder: Path, model_cfg: dict, checkpointing: bool = False) -> tuple[Towers, str]:
+    """The model with the weights in a folder, and where it is: "cuda" or "cpu"."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = load_file(folder / "weights.safetensors")
+    replay = weights.pop("visual.continual_proj")
+    clip = open_clip.model.CLIP(**model_cfg)
+    clip.load_state_dict(weights)
+    clip.set_grad_checkpointing(checkpointing)
+    return Towers(clip, replay).to(device).train(), device
+
+
+def inputs(images: np.ndarray, tokens: np.ndarray, device: str) -> tuple:
+    """Normalised pictures [pairs, 3, size, size] float32 and tokens [pairs, 77] int64."""
+    pixels = torch.from_numpy(images).to(device) / 255
+    pixels = (pixels - torch.tensor(_MEAN, device=device)) / torch.tensor(_STD, device=device)
+    return pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(tokens).long().to(device)
+
+
+def loss(towers: torch.nn.Module, pixels: torch.Tensor, tokens: torch.Tensor, size: int):
+    """Of both streams, the first `size` pairs and the rest."""
+    image, text, scale = towers(pixels, tokens, size)
+    criterion = open_clip.ClipLoss()
+    found = criterion(image[0], text[:size], scale)
+    return found + criterion(image[1], text[size:], scale) if len(pixels) > size else found
+
+
 def main(job: dict) -> dict:
     """Takes `steps` steps several times and reports the median."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     folder, setting = Path(job["folder"]), job["setting"]
-    weights = load_file(folder / "weights.safetensors")
-    replay = weights.pop("visual.continual_proj")
-    clip = open_clip.model.CLIP(**job["model_cfg"])
-    clip.load_state_dict(weights)
-    clip.set_grad_checkpointing(setting["checkpointing"])
-    towers = Towers(clip, replay).to(device).train()
-
+    towers, device = load(folder, job["model_cfg"], setting["checkpointing"])
     size, total = job["batch"], job["batch"] + job["replay"]
     found = np.load(folder / "batch.npz")
-    pixels = torch.from_numpy(found["images"][:total]).to(device) / 255
-    pixels = (pixels - torch.tensor(_MEAN, device=device)) / torch.tensor(_STD, device=device)
-    pixels = pixels.permute(0, 3, 1, 2).contiguous()
-    tokens = torch.from_numpy(found["tokens"][:total]).long().to(device)
+    pixels, tokens = inputs(found["images"][:total], found["tokens"][:total], device)
 
     undecayed = [p for p in towers.parameters() if p.ndim < 2]
     decayed = [p for p in towers.parameters() if p.ndim >= 2]
@@ -69,29 +85,25 @@ def main(job: dict) -> dict:
     optimizer = torch.optim.AdamW(
         groups, lr=job["learning_rate"], betas=(0.9, 0.98), eps=1e-6, fused=device == "cuda"
     )
-    criterion = open_clip.ClipLoss()
     forward = torch.compile(towers) if setting["compile"] else towers
     half = job["dtype"] == "bfloat16"
 
     def step() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            image, text, scale = forward(pixels, tokens, size)
-            loss = criterion(image[0], text[:size], scale)
-            if job["replay"]:
-                loss = loss + criterion(image[1], text[size:], scale)
+            value = loss(forward, pixels, tokens, size)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value.backward()
         optimizer.step()
         with torch.no_grad():
-            clip.logit_scale.clamp_(0, math.log(100))
-        return loss
+            towers.clip.logit_scale.clamp_(0, math.log(100))
+        return value
 
     def wait() -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
     before = time.perf_counter()
-    loss = step().item()
+    first = step().item()
     compiled = time.perf_counter() - before
     for _ in range(2):
         step()
@@ -115,7 +127,7 @@ def main(job: dict) -> dict:
     else:
         peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "cpu"
     return {
-        "loss": loss,
+        "loss": first,
         "last_loss": last.item(),
         "step_seconds": statistics.median(times),
         "peak_gib": peak / 2**30,

@@ -37,20 +37,7 @@ from bioclip2_jax.training.step import (  # noqa: E402
 from bioclip2_jax.weights import layout  # noqa: E402
 from bioclip2_jax.weights.tensors import open_safetensors  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402
-
-
-def product_rate(toy: bool) -> float:
-    """FLOP/s of one large bfloat16 matrix product (float32 and small for a toy)."""
-    size, dtype = (256, jnp.float32) if toy else (8192, jnp.bfloat16)
-    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
-    multiply = jax.jit(lambda a, b: a @ b)
-    jax.block_until_ready(multiply(a, b))
-    rates = []
-    for _ in range(5):
-        before = time.perf_counter()
-        jax.block_until_ready([multiply(a, b) for _ in range(10)])
-        rates.append(10 * 2 * size**3 / (time.perf_counter() - before))
-    return statistics.median(rates)
+from product_rate import product_rate  # noqa: E402
 
 
 def kernels(folder: str, steps: int) -> dict[str, list]:

@@ -66,6 +66,7 @@ def test_every_model_is_trained_once_and_measured(tmp_path, monkeypatch):
     params = jax.jit(lambda: clip.init_params(PRESETS["tiny"], 0))()
 
     def train_run(settings, workdir):
+        assert workdir.is_dir()
         seen.append((workdir.name, settings))
         if len(seen) == 3:
             return  # as training does when it is asked to stop

@@ -200,6 +200,9 @@ def test_in_the_theorys_setting_names_are_learned_too(world):
 
 def test_the_study_is_kept_row_by_row_and_gives_the_same_again(tmp_path, tiny, monkeypatch):
     config, out = tiny_config(), tmp_path / "study"
+    config.study.pictures.seeds = 1
+    config.lock()  # as the command line gives it
+    monkeypatch.setattr(program.picture_world, "run", lambda recipe, *_: recipe.get("study", []))
     made, row = [], factor_study._Tree.row
 
     def stopping(tree, arm, asked):

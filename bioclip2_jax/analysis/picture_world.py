@@ -230,7 +230,8 @@ def _train(
     else:
         recipe["train"]["replay_batch_size"] = 0
     workdir = out / "runs" / file_of(Path(), arm).stem
-    train.run(compose(ConfigDict(recipe)), workdir)
+    with train.alone_in(workdir):
+        train.run(compose(ConfigDict(recipe)), workdir)
     if not (workdir / "done.json").exists():
         raise UserError(f"{workdir}: stopped before its end; the same command goes on")
 

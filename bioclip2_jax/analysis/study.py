@@ -79,7 +79,8 @@ def run(
     rows = [one.row for one in kept]
     if settings.pictures.seeds:
         recipe = config.copy_and_resolve_references()
-        del recipe.study
+        with recipe.unlocked():  # the command line gives a locked one
+            del recipe.study
         rows += picture_world.run(recipe, settings.pictures, out, say)
 
     answers = hypotheses.answer(settings.claims, rows)
