@@ -10,7 +10,6 @@ the tower's products and attention. One JSON object a line.
 """
 
 import argparse
-import io
 import json
 import os
 import statistics
@@ -18,9 +17,8 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from product_rate import product_rate
 
 from bioclip2_jax.features.encode import embed_images
 from bioclip2_jax.models import clip
@@ -28,7 +26,6 @@ from bioclip2_jax.models.presets import PRESETS, ClipConfig
 from bioclip2_jax.training.xla_flags import set_flags
 from bioclip2_jax.weights.description import Preprocess
 from bioclip2_jax.weights.load import PRECISIONS, Model
-from product_rate import product_rate
 
 
 def picture_flops(config: ClipConfig) -> float:

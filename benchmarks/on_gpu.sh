@@ -4,7 +4,8 @@
 #     bash benchmarks/on_gpu.sh [FOLDER]
 #
 # Writes FOLDER/steps.jsonl (our step twice, for equal bits; whole captions; open_clip; the largest
-# batch; cuDNN's attention), FOLDER/kernels.jsonl (each kernel alone) and FOLDER/summary.json.
+# batch; cuDNN's attention), FOLDER/encode.jsonl (pictures to features), FOLDER/kernels.jsonl (each
+# kernel alone) and FOLDER/summary.json.
 # PICTURES=FILE names pictures made elsewhere by `step_inputs.py --pictures`, for a machine without
 # tensorflow_datasets; WHEELS=FOLDER holds packages that it lacks. Without open_clip and torch, its
 # row says so.
@@ -20,4 +21,5 @@ fi
 export PYTHONPATH="$here/..:${PYTHONPATH:-}"
 python "$here/train_step.py" --one-call --json --lines "$out/steps.jsonl" \
     ${PICTURES:+--pictures "$PICTURES"} >"$out/summary.json"
+python "$here/encode.py" --precision bfloat16 --lines "$out/encode.jsonl" >/dev/null
 python "$here/gpu_kernels.py" >"$out/kernels.jsonl"

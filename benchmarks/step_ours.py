@@ -18,10 +18,10 @@ JOB = json.loads(sys.argv[1])
 set_flags(JOB["setting"].get("attention", "xla"))
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
+from product_rate import product_rate  # noqa: E402
 
 from bioclip2_jax.models.presets import PRESETS  # noqa: E402
 from bioclip2_jax.text.tokenizer import TOKEN_LENGTHS  # noqa: E402
@@ -37,7 +37,6 @@ from bioclip2_jax.training.step import (  # noqa: E402
 from bioclip2_jax.weights import layout  # noqa: E402
 from bioclip2_jax.weights.tensors import open_safetensors  # noqa: E402
 from configs import bioclip2_vitl14  # noqa: E402
-from product_rate import product_rate  # noqa: E402
 
 
 def kernels(folder: str, steps: int) -> dict[str, list]:
