@@ -7,6 +7,7 @@ from typing import Any
 from bioclip2_jax.data import images
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.execution import ATTENTION, REMAT
+from bioclip2_jax.models.fp8 import FP8
 from bioclip2_jax.text.captions import LEVELS
 from bioclip2_jax.training.optim import SCHEDULES
 
@@ -52,6 +53,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "model.param_dtype": ("float32", "bfloat16"),
     "model.remat": tuple(REMAT),
     "model.attention": ATTENTION,
+    "model.fp8": FP8,
     "data.resize_mode": images.RESIZE_MODES,
     "data.interpolation": images.INTERPOLATIONS,
     "train.schedule": SCHEDULES,
