@@ -10,7 +10,8 @@ seventh of the species is kept out of training, as the split "unseen", and the s
 five minutes and half an hour; runs that are finished are not repeated, and one that was killed goes
 on.
 `--only`, `--variants` and `--seeds` choose among them; a variant may be given as
-`name=key:value,...`, settings below `config.train`.
+`name=key:value,...`, settings below `config.train`, or with another section's name before a dot,
+such as `fp8=model.fp8:mlp`.
 """
 
 import argparse

@@ -207,8 +207,8 @@ def main() -> None:
                 sizes = {"batch": batch, "replay": replay, "setting": setting}
                 if batch > 1000:
                     sizes |= {"rounds": 1, "steps": 3}
-                if not measured:
-                    sizes |= {"profile": f"{folder}/trace"}
+                if not measured or ("fp8" in setting and "fp8" not in measured[-1]["setting"]):
+                    sizes |= {"profile": f"{folder}/trace{len(measured)}"}
                 measured.append(measure(script, job | sizes))
             ours, theirs = (
                 [row for row in measured if row["script"] == name]

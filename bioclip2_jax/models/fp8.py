@@ -99,6 +99,8 @@ def product(
     axes: tuple[int, int],
     dtype: jax.typing.DTypeLike,
     out_dtype: jax.typing.DTypeLike | None = None,
+    *,
+    fast: bool = False,
 ) -> jax.Array:
     """Of two matrices in 8 bits, each with its scale, over an axis of each.
 
@@ -106,10 +108,14 @@ def product(
 
     Args:
       dtype: of the product where there are no 8-bit units, float32 or bfloat16.
+      fast: an H100's units may keep 14 bits of the sums; else they are added up in float32.
     """
     wide = [x.astype(dtype) * (1 / scale).astype(dtype) for x, scale in (a, b)]
     dims = (((axes[0],), (axes[1],)), ((), ()))
-    return jax.lax.dot_general(*wide, dims, preferred_element_type=out_dtype or dtype)
+    precision = jax.lax.Precision.DEFAULT if fast else jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(
+        *wide, dims, precision=precision, preferred_element_type=out_dtype or dtype
+    )
 
 
 @jax.custom_vjp
@@ -132,7 +138,7 @@ def _matmul_forward(x: jax.Array, kernel: jax.Array, maxima: jax.Array) -> tuple
     scale = scales(maxima)
     rows = cast(x, scale[ROWS], NARROW).reshape(-1, x.shape[-1])
     of_kernel = cast(kernel, scale[KERNEL], NARROW)
-    y = product((rows, scale[ROWS]), (of_kernel, scale[KERNEL]), (1, 0), x.dtype)
+    y = product((rows, scale[ROWS]), (of_kernel, scale[KERNEL]), (1, 0), x.dtype, fast=True)
     seen = largest(x), largest(kernel)
     # A kernel is cast again in a moment; rows are kept as they are cast, a byte each.
     return y.reshape(*x.shape[:-1], -1), (rows, kernel, scale, seen)

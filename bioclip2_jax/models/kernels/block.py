@@ -53,7 +53,7 @@ def run(
         else:
             y = config.activation(mlp.fc(y, maxima[0]))
             y = fp8.matmul(y, kernel, maxima[1])
-        return x + y + jax.lax.stop_gradient(bias).astype(x.dtype)
+        return x + (y + jax.lax.stop_gradient(bias).astype(x.dtype))
     if config.activation is exact_gelu:
         y = project_and_gelu(y, *_weights(mlp.fc), interpret)
     else:

@@ -6,6 +6,7 @@ XLA would make of a cast, its turned copy and the largest value a pass each over
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +17,48 @@ from bioclip2_jax.models.kernels import gelu as gelu_kernels
 from bioclip2_jax.models.kernels.primitives import F32, divisor, launch, power_of_two
 
 
+class Tile(NamedTuple):
+    """What a program takes at a time, of how many programs below each other, and its launch.
+
+    32 rows are 32 bytes of the turned copy, the least that memory writes at once.
+    """
+
+    rows: int = 32
+    columns: int = 128
+    programs: int = 1056
+    warps: int = 8
+    stages: int = 1
+
+
+PLAIN, GELU, GRADIENT = Tile(), Tile(), Tile()
+
+
 def plain(
-    x: jax.Array, scale: jax.Array, form: jax.typing.DTypeLike, interpret: bool = False
+    x: jax.Array,
+    scale: jax.Array,
+    form: jax.typing.DTypeLike,
+    tile: Tile = PLAIN,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """[rows, width] → x * scale in 8 bits, the same turned [width, rows], the largest of x."""
-    narrow, turned, top = _run(_same, (x,), scale, form, interpret, name="plain")
+    narrow, turned, top = _run(_same, (x,), scale, form, tile, interpret, name="plain")
     return narrow, turned, top.max()
 
 
 def gelu(
-    x: jax.Array, scale: jax.Array, interpret: bool = False
+    x: jax.Array, scale: jax.Array, tile: Tile = GELU, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same of GELU(x), in e4m3."""
-    narrow, turned, top = _run(_gelu, (x,), scale, fp8.NARROW, interpret, name="gelu")
+    narrow, turned, top = _run(_gelu, (x,), scale, fp8.NARROW, tile, interpret, name="gelu")
     return narrow, turned, top.max()
 
 
 def gelu_gradient(
-    x: jax.Array, dy: jax.Array, scale: jax.Array, interpret: bool = False
+    x: jax.Array, dy: jax.Array, scale: jax.Array, tile: Tile = GRADIENT, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The same of the gradient of x, in e5m2, and its sums over rows [width] float32."""
     narrow, turned, top, sums = _run(
-        _gradient, (x, dy), scale, fp8.FAR, interpret, name="gelu_gradient", summed=True
+        _gradient, (x, dy), scale, fp8.FAR, tile, interpret, name="gelu_gradient", summed=True
     )
     return narrow, turned, top.max(), sums.sum(0)
 
@@ -75,19 +96,16 @@ def _run(
     given: tuple[jax.Array, ...],
     scale: jax.Array,
     form: jax.typing.DTypeLike,
+    tile: Tile,
     interpret: bool,
+    *,
     name: str,
     summed: bool = False,
-    rows: int = 32,
-    columns: int = 128,
-    warps: int = 8,
-    stages: int = 1,
-    programs: int = 1056,
 ) -> list[jax.Array]:
     """[rows, width] in 8 bits, turned, and of groups of rows the largest and, if asked, the sum."""
     length, width = given[0].shape
-    rows, columns = min(rows, power_of_two(length)), min(columns, power_of_two(width))
-    count = divisor(length // rows, programs)
+    rows, columns = min(tile.rows, power_of_two(length)), min(tile.columns, power_of_two(width))
+    count = divisor(length // rows, tile.programs)
     whole = pl.BlockSpec((length, columns), lambda j, i: (0, j))
     group = pl.BlockSpec((count, columns), lambda j, i: (0, j))
     of_group = jax.ShapeDtypeStruct((count, width), F32)
@@ -113,7 +131,7 @@ def _run(
             jax.ShapeDtypeStruct((width, length), form),
             *[of_group] * (1 + summed),
         ],
-        compiler_params=launch(warps, stages),
+        compiler_params=launch(tile.warps, tile.stages),
         interpret=interpret,
         name=f"fp8_{name}",
     )(scale.reshape(1), *given)

@@ -36,10 +36,10 @@ def _forward(x, fc_kernel, fc_bias, proj_kernel, maxima, interpret):
     of_fc, of_proj = fp8.scales(maxima)
     kernels = [_kernel(k, s) for k, s in ((fc_kernel, of_fc), (proj_kernel, of_proj))]
     rows, turned, of_rows = casts.plain(x, of_fc[ROWS], fp8.NARROW, interpret=interpret)
-    hidden = fp8.product((rows, of_fc[ROWS]), kernels[0], (1, 0), x.dtype)
+    hidden = fp8.product((rows, of_fc[ROWS]), kernels[0], (1, 0), x.dtype, fast=True)
     hidden = checkpoint_name(hidden + fc_bias.astype(x.dtype), layers.HIDDEN)
     middle, turned_middle, of_middle = casts.gelu(hidden, of_proj[ROWS], interpret=interpret)
-    y = fp8.product((middle, of_proj[ROWS]), kernels[1], (1, 0), x.dtype)
+    y = fp8.product((middle, of_proj[ROWS]), kernels[1], (1, 0), x.dtype, fast=True)
     seen = (of_rows, fp8.largest(fc_kernel)), (of_middle, fp8.largest(proj_kernel))
     return y, (turned, hidden, turned_middle, fc_kernel, fc_bias, proj_kernel, maxima, seen)
 
