@@ -57,7 +57,8 @@ _ONE_CALL = [
     ),
     ("step_ours.py", (256, 32), _CUDNN),
 ]
-_TOY = [{"remat": "none", "scan": False}, {"remat": "none", "scan": False, "cut_captions": True}]
+_PLAIN = {"remat": "none", "scan": False}
+_TOY = [_PLAIN, _PLAIN | _CUT, _PLAIN | _CUT | _FP8]
 
 
 def measure(script: str, job: dict) -> dict:

@@ -190,8 +190,9 @@ def run_blocks(
                 return block_kernels.run(one, x, before, tokens, maxima, execution.interpret)
             return one(x, attend, maxima)
 
-        maxima = None if maxima is None else fp8.shared(maxima, parts)
-        x = _in_parts(block, parts, REMAT[remat], x, maxima)
+        if maxima is not None:
+            maxima = fp8.shared(maxima, parts)
+        x = _in_parts(block, parts, REMAT[remat], x, maxima)  # pyright: ignore[reportArgumentType]
         return (x, block_kernels.last_bias(nnx.merge(graph, layer)) if kernels else None), None
 
     before = jnp.zeros(width) if kernels else None
@@ -224,7 +225,7 @@ def _parts(batch: int, execution: Execution) -> int:
 
 
 def _by_remat(params: tuple, execution: Execution) -> list[tuple[str, tuple]]:
-    """What blocks are given, in order, those that keep nothing and those that keep by `execution.remat`."""
+    """What blocks get, in order: those that keep nothing, those that keep by `execution.remat`."""
     depth = len(jax.tree.leaves(params)[0])
     first = depth - round(execution.remat_share * depth)
     if first in (0, depth):

@@ -63,7 +63,7 @@ def shared(maxima: jax.Array, count: int) -> jax.Array:
 
 
 def _shared_forward(maxima: jax.Array, count: int) -> tuple[jax.Array, None]:
-    return shared(maxima, count), None
+    return jnp.broadcast_to(maxima, (count, *maxima.shape)), None
 
 
 def _shared_backward(count: int, _: None, seen: jax.Array) -> tuple[jax.Array]:
@@ -110,11 +110,11 @@ def product(
       dtype: of the product where there are no 8-bit units, float32 or bfloat16.
       fast: an H100's units may keep 14 bits of the sums; else they are added up in float32.
     """
-    wide = [x.astype(dtype) * (1 / scale).astype(dtype) for x, scale in (a, b)]
+    left, right = (x.astype(dtype) * (1 / scale).astype(dtype) for x, scale in (a, b))
     dims = (((axes[0],), (axes[1],)), ((), ()))
     precision = jax.lax.Precision.DEFAULT if fast else jax.lax.Precision.HIGHEST
     return jax.lax.dot_general(
-        *wide, dims, precision=precision, preferred_element_type=out_dtype or dtype
+        left, right, dims, precision=precision, preferred_element_type=out_dtype or dtype
     )
 
 

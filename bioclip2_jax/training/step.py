@@ -217,7 +217,9 @@ def _features(
         return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
 
     pixels = clip.normalize_images(joined("images"), settings.mean, settings.std)
-    pooled = model.image_trunk(pixels, joined("kept") if "kept" in part else None, maxima.get("image"))
+    pooled = model.image_trunk(
+        pixels, joined("kept") if "kept" in part else None, maxima.get("image")
+    )
     tokens = jnp.concatenate([padded(part[p + "tokens"]) for p in streams])
     text = model.encode_text(tokens, of_texts[0])
     features = {"images": model.project_image(pooled[:rows]), "tokens": text[:rows]}

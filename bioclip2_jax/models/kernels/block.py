@@ -53,7 +53,8 @@ def run(
         else:
             y = config.activation(mlp.fc(y, maxima[0]))
             y = fp8.matmul(y, kernel, maxima[1])
-        return x + (y + jax.lax.stop_gradient(bias).astype(x.dtype))
+        y = y + jax.lax.stop_gradient(bias).astype(x.dtype)  # pyright: ignore[reportOperatorIssue]
+        return x + y
     if config.activation is exact_gelu:
         y = project_and_gelu(y, *_weights(mlp.fc), interpret)
     else:
