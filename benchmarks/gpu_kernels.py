@@ -87,8 +87,8 @@ TILES = [
     casts.Tile(warps=4),
     casts.Tile(columns=64, warps=4),
     casts.Tile(columns=256),
-    casts.Tile(programs=257),
-    casts.Tile(programs=2313),
+    casts.Tile(programs=9),
+    casts.Tile(programs=1056),
     casts.Tile(stages=2),
     casts.Tile(rows=16),
 ]
@@ -96,7 +96,7 @@ TILES = [
 
 def in_8_bits(x: jax.Array, dy: jax.Array, width: int, time_it: Callable, toy: bool) -> None:
     """Casts and products of an MLP, `x` and `dy` [rows, 4 * width]: right, and how fast."""
-    scale, narrow = jnp.float32(32), x[:, :width]
+    scale, narrow = jnp.float32(128), x[:, :width]  # some are too large for e4m3
     calls = {
         "plain": (lambda tile, *given: casts.plain(*given, fp8.NARROW, tile, toy), (narrow, scale)),
         "gelu": (lambda tile, *given: casts.gelu(*given, tile, toy), (x, scale)),
