@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
 
 from bioclip2_jax.models import fp8
 from bioclip2_jax.models.kernels import gelu as gelu_kernels
@@ -65,10 +66,28 @@ def gelu_gradient(
 
 def _same(x, interpret):
     del interpret
-    return x
+    return x.astype(F32)
 
 
-_gelu, _gradient = gelu_kernels.value, gelu_kernels.gradient
+def _gelu(x, interpret):
+    return gelu_kernels.value(_wide(x, interpret), interpret)
+
+
+def _gradient(x, dy, interpret):
+    return gelu_kernels.gradient(x.astype(F32), dy.astype(F32), interpret)
+
+
+def _wide(x, interpret):
+    """x in float32. Of a plain conversion Triton turns what is before it, and takes GELU twice."""
+    if interpret or x.dtype != jnp.bfloat16:
+        return x.astype(F32)
+    return plgpu.elementwise_inline_asm(
+        "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
+        args=[x],
+        constraints="=f,=f,r",
+        pack=2,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, F32)],
+    )[0]
 
 
 def _kernel(scale_ref, *refs, function, form, inputs, block, steps, interpret):
@@ -77,7 +96,7 @@ def _kernel(scale_ref, *refs, function, form, inputs, block, steps, interpret):
 
     def turn(i, kept):
         rows = pl.ds((program * steps + i) * block, block)
-        value = function(*(ref[rows, :].astype(F32) for ref in given), interpret)
+        value = function(*(ref[rows, :] for ref in given), interpret)
         narrow = value * scale
         # A GPU's own conversion (F2FP.SATFINITE) makes the largest of what is too large.
         narrow = (jnp.clip(narrow, -end, end) if interpret else narrow).astype(form)
