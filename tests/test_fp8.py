@@ -2,7 +2,13 @@
 
 import dataclasses
 import functools
+import importlib.util
+import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +26,7 @@ from bioclip2_jax.training import ranges, sharding
 from bioclip2_jax.training import step as steps
 from bioclip2_jax.weights import checkpoint
 
+ROOT = Path(__file__).parent.parent
 EXPECTED = jnp.array([4.0, 0.5, 2e-5])
 
 
@@ -297,3 +304,21 @@ def test_devices_that_do_not_multiply_8_bits_are_refused_in_a_sentence(platform,
 )
 def test_devices_that_do_or_that_cast_are_taken(platform, kind, capability):
     ranges.check_devices("xla", "float32", platform, fp8="mlp", kind=kind, capability=capability)
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("jax_cuda13_plugin"),
+    reason='needs a compiler for GPUs: pip install "jax[cuda13]"',
+)
+def test_compiled_for_a_card_six_products_a_block_are_in_8_bits_and_nothing_spills():
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "kernel_bytes.py", "--fp8", "mlp", "--json"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["fp8_products"] == 6 * 3  # of two image blocks and one of texts; the last never
+    assert found["spilled_bytes"] == found["batch_minor_transposes"] == 0
+    assert 5 < found["layer_gb"] < 6.4
