@@ -16,10 +16,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bioclip2_jax.models import fp8
 from bioclip2_jax.models.gradients import exact_gelu, layer_norm
-from bioclip2_jax.models.kernels import embedding, gelu, packed_attention, short_attention
+from bioclip2_jax.models.kernels import casts, embedding, gelu, packed_attention, short_attention
 from bioclip2_jax.models.kernels import layer_norm as norm_kernels
 from bioclip2_jax.models.kernels.packed_attention import Tiles
+from bioclip2_jax.training.xla_flags import set_flags
 
 FORWARD = [packed_attention.FORWARD, Tiles(stages=2), Tiles(block=128, warps=8)]
 BACKWARD = [packed_attention.KEYS, Tiles(inner=32, stages=2), Tiles(stages=3), Tiles()]
@@ -80,11 +82,74 @@ def attention(module: object, qkv: jax.Array, dout: jax.Array, heads: int, **opt
     say(kernel="sums", difference=distance(sums, d.astype(jnp.float32).sum((0, 1))))
 
 
+TILES = [
+    casts.Tile(),
+    casts.Tile(warps=4),
+    casts.Tile(columns=64, warps=4),
+    casts.Tile(columns=256),
+    casts.Tile(programs=9),
+    casts.Tile(programs=257),
+    casts.Tile(stages=2),
+    casts.Tile(rows=16),
+]
+
+
+def in_8_bits(x: jax.Array, dy: jax.Array, width: int, time_it: Callable, toy: bool) -> None:
+    """Casts and products of an MLP, `x` and `dy` [rows, 4 * width]: right, and how fast."""
+    scale, narrow = jnp.float32(128), x[:, :width]  # some are too large for e4m3
+    calls = {
+        "plain": (lambda tile, *given: casts.plain(*given, fp8.NARROW, tile, toy), (narrow, scale)),
+        "gelu": (lambda tile, *given: casts.gelu(*given, tile, toy), (x, scale)),
+        "gelu gradient": (lambda tile, *given: casts.gelu_gradient(*given, tile, toy),
+                          (x, dy, scale)),
+    }  # fmt: skip
+    slopes = jax.vjp(exact_gelu, x[:512].astype(jnp.float32))
+    values = (
+        narrow[:512].astype(jnp.float32), slopes[0], slopes[1](dy[:512].astype(jnp.float32))[0]
+    )  # fmt: skip
+    for (name, (call, given)), value in zip(calls.items(), values, strict=True):
+        found, again = call(casts.Tile(), *given), call(casts.Tile(), *given)
+        form = found[0].dtype
+        # Beside the kernel the same values, cast by XLA: differences are one step of the format.
+        expected = fp8.cast(value, scale, form).astype(jnp.float32)
+        near = jnp.abs(found[0][:512].astype(jnp.float32) - expected)
+        say(
+            kernel=f"8 bits, {name}",
+            unequal=float((near > 0).mean()),
+            difference=float((near / jnp.maximum(jnp.abs(expected), 1)).max()),
+            turned=bool((found[0].T == found[1]).all()),
+            same_twice=all(bool((a == b).all()) for a, b in zip(found, again, strict=True)),
+        )
+        for tile in TILES[: 1 if toy else None]:
+            time_it(f"8 bits, {name}", functools.partial(call, tile), *given, **tile._asdict())
+
+    def product(a: jax.Array, b: jax.Array, out: object, fast: bool) -> jax.Array:
+        pair = (a, scale), (b, scale)
+        return fp8.product(*pair, (1, 1), jnp.bfloat16, out, fast=fast)
+
+    sizes = {"forward": (fp8.NARROW, fp8.NARROW, jnp.bfloat16),
+             "of rows": (fp8.FAR, fp8.NARROW, jnp.bfloat16),
+             "of kernel": (fp8.NARROW, fp8.FAR, jnp.float32)}  # fmt: skip
+    for name, (left, right, out) in sizes.items():
+        for inner, outer in ((width, 4 * width), (4 * width, width)):
+            a, b = x[:, :inner], dy[:outer, :inner]
+            if name == "of kernel":
+                a, b = x[:, :inner].T, dy[:, :outer].T
+            setting = {"direction": name, "inner": inner}
+            wide = functools.partial(jnp.einsum, "ik,jk->ij", preferred_element_type=out)
+            time_it("product in bfloat16", wide, a, b, **setting)
+            a, b = a.astype(left), b.astype(right)
+            for fast in (True, False):
+                call = functools.partial(product, out=out, fast=fast)
+                time_it("product in 8 bits", call, a, b, fast=fast, **setting)
+
+
 def main() -> None:
     """All kernels."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true")
     toy = parser.parse_args().toy
+    set_flags("packed")
     pairs, tokens, heads, length = (2, 65, 2, 12) if toy else (288, 257, 16, 48)
     width, dtype = heads * 64, jnp.bfloat16
     time_it = functools.partial(timed, turns=1 if toy else 10)
@@ -159,6 +224,8 @@ def main() -> None:
         setting = {"rows": block, "columns": columns, "warps": warps, "programs": programs}
         time_it("gelu backward", functools.partial(gelu.backward, **setting, **options), x, dy,
                 **setting)  # fmt: skip
+
+    in_8_bits(x, dy, width, time_it, toy)
 
     rows = pairs * length
     numbers = jnp.minimum(jax.random.geometric(jax.random.key(9), 0.01, (rows,)), 999)

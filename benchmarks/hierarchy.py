@@ -10,7 +10,8 @@ seventh of the species is kept out of training, as the split "unseen", and the s
 five minutes and half an hour; runs that are finished are not repeated, and one that was killed goes
 on.
 `--only`, `--variants` and `--seeds` choose among them; a variant may be given as
-`name=key:value,...`, settings below `config.train`.
+`name=key:value,...`, settings below `config.train`, or with another section's name before a dot,
+such as `fp8=model.fp8:mlp`.
 """
 
 import argparse
@@ -128,7 +129,8 @@ def train_and_evaluate(name: str, workdir: Path, seed: int, settings: dict) -> N
     """One run to its end and its figures; nothing where these are there."""
     data = workdir.parent / "data"
     changes = STEPS[name] | settings
-    keys = [f"--config.train.{key}={value}" for key, value in changes.items()]
+    named = {key if "." in key else f"train.{key}": value for key, value in changes.items()}
+    keys = [f"--config.{key}={value}" for key, value in named.items()]
     keys += [f"--config.seed={seed}", f"--config.data.dir={data}", f"--workdir={workdir}"]
     cache = workdir.parent / "compile_cache"  # variants differ, seeds do not
     if not (workdir / "done.json").exists():

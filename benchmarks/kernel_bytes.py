@@ -1,11 +1,12 @@
 """What a ViT-L/14's train step moves through an H100's memory, from the program compiled for one.
 
-    python benchmarks/kernel_bytes.py [--json] [--attention packed]
+    python benchmarks/kernel_bytes.py [--json] [--attention packed] [--fp8 mlp]
 
 No card is needed, but JAX's wheels for CUDA are: `pip install "jax[cuda13]"`, gigabytes. Prints
 `layer_gb`, what the kernels of one more image block read and write outside products and attention
 at 288 pairs, its weights' update included; `spilled_bytes`, what the project's kernels lack in
-registers; `batch_minor_transposes`, arrays of all tokens with the pairs innermost, which cost a
+registers; `fp8_products`, which of 3 image and 2 text blocks are 6 for each but the last;
+`batch_minor_transposes`, arrays of all tokens with the pairs innermost, which cost a
 pass each.
 """
 
@@ -115,14 +116,15 @@ def moved(text: str) -> dict[str, int]:
     return found
 
 
-def measure(attention: str) -> dict:
-    """The three numbers, and the bytes that they come from."""
-    programs = {layers: compiled(layers, attention).as_text() for layers in (2, 3)}
+def measure(attention: str, fp8: str) -> dict:
+    """The numbers, and the bytes that they come from."""
+    programs = {layers: compiled(layers, attention, fp8=fp8).as_text() for layers in (2, 3)}
     bytes_moved = {layers: moved(text) for layers, text in programs.items()}
     pairs = r"\b(?:bf16|f32)\[(\d+,\d+),288\]\{|\b(?:bf16|f32)\[288,(\d+,\d+)\]\{0,"
     rest = [a or b for a, b in re.findall(pairs, programs[3])]
     large = [sizes for sizes in rest if math.prod(map(int, sizes.split(","))) > 2**16]
     return {
+        "fp8_products": programs[3].count('"__cublas$lt$matmul$f8"'),
         "layer_gb": (bytes_moved[3]["other"] - bytes_moved[2]["other"]) / 1e9,
         "batch_minor_transposes": len(large),
         "gb_of_three_layers": {kind: size / 1e9 for kind, size in bytes_moved[3].items()},
@@ -133,11 +135,12 @@ def main() -> None:
     """Compiles in a process of its own, whose compiler says on its log what registers spill."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--attention", default="packed")
+    parser.add_argument("--fp8", default="none")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(options.attention)))
+        print(json.dumps(measure(options.attention, options.fp8)))
         return
     if not importlib.util.find_spec("jax_cuda13_plugin"):
         sys.exit('error: no compiler for GPUs here; pip install "jax[cuda13]"')
@@ -146,7 +149,8 @@ def main() -> None:
     environment |= {"XLA_FLAGS": flags, "PYTHONPATH": str(HERE.parent)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # what is not compiled spills nothing
     done = subprocess.run(
-        [sys.executable, __file__, "--child", "--attention", options.attention],
+        [sys.executable, __file__, "--child"]
+        + ["--attention", options.attention, "--fp8", options.fp8],
         capture_output=True,
         text=True,
         env=environment,

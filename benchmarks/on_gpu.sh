@@ -3,9 +3,9 @@
 #
 #     bash benchmarks/on_gpu.sh [FOLDER]
 #
-# Writes FOLDER/steps.jsonl (our step twice, for equal bits; whole captions; open_clip; the largest
-# batch; cuDNN's attention), FOLDER/encode.jsonl (pictures to features), FOLDER/kernels.jsonl (each
-# kernel alone) and FOLDER/summary.json.
+# Writes FOLDER/steps.jsonl (our step twice, for equal bits; twice with FP8; whole captions;
+# open_clip; the largest batch), FOLDER/encode.jsonl (pictures to features), FOLDER/kernels.jsonl
+# (each kernel alone) and FOLDER/summary.json.
 # PICTURES=FILE names pictures made elsewhere by `step_inputs.py --pictures`, for a machine without
 # tensorflow_datasets; WHEELS=FOLDER holds packages that it lacks. Without open_clip and torch, its
 # row says so.

@@ -123,8 +123,15 @@ def run(settings: recipe.Settings, workdir: Path, report: str | None = None) -> 
     # ---- Devices
     mesh = sharding.make_mesh(**vars(settings.mesh))
     check_split(settings.step, mesh)
-    execution, platform = settings.step.execution, mesh.devices.flat[0].platform
-    ranges.check_devices(execution.attention, execution.dtype, platform)
+    execution, device = settings.step.execution, mesh.devices.flat[0]
+    ranges.check_devices(
+        execution.attention,
+        execution.dtype,
+        device.platform,
+        fp8=execution.fp8,
+        kind=device.device_kind,
+        capability=getattr(device, "compute_capability", ""),
+    )
 
     # ---- State: of the newest sound checkpoint, or new
     abstract = jax.eval_shape(lambda: init_state(settings.step, model))

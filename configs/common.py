@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.model.remat_share = 1.0  # of a tower's blocks; the others keep nothing, as by "full"
     config.model.block_parts = 1  # a block takes a batch in up to so many parts: less memory
     config.model.attention = "xla"  # or "packed": NVIDIA, bfloat16, fastest; "cudnn": bits vary
+    config.model.fp8 = "none"  # or "mlp": products of the MLPs in 8 bits, on GPUs from an H100 on
 
     config.data = ConfigDict()
     config.data.dir = ""  # folder written by `bioclip2 prepare`

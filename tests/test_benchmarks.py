@@ -28,12 +28,13 @@ def run(script: str, *options: str) -> Any:
 
 def test_train_step():
     found = run("train_step.py", "--toy")
-    whole, cut = found["ours"]
+    whole, cut, narrow = found["ours"]
     assert whole["loss"] == pytest.approx(cut["loss"], abs=1e-5)
     assert whole["last_loss"] < whole["loss"]
     assert cut["text_length"] < whole["text_length"] == 77
     pairs = whole["batch"] + whole["replay"]
     assert found["samples_per_second"] == pytest.approx(pairs / whole["step_seconds"])
+    assert 0 < abs(narrow["loss"] - cut["loss"]) == found["loss_difference_fp8"] < 0.05
     assert found["mfu"] is None  # a CPU's peak is not known
     assert 0 < found["share_of_product_rate"] < 1
     if importlib.util.find_spec("open_clip"):

@@ -42,18 +42,24 @@ class Clip(nnx.Module):
         self.text = TextTower(config, execution, rngs)
         self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / 0.07), jnp.float32))
 
-    def image_trunk(self, images: jax.Array, patch_keep: jax.Array | None = None) -> jax.Array:
+    def image_trunk(
+        self,
+        images: jax.Array,
+        patch_keep: jax.Array | None = None,
+        maxima: jax.Array | None = None,
+    ) -> jax.Array:
         """The class token after `ln_post`.
 
         Args:
           images: [batch, size, size, 3] float, normalised.
           patch_keep: [batch, kept] int32, the patches that are looked at (FLIP, arXiv
             2212.00794); None for all.
+          maxima: [layers, 2, 3] float32, for MLPs in 8 bits, see `models.fp8`; None for others.
 
         Returns:
           [batch, width] in the compute dtype.
         """
-        return self.image(images, patch_keep)
+        return self.image(images, patch_keep, maxima)
 
     def project_image(
         self, pooled: jax.Array, replay: bool = False, normalize: bool = True
@@ -75,12 +81,13 @@ class Clip(nnx.Module):
         """
         return self.project_image(self.image_trunk(images), normalize=normalize)
 
-    def encode_text(self, tokens: jax.Array) -> jax.Array:
+    def encode_text(self, tokens: jax.Array, maxima: jax.Array | None = None) -> jax.Array:
         """Tokens [batch, length <= 77] int32 → L2-normalised float32 [batch, embed_dim].
 
-        Cutting the padding after the last end-of-text token does not change the result.
+        Cutting the padding after the last end-of-text token does not change the result. `maxima` as
+        for `image_trunk`.
         """
-        return l2_normalize(self.text(tokens))
+        return l2_normalize(self.text(tokens, maxima))
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:

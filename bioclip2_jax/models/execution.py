@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from bioclip2_jax.models import layers
+from bioclip2_jax.models import fp8, layers
 from bioclip2_jax.models.kernels import block as block_kernels
 from bioclip2_jax.models.kernels import embedding
 
@@ -55,6 +55,8 @@ class Execution:
         differ in the last bits from run to run. "packed" needs the same, takes the project's own
         kernels for whole blocks, which give the same bits each time, and cuDNN's attention where
         they do not fit. "heads" is for CPUs that encode, see `to_encode`.
+      fp8: one of `fp8.FP8`; "mlp": products of the MLPs in 8 bits, but of a tower's last block's,
+        wherever `maxima` come along.
       interpret: those kernels are computed by JAX, slowly, on any device.
       gather: this device's share of a weight [inputs, outputs] → the whole, see `sharding.gather`;
         models know no more of devices.
@@ -66,6 +68,7 @@ class Execution:
     remat_share: float = 1.0
     block_parts: int = 1
     attention: str = "xla"
+    fp8: str = "none"
     interpret: bool = False
     gather: Callable[[jax.Array], jax.Array] = _unchanged
 
@@ -107,7 +110,11 @@ def norm(layer: layers.LayerNorm, x: jax.Array, execution: Execution) -> jax.Arr
 
 
 def pool(
-    blocks: layers.Block, x: jax.Array, place: jax.Array | None, execution: Execution
+    blocks: layers.Block,
+    x: jax.Array,
+    place: jax.Array | None,
+    execution: Execution,
+    maxima: jax.Array | None = None,
 ) -> jax.Array:
     """One token of each sequence after all blocks: [batch, tokens, width] → [batch, width].
 
@@ -115,11 +122,13 @@ def pool(
 
     Args:
       place: [batch] int32, where that token is; None: it is the first.
+      maxima: see `run_blocks`; the last block needs none.
     """
     graph, params = nnx.split(blocks)
     before = jax.tree.map(lambda leaf: leaf[:-1], params)
     last = jax.tree.map(lambda leaf: leaf[-1], params)
-    x = run_blocks(nnx.merge(graph, before), x, execution)
+    others = None if maxima is None else maxima[:-1]
+    x = run_blocks(nnx.merge(graph, before), x, execution, others)
 
     policy = REMAT[execution.remat]
 
@@ -137,10 +146,13 @@ def pool(
     return body(x)
 
 
-def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.Array:
+def run_blocks(
+    blocks: layers.Block, x: jax.Array, execution: Execution, maxima: jax.Array | None = None
+) -> jax.Array:
     """Passes `x` [batch, tokens, width] through stacked blocks.
 
     Kernels that are split over devices are gathered for one block at a time, in the compute dtype.
+    With `maxima` [blocks, 2, 3] their MLPs multiply in 8 bits, see `models.fp8`.
     """
     graph, params = nnx.split(blocks)
     batch, tokens, width = x.shape
@@ -166,22 +178,25 @@ def run_blocks(blocks: layers.Block, x: jax.Array, execution: Execution) -> jax.
         )
         return checkpoint_name(mixed.reshape(*qkv.shape[:-1], width), layers.MIXED)
 
-    def body(carry: tuple, layer: nnx.State, remat: str) -> tuple[tuple, None]:
-        x, before = carry
+    def body(carry: tuple, given: tuple, remat: str) -> tuple[tuple, None]:
+        (x, before), (layer, maxima) = carry, given
         x = checkpoint_name(x, _INPUT)
         layer = _gathered(layer, x.dtype, execution)
 
-        def block(x: jax.Array) -> jax.Array:
+        def block(x: jax.Array, maxima: jax.Array | None) -> jax.Array:
             one = nnx.merge(graph, layer)
+            maxima = None if maxima is None else maxima[0]
             if kernels:
-                return block_kernels.run(one, x, before, tokens, execution.interpret)
-            return one(x, attend)
+                return block_kernels.run(one, x, before, tokens, maxima, execution.interpret)
+            return one(x, attend, maxima)
 
-        x = _in_parts(block, parts, REMAT[remat], x)
+        if maxima is not None:
+            maxima = fp8.shared(maxima, parts)
+        x = _in_parts(block, parts, REMAT[remat], x, maxima)  # pyright: ignore[reportArgumentType]
         return (x, block_kernels.last_bias(nnx.merge(graph, layer)) if kernels else None), None
 
     before = jnp.zeros(width) if kernels else None
-    for remat, group in _by_remat(params, execution):
+    for remat, group in _by_remat((params, maxima), execution):
         one = functools.partial(body, remat=remat)
         if remat != "none":
             # Without a loop the compiler would find the second computation and merge it with the
@@ -209,14 +224,14 @@ def _parts(batch: int, execution: Execution) -> int:
     return max(n for n in range(1, execution.block_parts + 1) if batch % n == 0)
 
 
-def _by_remat(params: nnx.State, execution: Execution) -> list[tuple[str, nnx.State]]:
-    """Blocks in order, those that keep nothing and those that keep by `execution.remat`."""
+def _by_remat(params: tuple, execution: Execution) -> list[tuple[str, tuple]]:
+    """What blocks get, in order: those that keep nothing, those that keep by `execution.remat`."""
     depth = len(jax.tree.leaves(params)[0])
     first = depth - round(execution.remat_share * depth)
     if first in (0, depth):
         return [("full" if first else execution.remat, params)]
 
-    def cut(start: int, stop: int) -> nnx.State:
+    def cut(start: int, stop: int) -> tuple:
         return jax.tree.map(lambda leaf: leaf[start:stop], params)
 
     return [("full", cut(0, first)), (execution.remat, cut(first, depth))]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from bioclip2_jax.models import fp8
 from bioclip2_jax.models.gradients import exact_gelu, layer_norm
 from bioclip2_jax.models.presets import ClipConfig
 
@@ -112,8 +113,10 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.product = product
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., inputs] → [..., outputs]."""
+    def __call__(self, x: jax.Array, maxima: jax.Array | None = None) -> jax.Array:
+        """[..., inputs] → [..., outputs]; with `maxima` [3] see `fp8.matmul`."""
+        if maxima is not None:
+            return fp8.matmul(x, self.kernel[...], maxima) + self.bias[...].astype(x.dtype)
         return self.product(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
 
 
@@ -180,9 +183,11 @@ class Mlp(nnx.Module):
         self.fc = Dense(config.width, config.hidden, config.stds.fc, rngs, config.product)
         self.proj = Dense(config.hidden, config.width, config.stds.proj, rngs, config.product)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., width] → the same."""
-        return self.proj(self.activation(checkpoint_name(self.fc(x), HIDDEN)))
+    def __call__(self, x: jax.Array, maxima: jax.Array | None = None) -> jax.Array:
+        """[..., width] → the same; with `maxima` [2, 3] by products of 8 bits."""
+        of_fc, of_proj = (None, None) if maxima is None else maxima
+        hidden = checkpoint_name(self.fc(x, of_fc), HIDDEN)
+        return self.proj(self.activation(hidden), of_proj)
 
 
 class Block(nnx.Module):
@@ -194,10 +199,15 @@ class Block(nnx.Module):
         self.ln_2 = LayerNorm(config.width)
         self.mlp = Mlp(config, rngs)
 
-    def __call__(self, x: jax.Array, attend: Callable = attend) -> jax.Array:
-        """[batch, tokens, width] → the same; other shapes, if `attend` takes them."""
+    def __call__(
+        self, x: jax.Array, attend: Callable = attend, maxima: jax.Array | None = None
+    ) -> jax.Array:
+        """[batch, tokens, width] → the same; other shapes, if `attend` takes them.
+
+        With `maxima` the MLP multiplies in 8 bits, see there.
+        """
         x = checkpoint_name(x + self.attention(self.ln_1(x), attend), MIDDLE)
-        return x + self.mlp(self.ln_2(x))
+        return x + self.mlp(self.ln_2(x), maxima)
 
     def pooled(
         self, x: jax.Array, place: jax.Array | None, norm: Callable = LayerNorm.__call__

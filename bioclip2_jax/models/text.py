@@ -30,8 +30,11 @@ class TextTower(nnx.Module):
         self.ln_final = layers.LayerNorm(width)
         self.projection = layers.normal(rngs, (width, config.embed_dim), width**-0.5)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Tokens [batch, length] int32 → [batch, embed_dim], not normalised."""
+    def __call__(self, tokens: jax.Array, maxima: jax.Array | None = None) -> jax.Array:
+        """Tokens [batch, length] int32 → [batch, embed_dim], not normalised.
+
+        `maxima`: see `execution.run_blocks`.
+        """
         dtype, gather = jnp.dtype(self.execution.dtype), self.execution.gather
         length = tokens.shape[1]
         # Gathered in full precision: the gradients of frequent tokens are sums of very many.
@@ -39,6 +42,6 @@ class TextTower(nnx.Module):
         x = look_up(embedding, tokens, self.execution)
         x = x + self.position_embedding[...][:length].astype(dtype)
         # End-of-text has the largest id, and nothing after it can reach it: the mask is causal.
-        x = pool(self.blocks, x, jnp.argmax(tokens, axis=1), self.execution)
+        x = pool(self.blocks, x, jnp.argmax(tokens, axis=1), self.execution, maxima)
         x = self.ln_final(x)
         return x @ gather(self.projection[...].astype(dtype))

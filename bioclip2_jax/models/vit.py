@@ -47,12 +47,18 @@ class ImageTower(nnx.Module):
             # Starts as a copy: the original fills both from the same LAION weights.
             self.replay_projection = nnx.Param(self.projection[...])
 
-    def __call__(self, images: jax.Array, patch_keep: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        patch_keep: jax.Array | None = None,
+        maxima: jax.Array | None = None,
+    ) -> jax.Array:
         """See `Clip.image_trunk`."""
         embed = self._embed
         if self.execution.remat not in ("none", "dots", "attention"):
             embed = jax.checkpoint(embed)  # little work, but three copies of all tokens
-        return self.ln_post(pool(self.blocks, embed(images, patch_keep), None, self.execution))
+        x = pool(self.blocks, embed(images, patch_keep), None, self.execution, maxima)
+        return self.ln_post(x)
 
     def _embed(self, images: jax.Array, patch_keep: jax.Array | None) -> jax.Array:
         """The tokens [batch, 1 + patches kept, width] that enter the blocks."""

@@ -1,12 +1,14 @@
 """What the settings of a recipe may be: what cannot be meant is refused before the first step."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bioclip2_jax.data import images
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.models.execution import ATTENTION, REMAT
+from bioclip2_jax.models.fp8 import FP8
 from bioclip2_jax.text.captions import LEVELS
 from bioclip2_jax.training.optim import SCHEDULES
 
@@ -52,6 +54,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "model.param_dtype": ("float32", "bfloat16"),
     "model.remat": tuple(REMAT),
     "model.attention": ATTENTION,
+    "model.fp8": FP8,
     "data.resize_mode": images.RESIZE_MODES,
     "data.interpolation": images.INTERPOLATIONS,
     "train.schedule": SCHEDULES,
@@ -83,21 +86,46 @@ def check(recipe: Mapping[str, Any]) -> None:
     _check_pairs(recipe)
 
 
-def check_devices(attention: str, dtype: str, platform: str) -> None:
-    """Refuses kernels that these devices do not have.
+def check_devices(
+    attention: str,
+    dtype: str,
+    platform: str,
+    *,
+    fp8: str = "none",
+    kind: str = "",
+    capability: str = "",
+) -> None:
+    """Refuses kernels and units that these devices do not have.
 
     Args:
-      attention, dtype: of `config.model`.
+      attention, dtype, fp8: of `config.model`.
       platform: of JAX's devices.
+      kind: of them, as JAX calls it.
+      capability: of NVIDIA's GPUs, such as "9.0".
 
     Raises:
-      UsageError: "cudnn" anywhere but on an NVIDIA GPU in bfloat16.
+      UsageError: "cudnn" anywhere but on an NVIDIA GPU in bfloat16; "mlp" on a GPU or TPU that
+        does not multiply in 8-bit floats. CPUs compute the same by casts.
     """
+    if fp8 != "none" and not _has_fp8(platform, kind, capability):
+        raise UsageError(
+            f"config.model.fp8={fp8} needs devices that multiply 8-bit floats, NVIDIA GPUs of"
+            f" compute capability 8.9 or more (H100: 9.0); {kind or platform}"
+            + (f" has {capability}" if capability else " does not")
+            + ": take none"
+        )
     if attention == "cudnn" and not (platform in ("gpu", "cuda") and dtype == "bfloat16"):
         raise UsageError(
             "config.model.attention=cudnn needs an NVIDIA GPU and config.model.dtype=bfloat16; for"
             f" {platform} and {dtype} take xla"
         )
+
+
+def _has_fp8(platform: str, kind: str, capability: str) -> bool:
+    if platform in ("gpu", "cuda"):
+        numbers = re.fullmatch(r"(\d+)\.(\d+)", capability)  # AMD's are names
+        return bool(numbers) and (int(numbers[1]), int(numbers[2])) >= (8, 9)
+    return platform == "cpu" or kind.startswith(("TPU7", "TPU v7"))
 
 
 def check_warmup(steps: int, warmup: int) -> None:

@@ -23,7 +23,7 @@ from bioclip2_jax.training.step import StepSettings
 
 _PLACES = ("init", "compile_cache", "data.dir", "data.replay_dir")
 # What a run keeps of its first start, and what that was before there was the key.
-_KEPT = {"data.decode": "pillow", "data.order": 1, "train.ema": 0.0}
+_KEPT = {"data.decode": "pillow", "data.order": 1, "train.ema": 0.0, "model.fp8": "none"}
 # What may change, but not by a recipe that has come to have it since.
 _KEPT_IF_OLDER = {"train.level_weight": 0.0}
 

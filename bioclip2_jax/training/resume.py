@@ -93,6 +93,8 @@ def _restore(workdir: Path, step: int, abstract: TrainState, shardings: TrainSta
 def _parts(state: TrainState) -> tuple[dict, dict]:
     """The model, for every reader, and what a checkpoint keeps for a resumed run alone."""
     rest = {"step": state.step, "opt_state": state.opt_state}
+    if state.maxima is not None:
+        rest["maxima"] = state.maxima
     if state.averaged is None:
         return state.params, rest
     return state.averaged, rest | {"params": state.params}

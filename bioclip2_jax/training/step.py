@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from bioclip2_jax.errors import UsageError
 from bioclip2_jax.losses import contrastive_loss_and_accuracy
-from bioclip2_jax.models import clip
+from bioclip2_jax.models import clip, fp8
 from bioclip2_jax.models.execution import Execution
 from bioclip2_jax.models.presets import ClipConfig
 from bioclip2_jax.text.captions import LEVELS
@@ -74,12 +74,14 @@ class TrainState(NamedTuple):
       step: finished updates.
       params, opt_state: what the next update starts from.
       averaged: with `StepSettings.ema` the running mean of the parameters, in float32.
+      maxima: with `Execution.fp8` what `models.fp8` keeps of the last steps, by tower.
     """
 
     step: jax.Array
     params: dict
     opt_state: Any
     averaged: dict | None = None
+    maxima: dict | None = None
 
 
 def init_state(settings: StepSettings, model: ClipConfig, params: dict | None = None) -> TrainState:
@@ -91,7 +93,10 @@ def init_state(settings: StepSettings, model: ClipConfig, params: dict | None = 
     opt_state = optim.optimizer(settings.optimizer).init(first)
     averaged = jax.tree.map(lambda x: x.astype(jnp.float32), params) if settings.ema else None
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step=step, params=first, opt_state=opt_state, averaged=averaged)
+    maxima = fp8.initial_maxima(model) if settings.execution.fp8 == "mlp" else None
+    return TrainState(
+        step=step, params=first, opt_state=opt_state, averaged=averaged, maxima=maxima
+    )
 
 
 def check_split(settings: StepSettings, mesh: Mesh) -> None:
@@ -120,6 +125,7 @@ def losses(
     params: dict,
     batch: dict[str, jax.Array],
     keep_key: jax.Array,
+    maxima: dict | None = None,
     *,
     settings: StepSettings,
     model: ClipConfig,
@@ -135,6 +141,12 @@ def losses(
     rest (paper, section 4). With `settings.micro_batches` the towers see a part of each
     device's pairs at a time and are run again for its gradients; the losses are over all pairs, so
     nothing changes but rounding and memory (GradCache, arXiv 2101.06983).
+
+    Args:
+      params, batch: of the model, and of one step.
+      keep_key: for the patches that are left out.
+      maxima: [layers, 2, 3] expected by tower, see `models.fp8`; its gradient is what was seen.
+      settings, model, mesh: of the run.
 
     Returns:
       The total [] float32, and `contrastive_loss`, `accuracy`, `level_loss` and `replay_loss` where
@@ -156,6 +168,10 @@ def losses(
 
     seen = {k: x for k, x in batch.items() if k.endswith(("images", "tokens"))}
     seen |= _kept_patches(settings, model, batch, keep_key)
+    if maxima is not None:
+        # One of each for every device and part, since gradients of one for all would be summed.
+        passes = mesh.size * settings.micro_batches
+        seen |= {"maxima": {name: fp8.shared(x, passes) for name, x in maxima.items()}}
     features = sharding.on_shares(features_of, params, seen, mesh)
 
     scale = jnp.exp(params["logit_scale"].astype(jnp.float32))
@@ -184,9 +200,13 @@ def losses(
 
 
 def _features(
-    settings: StepSettings, model: clip.Clip, part: dict[str, jax.Array]
+    settings: StepSettings, model: clip.Clip, part: dict[str, Any]
 ) -> dict[str, jax.Array]:
     """Features [rows, dim] in the compute dtype; both streams pass each tower together."""
+    maxima = {name: x[0] for name, x in part["maxima"].items()} if "maxima" in part else {}
+    of_texts: Any = [maxima.get("text")] * 2
+    if maxima and "level_tokens" in part:
+        of_texts = fp8.shared(maxima["text"], 2)
     streams = [prefix for prefix in ("", "replay_") if prefix + "images" in part]
     rows, length = len(part["images"]), max(part[p + "tokens"].shape[1] for p in streams)
 
@@ -197,8 +217,11 @@ def _features(
         return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
 
     pixels = clip.normalize_images(joined("images"), settings.mean, settings.std)
-    pooled = model.image_trunk(pixels, joined("kept") if "kept" in part else None)
-    text = model.encode_text(jnp.concatenate([padded(part[p + "tokens"]) for p in streams]))
+    pooled = model.image_trunk(
+        pixels, joined("kept") if "kept" in part else None, maxima.get("image")
+    )
+    tokens = jnp.concatenate([padded(part[p + "tokens"]) for p in streams])
+    text = model.encode_text(tokens, of_texts[0])
     features = {"images": model.project_image(pooled[:rows]), "tokens": text[:rows]}
     if len(streams) == 2:
         features["replay_images"] = model.project_image(pooled[rows:], replay=True)
@@ -206,22 +229,25 @@ def _features(
     if "level_tokens" in part:
         level_tokens = part["level_tokens"]
         most = settings.level_rows(rows)
-        level_texts = _encode_once(model, level_tokens.reshape(-1, level_tokens.shape[-1]), most)
+        level_rows = level_tokens.reshape(-1, level_tokens.shape[-1])
+        level_texts = _encode_once(model, level_rows, most, of_texts[1])
         features["level_tokens"] = level_texts.reshape(*level_tokens.shape[:2], -1)
     dtype = jnp.dtype(model.execution.dtype)
     return jax.tree.map(lambda x: x.astype(dtype), features)
 
 
-def _encode_once(model: clip.Clip, tokens: jax.Array, most: int) -> jax.Array:
+def _encode_once(
+    model: clip.Clip, tokens: jax.Array, most: int, maxima: jax.Array | None
+) -> jax.Array:
     """Features [rows, dim] of texts of which no more than `most` differ, each encoded once."""
     if most >= len(tokens):
-        return model.encode_text(tokens)
+        return model.encode_text(tokens, maxima)
     order = jnp.argsort(_text_ids(tokens))  # equal texts become neighbours
     ordered = tokens[order]
     is_new = jnp.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))
     (first,) = jnp.nonzero(is_new, size=most, fill_value=0)
     numbers = jnp.zeros(len(tokens), jnp.int32).at[order].set(jnp.cumsum(is_new) - 1)
-    texts = model.encode_text(ordered[first])
+    texts = model.encode_text(ordered[first], maxima)
     # A product, whose gradient adds up in one order on every machine, as that of `take` does not.
     return jnp.matmul(jax.nn.one_hot(numbers, most, dtype=texts.dtype), texts, precision="highest")
 
@@ -273,10 +299,15 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
 
-        def loss_of(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return losses(params, batch, key, settings=settings, model=model, mesh=mesh)
+        def loss_of(params: dict, maxima: dict | None) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return losses(params, batch, key, maxima, settings=settings, model=model, mesh=mesh)
 
-        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        differentiate = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+        maxima = state.maxima
+        known = None if maxima is None else fp8.expected(maxima)
+        (loss, metrics), (gradients, seen) = differentiate(state.params, known)
+        if maxima is not None:
+            maxima = fp8.remembered(maxima, seen)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
         norm = optax.global_norm(gradients)
         if settings.clip_gradients:
@@ -287,10 +318,10 @@ def make_train_step(
         params["logit_scale"] = jnp.clip(params["logit_scale"], 0, MAX_LOGIT_SCALE)
         if settings.skip_nonfinite:
             is_sound = jnp.isfinite(loss) & jnp.isfinite(norm)
-            params, opt_state = jax.tree.map(
+            params, opt_state, maxima = jax.tree.map(
                 lambda new, old: jnp.where(is_sound, new, old),
-                (params, opt_state),
-                (state.params, state.opt_state),
+                (params, opt_state, maxima),
+                (state.params, state.opt_state, state.maxima),
             )
         averaged = state.averaged
         if averaged is not None:
@@ -307,7 +338,11 @@ def make_train_step(
             ),
         }
         after = TrainState(
-            step=state.step + 1, params=params, opt_state=opt_state, averaged=averaged
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            averaged=averaged,
+            maxima=maxima,
         )
         return after, metrics
 

@@ -9,9 +9,10 @@ import functools
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from bioclip2_jax.models import layers
+from bioclip2_jax.models import fp8, layers
 from bioclip2_jax.models.gradients import exact_gelu
 from bioclip2_jax.models.kernels import gelu, layer_norm, packed_attention, short_attention
+from bioclip2_jax.models.kernels import mlp as mlp_kernels
 
 
 def supports(block: layers.Block, tokens: int) -> bool:
@@ -23,7 +24,12 @@ def supports(block: layers.Block, tokens: int) -> bool:
 
 
 def run(
-    block: layers.Block, x: jax.Array, before: jax.Array, tokens: int, interpret: bool
+    block: layers.Block,
+    x: jax.Array,
+    before: jax.Array,
+    tokens: int,
+    maxima: jax.Array | None,
+    interpret: bool,
 ) -> jax.Array:
     """The block's `__call__` on rows; see `supports`.
 
@@ -31,6 +37,7 @@ def run(
 
     Args:
       before: `last_bias` of the block before; zeros for the first.
+      maxima: [2, 3] for an MLP in 8 bits, or None.
     """
     config, attention, mlp = block.attention.config, block.attention, block.mlp
     norms = [(norm.scale[...], norm.bias[...]) for norm in (block.ln_1, block.ln_2)]
@@ -39,11 +46,19 @@ def run(
         y, *_weights(attention.qkv), config.heads, config.causal, tokens, interpret
     )
     y, x = add_and_norm(x, mixed, *_weights(attention.out), *norms[1], interpret)  # pyright: ignore[reportGeneralTypeIssues]
+    kernel, bias = _weights(mlp.proj)
+    if maxima is not None:
+        if config.activation is exact_gelu:
+            y = mlp_kernels.mlp(y, *_weights(mlp.fc), kernel, maxima, interpret)
+        else:
+            y = config.activation(mlp.fc(y, maxima[0]))
+            y = fp8.matmul(y, kernel, maxima[1])
+        y = y + jax.lax.stop_gradient(bias).astype(x.dtype)  # pyright: ignore[reportOperatorIssue]
+        return x + y
     if config.activation is exact_gelu:
         y = project_and_gelu(y, *_weights(mlp.fc), interpret)
     else:
         y = config.activation(mlp.fc(y))
-    kernel, bias = _weights(mlp.proj)
     return x + _dense(y, kernel, jax.lax.stop_gradient(bias))  # pyright: ignore[reportArgumentType]
 
 

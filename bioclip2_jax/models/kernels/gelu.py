@@ -54,11 +54,13 @@ def _cdf(x):
     return jnp.where(x >= 0, 1 - tail, tail), e
 
 
-def _gelu(x, interpret):
+def value(x: jax.Array, interpret: bool) -> jax.Array:
+    """GELU of float32 in a kernel."""
     return x * _cdf(x)[0] if interpret else assembly(_CDF + "mul.f32 $0, $1, w;", x)
 
 
-def _gradient(x, dy, interpret):
+def gradient(x: jax.Array, dy: jax.Array, interpret: bool) -> jax.Array:
+    """Of x, of float32 in a kernel."""
     if interpret:
         cdf, e = _cdf(x)
         return dy * (cdf + x * e * _DENSITY)
@@ -67,7 +69,7 @@ def _gradient(x, dy, interpret):
 
 
 def _forward_kernel(x_ref, y_ref, *, interpret):
-    y_ref[:] = _gelu(x_ref[:].astype(F32), interpret).astype(y_ref.dtype)
+    y_ref[:] = value(x_ref[:].astype(F32), interpret).astype(y_ref.dtype)
 
 
 def _backward_kernel(x_ref, dy_ref, dx_ref, sum_ref, *, block, steps, interpret):
@@ -76,7 +78,7 @@ def _backward_kernel(x_ref, dy_ref, dx_ref, sum_ref, *, block, steps, interpret)
     def turn(i, total):
         rows = pl.ds((program * steps + i) * block, block)
         x, dy = x_ref[rows, :].astype(F32), dy_ref[rows, :].astype(F32)
-        dx = _gradient(x, dy, interpret)
+        dx = gradient(x, dy, interpret)
         dx_ref[rows, :] = dx.astype(dx_ref.dtype)
         return total + jnp.sum(dx, axis=0)
 
