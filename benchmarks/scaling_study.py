@@ -15,9 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURES = (
-    "zero_shot inherited_unseen convergent_unseen plane_sex plane_life_stage halves_sex null_sex"
-    " halves_life_stage null_life_stage fisher_sex fisher_life_stage few_shot_sex"
-    " few_shot_life_stage effective_rank"
+    "zero_shot inherited_seen inherited_unseen convergent_seen convergent_unseen plane_sex"
+    " plane_null_sex plane_life_stage plane_null_life_stage halves_sex null_sex halves_life_stage"
+    " null_life_stage fisher_sex fisher_life_stage few_shot_sex few_shot_life_stage effective_rank"
 ).split()
 BEGIN, END = "<!-- scaling study: begin -->\n", "<!-- scaling study: end -->\n"
 
@@ -42,7 +42,11 @@ def write_page(out: Path) -> None:
     parts = [
         "\n".join(answers_table(result)),
         f"Of 100 studies of shuffled traits and variants, {result.shuffled_null} found nothing.",
-        "Means over trees, before training and at each scale of the paper's own model:",
+        "Means over trees, before training (`untrained` are random weights, `general` is the"
+        " start) and at each scale: the paper's own model (hierarchical, replay), the same with"
+        " flat names, and from random weights (`scratch`). `plane_` is the share in the plane of"
+        " three species, `halves_` that in the space of all 28, each beside that of random"
+        " divisions (`null_`):",
         "\n".join(models_table(main_models(result.rows), MEASURES)),
         *(f"![{titles[name]}](figures/scaling_{name}.svg)" for name in figures),
         "Slopes of all families; bold where the corrected p is at most 0.05:",

@@ -81,14 +81,19 @@ def models_table(rows: Sequence[Row], measures: Sequence[str]) -> list[str]:
 
 
 def main_models(rows: Sequence[Row]) -> list[Row]:
-    """Those of what is known before training, of the paper's own model, and of pictures."""
-    starts = [row for row in rows if row.captions in ("untrained", "general")]
-    own = [
-        row
-        for row in rows
-        if (row.world, row.captions, row.replay) == ("factors", "hierarchical", True)
-    ]
-    return starts + own + [row for row in rows if row.world == "pictures" and row.images]
+    """What is known before training, the paper's own model and what it is compared with, pictures.
+
+    Compared: with flat names, and from random weights.
+    """
+    asked = (
+        ("factors", "hierarchical", True),
+        ("factors", "flat", True),
+        ("scratch", "hierarchical", False),
+    )
+    chosen = [row for row in rows if row.captions in ("untrained", "general")]
+    for kind in asked:
+        chosen += [row for row in rows if (row.world, row.captions, row.replay) == kind]
+    return chosen + [row for row in rows if row.world == "pictures" and row.images]
 
 
 def _model(row: Row) -> tuple[str, ...]:
