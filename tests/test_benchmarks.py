@@ -14,16 +14,20 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(script: str, *options: str) -> Any:
+    return json.loads(said(script, *options, "--json"))
+
+
+def said(script: str, *options: str) -> str:
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / script, *options, "--json"],
+        [sys.executable, ROOT / "benchmarks" / script, *options],
         capture_output=True,
         text=True,
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def test_train_step():
@@ -40,6 +44,24 @@ def test_train_step():
     if importlib.util.find_spec("open_clip"):
         assert found["loss_difference"] < 1e-4
         assert found["ratio"] > 0
+
+
+def test_encode():
+    row = json.loads(said("encode.py", "--toy", "--precision", "bfloat16"))
+    assert row["precision"] == "bfloat16" and row["pictures"] == 64
+    assert 0 < row["decoded_too_per_second"] < row["pictures_per_second"]
+    per_picture = row["share_of_product_rate"] * row["product_rate"] / row["pictures_per_second"]
+    assert 1e7 < per_picture < 1e9  # FLOPs of the tiny model
+
+
+def test_loss_rounding():
+    told = said("loss_rounding.py", "--model", "tiny", "--pairs", "32", "4", "--batches", "2",
+                "--ways", "float32", "xla")  # fmt: skip
+    full, half, *peers = map(json.loads, told.splitlines())
+    assert len(full["losses"]) == 2 and full["losses"][0] != full["losses"][1]
+    assert 0 < max(abs(a - b) for a, b in zip(full["losses"], half["losses"], strict=True)) < 0.02
+    if peers:
+        assert peers[0]["losses"] == pytest.approx(full["losses"], abs=1e-4)
 
 
 def test_loss():
