@@ -10,6 +10,7 @@ only where it and torch are installed.
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--pictures", metavar="FILE", help="made by step_inputs.py --pictures")
     options = parser.parse_args()
     set_flags("packed")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory beside JAX
     sizes = tuple(options.pairs)
     with tempfile.TemporaryDirectory() as folder:
         count = str(options.batches * sum(sizes))

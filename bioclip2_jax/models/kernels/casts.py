@@ -30,14 +30,14 @@ class Tile(NamedTuple):
     stages: int = 1
 
 
-PLAIN, GELU, GRADIENT = Tile(), Tile(), Tile()
+TILE = Tile()
 
 
 def plain(
     x: jax.Array,
     scale: jax.Array,
     form: jax.typing.DTypeLike,
-    tile: Tile = PLAIN,
+    tile: Tile = TILE,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """[rows, width] → x * scale in 8 bits, the same turned [width, rows], the largest of x."""
@@ -46,7 +46,7 @@ def plain(
 
 
 def gelu(
-    x: jax.Array, scale: jax.Array, tile: Tile = GELU, interpret: bool = False
+    x: jax.Array, scale: jax.Array, tile: Tile = TILE, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same of GELU(x), in e4m3."""
     narrow, turned, top = _run(_gelu, (x,), scale, fp8.NARROW, tile, interpret, name="gelu")
@@ -54,7 +54,7 @@ def gelu(
 
 
 def gelu_gradient(
-    x: jax.Array, dy: jax.Array, scale: jax.Array, tile: Tile = GRADIENT, interpret: bool = False
+    x: jax.Array, dy: jax.Array, scale: jax.Array, tile: Tile = TILE, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The same of the gradient of x, in e5m2, and its sums over rows [width] float32."""
     narrow, turned, top, sums = _run(
