@@ -3,12 +3,15 @@
     python benchmarks/hierarchy.py --photos ../shared/data --out runs/hierarchy [--json]
 
 trains `configs/quickstart.py` on the simulated tree and `configs/photos.py` (1,200 steps) on
-photographs, each as every variant with every seed, evaluates, and prints a table a set with the
-mean over the seeds. A folder of photographs holds one folder a set with a metadata.csv. There a
-seventh of the species is kept out of training, as the split "unseen", and the splits "val" and
-"test" are judged as one, since most species have few pictures in either. On two cores a run takes
-five minutes and half an hour; runs that are finished are not repeated, and one that was killed goes
-on.
+photographs, each as every variant with every seed, evaluates, and prints two tables a set: the mean
+over the seeds with the least and the largest, and how far each variant is from the first one with
+the same seeds, with 95 % intervals. OUT/SET/prior.svg shows what a prior gives and takes.
+
+A folder of photographs holds one folder a set with a metadata.csv. There a seventh of the species
+is kept out of training, as the split "unseen", and the splits "val" and "test" are judged as one,
+since most species have few pictures in either. On two cores a run takes five minutes and half an
+hour; runs that are finished are not repeated, and one that was killed goes on.
+
 `--only`, `--variants` and `--seeds` choose among them; a variant may be given as
 `name=key:value,...`, settings below `config.train`, or with another section's name before a dot,
 such as `fp8=model.fp8:mlp`.
@@ -25,6 +28,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 VARIANTS = {
     "base": {"level_weight": 0.0},
@@ -37,6 +42,17 @@ STEPS = {
     "photos": {"steps": 1200, "warmup_steps": 60, "checkpoint_every": 600},
 }
 UNSEEN_SHARE = 0.15  # of the species
+DIFFERENCES = {  # what is compared: folder, column of its table of pictures
+    "species micro": ("figures", "correct"),
+    "species macro": ("figures", "correct"),
+    **{f"asked {rank}": ("figures", f"{rank}_prompted_top1") for rank in RANKS[:-1]},
+    "full path, asked": ("figures", "full_path"),
+    **{
+        f"unseen: {name} {rank}": ("unseen", f"{rank}_{key}")
+        for rank in ("order", "family")
+        for name, key in (("asked", "prompted_top1"), ("summed", "top1"))
+    },
+}
 
 
 def main() -> None:
@@ -54,9 +70,9 @@ def main() -> None:
     if "photos" in sets and not (options.photos or options.tables):
         parser.error("--photos says where photographs are; or --only quickstart")
 
-    found: dict[str, dict[str, list[dict]]] = {}
+    found: dict[str, dict[str, list[Path]]] = {}
     for name in sets:
-        folder, results = options.out / name, defaultdict(list)
+        folder, runs = options.out / name, defaultdict(list)
         if not options.tables:
             prepare(name, folder / "data", options.photos)
         for seed in options.seeds:  # all variants of one seed first: something to compare early
@@ -67,13 +83,18 @@ def main() -> None:
                 if not options.tables:
                     train_and_evaluate(name, workdir, seed, settings or VARIANTS[label])
                 if (workdir / "figures" / "zero_shot.json").exists():
-                    results[label].append(figures(workdir))
-        found[name] = results
+                    runs[label].append(workdir)
+        found[name] = runs
+    results = {
+        name: {label: [figures(run) for run in of] for label, of in runs.items()}
+        for name, runs in found.items()
+    }
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(results))
         return
-    for name, results in found.items():
-        print(f"\n{name}\n{table(results)}")
+    for name, runs in found.items():
+        print(f"\n{name}\n{table(results[name])}\n\n{differences(runs)}")
+        draw_prior(runs, options.out / name / "prior.svg")
 
 
 def prepare(name: str, out: Path, photos: Path) -> None:
@@ -204,6 +225,71 @@ def table(results: dict[str, list[dict]]) -> str:
             cells.append(cell)
         lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def differences(runs: dict[str, list[Path]]) -> str:
+    """Markdown: points of per cent that each variant has more than the first, of common seeds.
+
+    Intervals are over pictures (over species where these were kept out of training) and seeds.
+    """
+    first, *others = runs
+    lines = [f"| | {' | '.join(f'{label} less {first}' for label in others)} |"]
+    lines.append("|---" * (len(others) + 1) + "|")
+    for name, (folder, column) in DIFFERENCES.items():
+        cells = []
+        for label in others:
+            seeds = {run.name.rpartition("-")[2]: run / folder for run in runs[label]}
+            before = {run.name.rpartition("-")[2]: run / folder for run in runs[first]}
+            pairs = [(before[s], seeds[s]) for s in seeds if s in before]
+            is_there = pairs and pairs[0][0].exists()
+            cells.append(difference(pairs, column, name == "species macro") if is_there else "")
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difference(pairs: list[tuple[Path, Path]], column: str, is_macro: bool) -> str:
+    """Of the second results of each pair less the first, with its interval."""
+    from bioclip2_jax.measures.intervals import bootstrap, over_draws
+
+    tables = [[rows_of(one / "zero_shot_images.csv") for one in pair] for pair in pairs]
+    known = [row for row in tables[0][0] if row[column]]
+    species = np.unique([row["scientificName"] for row in known], return_inverse=True)[1]
+    cases = species if pairs[0][0].name == "unseen" else np.arange(len(known))
+    right = [[{row["key"]: row[column] for row in of} for of in pair] for pair in tables]
+    gains = np.array(
+        [[int(now[r["key"]]) - int(was[r["key"]]) for r in known] for was, now in right]
+    )
+
+    def estimate(weights: np.ndarray, gain: np.ndarray) -> float:
+        own = weights[cases].astype(float)
+        if is_macro:
+            drawn = np.bincount(species, own)
+            return float(
+                np.mean((np.bincount(species, own * gain) / np.maximum(drawn, 1))[drawn > 0])
+            )
+        return float(own @ gain / own.sum())
+
+    ones = np.ones(cases.max() + 1)
+    mean, each = estimate(ones, gains.mean(axis=0)), [estimate(ones, gain) for gain in gains]
+    (interval,) = bootstrap(lambda w: np.array([estimate(w, gains.mean(axis=0))]), len(ones), 0)
+    low, high = over_draws(mean, interval, each) or interval
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def draw_prior(runs: dict[str, list[Path]], path: Path) -> None:
+    """Micro against macro while a prior grows, of all variants."""
+    from bioclip2_jax.evaluation import schema
+    from bioclip2_jax.report.figures.species import prior_trade
+
+    curves = {
+        label: [
+            schema.read(run / "figures" / "zero_shot.json", schema.ZeroShotResult).prior or []
+            for run in of
+        ]
+        for label, of in runs.items()
+    }
+    path.write_text(prior_trade(curves), encoding="utf-8")
 
 
 if __name__ == "__main__":

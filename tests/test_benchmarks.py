@@ -64,6 +64,31 @@ def test_loss_rounding():
         assert peers[0]["losses"] == pytest.approx(full["losses"], abs=1e-4)
 
 
+def test_hierarchy(tmp_path, monkeypatch):
+    """Differences of two seeds, by hand; of species kept out of training intervals are wider."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import hierarchy
+
+    species = ["Picus viridis"] * 90 + ["Pica pica"] * 10
+    rights = {"base-0": (60, 5), "base-1": (60, 5), "level-0": (69, 5), "level-1": (60, 8)}
+    for name, (of_first, of_second) in rights.items():
+        for folder in "figures", "unseen":
+            path = tmp_path / name / folder / "zero_shot_images.csv"
+            path.parent.mkdir(parents=True)
+            right = [int(n < of_first) for n in range(90)] + [int(n < of_second) for n in range(10)]
+            rows = [f"{n},{species[n]},{right[n]}" for n in range(100)] + ["100,Pica,"]
+            path.write_text("\n".join(["key,scientificName,correct", *rows]))
+
+    def difference(folder, seeds, is_macro=False):
+        pairs = [[tmp_path / f"{name}-{n}" / folder for name in ("base", "level")] for n in seeds]
+        return hierarchy.difference(pairs, "correct", is_macro)
+
+    assert difference("figures", [0]).startswith("+9.0 [+4.0, +1")
+    assert difference("figures", [0, 1]).startswith("+6.0 [")  # (9 + 3) / 2
+    assert difference("figures", [0, 1], True).startswith("+10.0 [")  # (9 / 90 + 3 / 10) / 2 / 2
+    assert difference("unseen", [0]) == "+9.0 [+0.0, +10.0]"
+
+
 def test_loss():
     found = run("loss.py", "--batch", "256", "--devices", "4", "--dtype", "float32")
     assert found["devices"] == 4
