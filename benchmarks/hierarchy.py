@@ -33,9 +33,9 @@ import numpy as np
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 VARIANTS = {
     "base": {"level_weight": 0.0},
-    "level": {"level_weight": 0.5},
+    "level": {},  # the recipes have it on
     "distinct": {"level_weight": 0.0, "distinct_captions": True},
-    "both": {"level_weight": 0.5, "distinct_captions": True},
+    "both": {"distinct_captions": True},
 }
 STEPS = {
     "quickstart": {},

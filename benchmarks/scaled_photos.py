@@ -337,6 +337,7 @@ def recipe_of(split: int, sizes: dict[str, Any]) -> ConfigDict:
     config.seed = split
     config.model.name = sizes["model"]
     config.train.batch_size = sizes["batch_size"]
+    config.train.level_weight = 0.0  # as when the published figures were made
     config.train.checkpoint_every, config.train.keep_checkpoints = 200, 1
     return config
 

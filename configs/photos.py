@@ -27,5 +27,6 @@ def get_config() -> ConfigDict:
     config.train.patch_keep = 0.5
     config.train.learning_rate = 1e-3
     config.train.warmup_steps = 175
+    config.train.level_weight = 0.15  # every rank answers by its own name
     config.train.checkpoint_every = 500
     return config
