@@ -157,6 +157,8 @@ def train_and_evaluate(name: str, workdir: Path, seed: int, settings: dict) -> N
     if not (workdir / "done.json").exists():
         config = f"--config=configs/{name}.py"
         bioclip2("train", config, *keys, f"--config.compile_cache={cache.absolute()}")
+        if not (workdir / "done.json").exists():
+            sys.exit(f"{workdir}: stopped before its end; the same command goes on")
     asked = {"figures": ("val", "train", "zero_shot,few_shot")}
     if name == "photos":
         asked["unseen"] = ("unseen", "all", "zero_shot")
