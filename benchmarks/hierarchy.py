@@ -93,6 +93,9 @@ def main() -> None:
         print(json.dumps(results))
         return
     for name, runs in found.items():
+        if not runs:
+            print(f"\n{name}: no run is finished")
+            continue
         print(f"\n{name}\n{table(results[name])}\n\n{differences(runs)}")
         draw_prior(runs, options.out / name / "prior.svg")
 
@@ -237,12 +240,12 @@ def differences(runs: dict[str, list[Path]]) -> str:
     first, *others = runs
     lines = [f"| | {' | '.join(f'{label} less {first}' for label in others)} |"]
     lines.append("|---" * (len(others) + 1) + "|")
+    before = {run.name.rpartition("-")[2]: run for run in runs[first]}
     for name, (folder, column) in DIFFERENCES.items():
         cells = []
         for label in others:
-            seeds = {run.name.rpartition("-")[2]: run / folder for run in runs[label]}
-            before = {run.name.rpartition("-")[2]: run / folder for run in runs[first]}
-            pairs = [(before[s], seeds[s]) for s in seeds if s in before]
+            seeds = {run.name.rpartition("-")[2]: run for run in runs[label]}
+            pairs = [(before[s] / folder, seeds[s] / folder) for s in seeds if s in before]
             is_there = pairs and pairs[0][0].exists()
             cells.append(difference(pairs, column, name == "species macro") if is_there else "")
         if any(cells):
