@@ -21,6 +21,7 @@ import argparse
 import csv
 import hashlib
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def main() -> None:
         for seed in options.seeds:  # all variants of one seed first: something to compare early
             for variant in options.variants:
                 label, _, changes = variant.partition("=")
-                settings = dict(pair.split(":") for pair in changes.split(",") if pair)
+                pairs = re.split(r",(?![^(]*\))", changes)  # not at the commas of a tuple
+                settings = dict(pair.split(":") for pair in pairs if pair)
                 workdir = folder / f"{label}-{seed}"
                 if not options.tables:
                     train_and_evaluate(name, workdir, seed, settings or VARIANTS[label])

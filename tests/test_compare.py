@@ -200,6 +200,22 @@ def test_an_evaluation_is_compared_with_earlier_results(folders, tmp_path, evalu
     assert list(again["tasks"]) == ["zero_shot", "few_shot_1"]
 
 
+@pytest.mark.usefixtures("few_resamples")
+def test_that_the_questions_differ_is_said_with_the_differences(folders, tmp_path, evaluate_again):
+    asked = "--tasks", "zero_shot", "--compare-to", folders[0]
+    (tmp_path / "counts.csv").write_text("genus,species,count\nIgnis,red,9\n")
+    prior = "--prior", tmp_path / "counts.csv", "--prior-strength"
+    done = evaluate_again(*asked, "--decode", "top_down", *prior, 0)
+    assert "  asked otherwise: decode flat, then top_down\n" in done.output
+    found = json.loads((tmp_path / "out/comparison.json").read_text())["tasks"]["zero_shot"]
+    assert found["asked_otherwise"] == {"decode": ["flat", "top_down"]}
+    done = evaluate_again(*asked, *prior, 0.5)
+    assert f"  asked otherwise: prior None, then {prior[1]}; prior_strength None, then 0.5\n" in (
+        done.output
+    )
+    assert "asked otherwise" not in evaluate_again(*asked).output
+
+
 def test_what_cannot_be_compared_with_is_refused_before_anything_is_encoded(
     folders, tmp_path, evaluate_again, monkeypatch
 ):

@@ -116,6 +116,11 @@ WRONG = {
     ),
     MODEL + "--data @photos --annotations @table.csv --where genus=Pica": (2, "there are Color"),
     MODEL + "--data @dataset --class-column sex": (2, "choose from an annotation table"),
+    MODEL + "--data @photos --annotations @table.csv --class-column genus --decode top_down": (
+        *(2, "--decode top_down needs lineages, and the classes of @table.csv have none: leave it"),
+    ),
+    MODEL + "--data @dataset --tasks few_shot_1 --decode top_down": (2, "goes with --tasks zero"),
+    MODEL + "--data @dataset --tasks newt --prior @table.csv": (2, "--prior goes with --tasks zer"),
     MODEL + "--data @dataset --annotations @table.csv": (1, "none of its 8 pictures has features"),
     # Splits and tasks
     MODEL + "--data @dataset --split test": (2, "no split 'test'; it has train, val"),

@@ -273,3 +273,16 @@ def test_a_run_begun_with_soft_targets_is_refused_and_one_without_goes_on(tmp_pa
                 recipe.keep_as_begun(config, tmp_path)
         else:
             assert recipe.keep_as_begun(config, tmp_path) == []
+
+
+def test_a_run_begun_before_the_level_loss_stays_without_at_every_start(tmp_path):
+    begun = quickstart.get_config().to_dict()
+    del begun["train"]["level_weight"]
+    (tmp_path / "config.json").write_text(json.dumps(begun))
+    for _ in range(3):
+        config = quickstart.get_config()
+        notes = recipe.keep_as_begun(config, tmp_path)
+        assert notes == ["config.train.level_weight stays 0.0, as this run began"]
+        settings = recipe.compose(config)
+        assert settings.step.level_weight == 0
+        assert recipe.save(settings, tmp_path) == []

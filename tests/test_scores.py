@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from bioclip2_jax.measures.scores import number, probabilities, sum_groups, top_k, unit
+from bioclip2_jax.measures.scores import (
+    lineage_counts,
+    number,
+    probabilities,
+    sum_groups,
+    top_k,
+    unit,
+)
 
 
 def test_vectors_get_length_one_and_nothing_stays_nothing():
@@ -38,3 +45,8 @@ def test_large_logit_scales_do_not_overflow():
 def test_sum_groups_adds_columns_of_the_same_number():
     scores = np.array([[1.0, 2.0, 4.0, 8.0]])
     assert sum_groups(scores, np.array([1, 0, 1, 2])).tolist() == [[2.0, 5.0, 8.0]]
+
+
+def test_a_lineage_was_met_as_often_as_its_names_and_each_of_those_once_at_least():
+    counts = np.array([0, 7, 0, 0, 0.5])
+    assert lineage_counts(counts, np.array([1, 0, 1, 1, 2])).tolist() == [7, 3, 1]

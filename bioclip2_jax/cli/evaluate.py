@@ -159,6 +159,8 @@ def evaluate(
     if "retrieval" not in chosen and (asked.queries or asked.candidates):
         option = "--queries" if asked.queries else "--candidates"
         raise UsageError(f"{option} goes with --tasks retrieval")
+    if "zero_shot" not in chosen and (asked.prior or asked.decode != "flat"):
+        raise UsageError(f"--{'prior' if asked.prior else 'decode'} goes with --tasks zero_shot")
     if follow and step:
         raise UsageError("--follow takes the checkpoints as they come: leave out --step")
     if timeout is not None and not follow:

@@ -149,7 +149,7 @@ def lines(comparison: schema.Comparison) -> list[str]:
     return [
         line
         for task, result in comparison.tasks.items()
-        for line in (_one_line(task, result), *_rank_lines(result))
+        for line in (_one_line(task, result), *_asked_line(result), *_rank_lines(result))
     ] + search_lines(comparison)
 
 
@@ -164,6 +164,12 @@ def _one_line(task: str, result: schema.Compared) -> str:
         f" better on {result.first_only:,} and {result.second_only:,} of"
         f" {result.num_images:,} images, p = {result.p:.2g}"
     )
+
+
+def _asked_line(result: schema.TaskComparison) -> list[str]:
+    """That a difference may be one of the questions, not of the models."""
+    changes = [f"{name} {a}, then {b}" for name, (a, b) in result.asked_otherwise.items()]
+    return [f"  asked otherwise: {'; '.join(changes)}"] if changes else []
 
 
 def _rank_lines(result: schema.TaskComparison) -> list[str]:
@@ -231,9 +237,21 @@ def _compare_task(task: str, first: Held, second: Held) -> schema.TaskComparison
     return schema.TaskComparison(
         **vars(result),
         num_images=len(keys),
+        asked_otherwise=_asked_otherwise(first.result.settings, second.result.settings)
+        if task == "zero_shot"
+        else {},
         ranks=ranks,
         full_path=_compare_column(first, second, FULL_PATH, len(RANKS)),
     )
+
+
+def _asked_otherwise(first: schema.Settings, second: schema.Settings) -> dict[str, tuple[str, str]]:
+    """See `schema.TaskComparison`."""
+    names = ["text_kind", "templates", "decode"]
+    if first.prior_strength or second.prior_strength:  # one of strength 0 changes no answer
+        names += ["prior", "prior_strength"]
+    pairs = {name: (str(getattr(first, name)), str(getattr(second, name))) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _compare_column(first: Held, second: Held, column: str, depth: int) -> schema.Compared | None:

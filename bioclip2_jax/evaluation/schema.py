@@ -337,8 +337,11 @@ class TaskComparison(Compared):
       ranks: rank → key of `tables.AT_RANKS` → on the pictures whose rank is known; its class
         averages are over the lineages of that rank.
       full_path: every known rank, asked for by its own names, and the species.
+      asked_otherwise: setting of zero-shot → what it was for the first and for the second, where
+        that makes a difference to the answers of one model.
     """
 
+    asked_otherwise: dict[str, tuple[str, str]] = field(default_factory=dict)
     ranks: dict[str, dict[str, Compared]] = field(default_factory=dict)
     full_path: Compared | None = None
 

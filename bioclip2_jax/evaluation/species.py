@@ -17,7 +17,7 @@ from bioclip2_jax.evaluation.questions import Question, SpeciesJob
 from bioclip2_jax.evaluation.subject import Subject
 from bioclip2_jax.features.encode import embed_classes
 from bioclip2_jax.measures import accuracy, calibration, hierarchy, intervals, open_set, prior
-from bioclip2_jax.measures.scores import nearest, number, with_prior
+from bioclip2_jax.measures.scores import lineage_counts, nearest, number, with_prior
 from bioclip2_jax.measures.simple_shot import few_shot
 from bioclip2_jax.measures.tree import TopDown
 from bioclip2_jax.text.taxonomy import RANKS, Taxon, TaxonEntry
@@ -62,7 +62,7 @@ def run_zero_shot(job: SpeciesJob, subject: Subject) -> schema.ZeroShotResult:
         else:
             factor = strength / scale
             lineages = {
-                rank: with_prior(features, names, np.bincount(groups[rank], counts), factor)[1]
+                rank: with_prior(features, names, lineage_counts(counts, groups[rank]), factor)[1]
                 for rank, names in lineages.items()
             }
             features, class_features = with_prior(features, class_features, counts, factor)

@@ -137,6 +137,11 @@ def _species_jobs(settings: Settings, tasks: Sequence[str], features: Store | No
     for each in species_sets:
         kind = settings.text_kind or ("asis" if settings.class_column else each.text_kind)
         pictures = sets.read(each, kind, settings)
+        if settings.decode != "flat" and not any(c.taxon.deepest_rank for c in pictures.classes):
+            raise UsageError(
+                f"--decode {settings.decode} needs lineages, and the classes of {each.table} have"
+                " none: leave it out"
+            )
         # As if each set had been named by itself, which is how its pictures are found again.
         data = settings.data and str(each.root)
         filled = replace(settings, data=data, annotations=str(each.table), text_kind=kind)

@@ -27,6 +27,7 @@ from bioclip2_jax.identify.name_lists import LabelSet
 from bioclip2_jax.measures import streamed
 from bioclip2_jax.measures.accuracy import lineage_groups
 from bioclip2_jax.measures.scores import (
+    lineage_counts,
     log_counts,
     number,
     probabilities,
@@ -230,7 +231,7 @@ class Namer:
         for prior in priors:
             sums = np.atleast_2d(prior.counts)
             if own is not None:
-                sums = np.stack([np.bincount(own, row) for row in sums])
+                sums = np.stack([lineage_counts(row, own) for row in sums])
             factor = prior.strength / self._scale
             features, names = with_prior(features, names, sums, factor, prior.which)
         return features, names

@@ -85,6 +85,19 @@ def log_counts(counts: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(counts, 1))
 
 
+def lineage_counts(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """What the counts of names add up to in each lineage, with 1 for a name never counted.
+
+    Args:
+      counts: [names] numbers, not negative.
+      groups: [names] int, the lineage of each.
+
+    Returns:
+      [lineages] float64.
+    """
+    return np.bincount(groups, np.maximum(counts, 1).astype(np.float64))
+
+
 def with_prior(
     image_features: np.ndarray,
     name_features: np.ndarray,

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from absl import flags
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from bioclip2_jax.data.pipeline import DataSettings
@@ -165,11 +165,15 @@ def save(settings: Settings, workdir: Path) -> list[str]:
     Raises:
       UserError: the earlier one cannot be read.
     """
-    path, old = workdir / "config.json", {}
-    new = {key: json.dumps(value) for key, value in flat(settings.recipe).items()}
+    path, old, recipe = workdir / "config.json", {}, flat(settings.recipe)
     if path.exists():
-        old = {key: json.dumps(value) for key, value in flat(read_json_object(path)).items()}
-    write_json(path, settings.recipe, indent=2)
+        begun = flat(read_json_object(path))
+        old = {key: json.dumps(value) for key, value in begun.items()}
+        # A key that the run began without stays away, or the next start would take it for a choice.
+        since = [key for key in _KEPT_IF_OLDER if key not in begun and key in recipe]
+        recipe = {key: value for key, value in recipe.items() if key not in since}
+    new = {key: json.dumps(value) for key, value in recipe.items()}
+    write_json(path, unflatten_dict(recipe, sep="."), indent=2)
     return [
         f"config.{key} was {old.get(key, 'null')}, is {new.get(key, 'null')}"
         for key in sorted(old.keys() | new.keys())

@@ -12,7 +12,7 @@ import numpy as np
 
 from bioclip2_jax.measures.accuracy import TOP, Outcomes
 from bioclip2_jax.measures.scores import cosine_chunks, nearest, top_k
-from bioclip2_jax.measures.tree import TopDown, top_down
+from bioclip2_jax.measures.tree import TopDown, top_down, tree_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def zero_shot(
     predictions = np.zeros((num_images, places), np.int64)
     scores = np.zeros((num_images, places))
     rank_hits = {rank: np.zeros(num_images, np.int64) for rank in rank_groups}
-    order, levels = _tree_order(rank_groups, num_classes)
+    order, levels = tree_order(rank_groups, num_classes)
     for rows, cosines in cosine_chunks(image_features, class_features):
         best = predictions[rows] = top_k(cosines, places)
         first = np.take_along_axis(cosines, best, axis=1)
@@ -105,25 +105,3 @@ def zero_shot(
         if asked
         else None,
     )
-
-
-def _tree_order(
-    rank_groups: Mapping[str, np.ndarray], num_classes: int
-) -> tuple[np.ndarray, list[tuple[str, np.ndarray, np.ndarray]]]:
-    """How to add up class scores to lineages, from species to kingdom, each from the one below.
-
-    Returns:
-      The order of the classes in which every lineage is a stretch, and for each rank, the finest
-      first, its name, where its lineages start among those of the rank below, and their numbers.
-    """
-    # `lexsort` takes the most important key last.
-    order = np.lexsort(list(rank_groups.values())[::-1]) if rank_groups else np.arange(num_classes)
-    levels, columns = [], order
-    for rank, groups in reversed(list(rank_groups.items())):
-        numbers = groups[columns]
-        starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
-        if len(starts) != len(np.unique(groups)):
-            raise ValueError(f"the groups of rank {rank} do not refine those of the rank above")
-        levels.append((rank, starts, numbers[starts]))
-        columns = columns[starts]
-    return order, levels
