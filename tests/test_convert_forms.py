@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 import bioclip2_jax
 from bioclip2_jax import train
 from bioclip2_jax.cli.convert import convert
+from bioclip2_jax.cli.evaluate import evaluate as evaluate_command
 from bioclip2_jax.errors import UsageError, UserError
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import PRESETS, ClipConfig, TextConfig, VisionConfig
@@ -285,6 +286,30 @@ def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tmp_path
         run(tmp_path / "moved", steps=2)
 
 
+def test_fine_tuning_as_the_pages_say_it_is_compared_with_what_it_began_with(tmp_path):
+    vision = VisionConfig(image_size=32, patch_size=16, width=32, layers=1, head_width=16)
+    config = dataclasses.replace(CONFIG, vision=vision)
+    export_open_clip(random_params(config), config, Preprocess(32), tmp_path / "open_clip")
+    succeed(tmp_path / "open_clip", tmp_path / "ours")
+    data = short_data(tmp_path / "data")
+
+    def evaluate(*more):
+        fixed = ["--data", data, "--split", "train", "--tasks", "zero_shot"]
+        done = CliRunner().invoke(evaluate_command, list(map(str, [*fixed, *more])))
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    evaluate("--model", tmp_path / "ours", "--out", tmp_path / "before")
+    _, *arguments = arguments_of_run(tmp_path / "tuned", data, "--config.model.block_parts=1")
+    arguments += [f"--config.init={tmp_path / 'ours'}", "--config.train.learning_rate=0.001"]
+    recipe = train.Path(__file__).parent.parent / "configs" / "finetune_hierarchy.py"
+    run_here([f"--config={recipe}", *arguments])
+    steps = (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()
+    assert len(steps) == 12 and all("level_loss" in json.loads(line) for line in steps)
+    said = evaluate("--workdir", tmp_path / "tuned", "--compare-to", tmp_path / "before")
+    assert "compared with" in said and "asked otherwise" not in said and "kingdom" in said
+
+
 def test_starting_weights_of_another_image_size_are_resized(tmp_path):
     config = PRESETS["tiny"]
     small = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=32))
@@ -294,6 +319,9 @@ def test_starting_weights_of_another_image_size_are_resized(tmp_path):
     found = start.starting_params(compose(parse_recipe(arguments)), config)
     assert found["image"]["position_embedding"].shape == (65, 128)
     assert "replay_projection" not in found["image"]
+    (note,) = start.pixel_notes(compose(parse_recipe(arguments)))
+    assert "config.data.mean is (0.485, 0.456, 0.406), where it had (0.48145466, " in note
+    assert "config.data.std" in note and "resize_mode" not in note
     settings = compose(parse_recipe([*arguments, "--config.train.replay_batch_size=8"]))
     image = start.starting_params(settings, config)["image"]
     np.testing.assert_array_equal(image["replay_projection"], image["projection"])

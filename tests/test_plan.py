@@ -33,11 +33,11 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def settings(fsdp=1):
+def settings(fsdp=1, **train):
     config = quickstart.get_config()
     config.mesh.fsdp = fsdp
     config.model.update({"scan": True, "remat": "full"})
-    config.train.update({"batch_size": 64, "replay_batch_size": 16, "level_weight": 0.0})
+    config.train.update({"batch_size": 64, "replay_batch_size": 16, "level_weight": 0.0} | train)
     return compose(config)
 
 
@@ -178,6 +178,23 @@ def test_arrays_that_are_not_split_are_held_by_every_chip():
     tree = {"image": {"position_embedding": jax.ShapeDtypeStruct((65, 8), np.float32)}}
     tree["image"]["projection"] = jax.ShapeDtypeStruct((8, 4), np.float32)
     assert choices.held(tree, 4) == (65 * 8 + 2 * 4) * 4
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_level_captions_are_more_texts_to_encode(micro_batches):
+    choice = choices.Choice("full", 1.0, 1, micro_batches, 1)
+
+    def costs(**train):
+        found = choices.Costs(settings(**train), PRESETS["tiny"], 8, 77)
+        return np.array([found.flops(choice), found.known_bytes(choice)])
+
+    alone, one = costs(), costs(level_weight=0.5)
+    # 64 pairs more are 64 level captions more.
+    more = costs(batch_size=128) - alone
+    images = costs(batch_size=128, level_weight=0.5) - one
+    np.testing.assert_allclose(images - more, one - alone)
+    np.testing.assert_allclose(costs(level_weight=0.5, level_draw=()) - alone, 6 * (one - alone))
+    assert (0.02 * alone < one - alone).all() and (one - alone < alone).all()
 
 
 def planned(monkeypatch, needed_gib, devices=8):

@@ -142,12 +142,14 @@ def count_level_texts(settings: DataSettings) -> int:
     entries = dataset.read_taxa(settings.dir)
     if "caption" in dataset.label_names(settings.dir):
         return 0
-    if not all(entry.taxon.deepest_rank for entry in entries):
-        return 0  # those are called by their scientific names, of which the list has one a taxon
+    # Pictures without any rank are called by their scientific names, each maybe by another; 1 is
+    # for records that cannot be read.
+    nameless = [entry for entry in entries if not entry.taxon.deepest_rank]
+    others = 1 + sum(entry.counts.get(settings.split, 0) for entry in nameless)
     texts = [
         {captions.level_caption(rank, entry.taxon) for entry in entries} for rank in captions.LEVELS
     ]
-    counts = [len(each) + 1 for each in texts]  # and none, of a record that cannot be read
+    counts = [len(each) + others for each in texts]
     draw = settings.level_draw
     return max(n for n, w in zip(counts, draw, strict=True) if w) if draw else sum(counts)
 

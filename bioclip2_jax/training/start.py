@@ -95,13 +95,37 @@ def starting_params(settings: Settings, model: ClipConfig) -> dict:
     return params
 
 
-def save_description(settings: Settings, model: ClipConfig, workdir: Path) -> None:
-    """Writes `WORKDIR/model.json`, in the form of `open_clip_config.json`, for every reader."""
-    preprocess = Preprocess(
-        size=model.vision.image_size,
+def pixel_notes(settings: Settings) -> list[str]:
+    """That pictures become the model's input in another way than before: a sentence, or none.
+
+    The original trains LAION's weights with ImageNet's mean, so this is no mistake in itself.
+
+    Raises:
+      UserError: `settings.init` cannot be opened.
+    """
+    if not settings.init:
+        return []
+    source, now = open_source(settings.init).preprocess, preprocess_of(settings, 0)
+    changes = [
+        f"config.data.{key} is {getattr(now, key)}, where it had {getattr(source, key)}"
+        for key in ("mean", "std", "resize_mode", "interpolation")
+        if getattr(now, key) != getattr(source, key)
+    ]
+    return [f"config.init={settings.init}: {'; '.join(changes)}"] if changes else []
+
+
+def preprocess_of(settings: Settings, size: int) -> Preprocess:
+    """How pictures of the run become the input of a model for pictures of that size."""
+    return Preprocess(
+        size=size,
         mean=settings.step.mean,
         std=settings.step.std,
         resize_mode=settings.resize_mode,
         interpolation=settings.interpolation,
     )
+
+
+def save_description(settings: Settings, model: ClipConfig, workdir: Path) -> None:
+    """Writes `WORKDIR/model.json`, in the form of `open_clip_config.json`, for every reader."""
+    preprocess = preprocess_of(settings, model.vision.image_size)
     files.write_json(workdir / MODEL_FILE, write_description(model, preprocess), indent=2)

@@ -109,26 +109,27 @@ class Costs:
         patches = (vision.image_size // vision.patch_size) ** 2
         seen = 1 + max(1, round(step.patch_keep * patches))
         hidden = int(vision.mlp_ratio * vision.width)
-        self._towers = (
-            _Tower(seen, vision.width, hidden, vision.heads, vision.layers),
-            _Tower(text_length, text.width, 4 * text.width, text.heads, text.layers),
+        pairs = (step.batch_size + step.replay_batch_size) / chips
+        texts = pairs + step.levels * step.batch_size / chips
+        self._towers = (  # with the sequences of a chip
+            (_Tower(seen, vision.width, hidden, vision.heads, vision.layers), pairs),
+            (_Tower(text_length, text.width, 4 * text.width, text.heads, text.layers), texts),
         )
-        self._rows = (step.batch_size + step.replay_batch_size) / chips
         state = jax.eval_shape(lambda: init_state(step, model))
         self._state = functools.cache(lambda fsdp: held(state, fsdp) + held(state.params, fsdp))
         self._width = jnp.dtype(step.execution.dtype).itemsize
 
     def known_bytes(self, choice: Choice) -> float:
         """On one chip: of the state, its gradients and the blocks; all but the rest."""
-        numbers = sum(tower.kept(choice) for tower in self._towers)
-        rows = self._rows / choice.micro_batches
-        return self._state(choice.fsdp) + rows * self._width * numbers
+        numbers = sum(rows * tower.kept(choice) for tower, rows in self._towers)
+        return self._state(choice.fsdp) + self._width * numbers / choice.micro_batches
 
     def flops(self, choice: Choice) -> float:
         """Of one chip; what every choice computes alike may be missing."""
-        forward = sum(tower.forward() for tower in self._towers)
-        again = sum(tower.again(choice) for tower in self._towers)
-        return self._rows * ((3 + (choice.micro_batches > 1)) * forward + again)
+        passes = 3 + (choice.micro_batches > 1)
+        return sum(
+            rows * (passes * tower.forward() + tower.again(choice)) for tower, rows in self._towers
+        )
 
 
 def held(tree: Any, fsdp: int) -> float:
