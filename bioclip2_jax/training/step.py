@@ -19,6 +19,7 @@ from bioclip2_jax.text.captions import LEVELS
 from bioclip2_jax.training import optim, sharding
 
 MAX_LOGIT_SCALE = math.log(100)
+_MULTIPLIERS = 16777619, 0x85EBCA6B
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,9 @@ def losses(
     loss, accuracy = over_all(images, features["tokens"], scale, weights, text_ids=ids)
     metrics = {"contrastive_loss": loss, "accuracy": accuracy}
     if "level_tokens" in batch:
-        level_ids = _text_ids(batch["level_tokens"])
+        texts, tokens = features["level_tokens"], batch["level_tokens"]
         level_losses = [
-            over_all(
-                images, features["level_tokens"][:, n], scale, weights, text_ids=level_ids[:, n]
-            )[0]
+            over_all(images, texts[:, n], scale, weights, text_ids=_text_ids(tokens[:, n]))[0]
             for n in range(settings.levels)
         ]
         metrics["level_loss"] = sum(level_losses, jnp.zeros(())) / settings.levels
@@ -242,22 +241,26 @@ def _encode_once(
     """Features [rows, dim] of texts of which no more than `most` differ, each encoded once."""
     if most >= len(tokens):
         return model.encode_text(tokens, maxima)
-    order = jnp.argsort(_text_ids(tokens))  # equal texts become neighbours
-    ordered = tokens[order]
-    is_new = jnp.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))
-    (first,) = jnp.nonzero(is_new, size=most, fill_value=0)
-    numbers = jnp.zeros(len(tokens), jnp.int32).at[order].set(jnp.cumsum(is_new) - 1)
-    texts = model.encode_text(ordered[first], maxima)
+    numbers = _text_ids(tokens)
+    (starts,) = jnp.nonzero(jnp.diff(jnp.sort(numbers), prepend=-1), size=most, fill_value=0)
+    texts = model.encode_text(tokens[jnp.argsort(numbers)[starts]], maxima)
     # A product, whose gradient adds up in one order on every machine, as that of `take` does not.
     return jnp.matmul(jax.nn.one_hot(numbers, most, dtype=texts.dtype), texts, precision="highest")
 
 
 def _text_ids(tokens: jax.Array) -> jax.Array:
-    """[..., length] int32 → [...] uint32, different for different texts but by a rare chance."""
-    ids = jnp.full(tokens.shape[:-1], 2166136261, jnp.uint32)
-    for place in range(tokens.shape[-1]):  # FNV-1a, a token at a time
-        ids = (ids ^ tokens[..., place].astype(jnp.uint32)) * jnp.uint32(16777619)
-    return ids ^ (ids >> 15)
+    """[rows, length] int32 → [rows] int32 from 0 on, equal where the texts are.
+
+    Texts are told apart by two hashes of 32 bits each: that any two of 100,000 are taken for one
+    has a chance of one in four thousand million.
+    """
+    hashes = [jnp.full(len(tokens), 2166136261, jnp.uint32) for _ in range(2)]
+    for place in range(tokens.shape[-1]):  # FNV-1a, a token at a time, with two multipliers
+        token = tokens[:, place].astype(jnp.uint32)
+        hashes = [(h ^ token) * jnp.uint32(by) for h, by in zip(hashes, _MULTIPLIERS, strict=True)]
+    order = jnp.lexsort(hashes)
+    is_new = jnp.any(jnp.stack([jnp.diff(h[order]) != 0 for h in hashes]), axis=0)
+    return jnp.zeros(len(tokens), jnp.int32).at[order].set(jnp.cumsum(jnp.append(False, is_new)))
 
 
 def _kept_patches(
