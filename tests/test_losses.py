@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bioclip2_jax.losses import contrastive_loss, contrastive_loss_and_accuracy
@@ -125,6 +125,8 @@ MESHES = [None, (1, 1, 1), (1, 1, 2), (1, 8, 1), (2, 2, 2)]
     distinct=st.booleans(),
     seed=st.integers(0, 3),
 )
+@example((2, 2, 2), 56, 5, 14.3, jnp.float32, True, 0)
+@example((2, 2, 2), 56, 24, 14.3, jnp.bfloat16, True, 1)
 def test_any_mesh_and_tile_give_the_loss_and_gradients_of_its_definition(
     mesh, rows, tile, scale, dtype, distinct, seed
 ):

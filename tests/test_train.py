@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 from processes import (
@@ -19,6 +20,7 @@ from processes import (
     run_together,
     short_data,
     start,
+    state_at,
     wait_until,
 )
 
@@ -195,13 +197,16 @@ def test_weights_of_another_run_can_start_this_one(undisturbed, data, tmp_path):
 
 
 def test_a_level_loss_and_bfloat16_parameters_train_resume_and_export(tmp_path):
-    level = "--config.train.level_weight=0.5"
-    halves = "--config.model.param_dtype=bfloat16", "--config.train.momentum_dtype=bfloat16"
     data = short_data(tmp_path / "data")
-    run_here(arguments(tmp_path / "run", data, level, *halves, steps=8), devices=2)
+    options = ["--config.train.level_weight=0.5", "--config.train.level_draw=()"]
+    options += ["--config.train.micro_batches=2", "--config.train.replay_batch_size=8"]
+    options += [f"--config.data.replay_dir={data}"]
+    options += ["--config.model.param_dtype=bfloat16", "--config.train.momentum_dtype=bfloat16"]
+    run_here(arguments(tmp_path / "run", data, *options, steps=8), devices=2)
     killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
     shutil.rmtree(checkpoint.step_dir(killed, 8))  # as if killed before it was saved
-    run_here(arguments(killed, data, level, *halves, steps=8), devices=2)
+    run_here(arguments(killed, data, *options, steps=8), devices=2)
+    jax.tree.map(np.testing.assert_array_equal, state_at(killed, 8), state_at(tmp_path / "run", 8))
     for name in ("level_loss", "loss"):
         again, kept = ([row[name] for row in rows(tmp_path / n)] for n in ("killed", "run"))
         assert again == kept and len(kept) == 8
