@@ -147,8 +147,6 @@ def run(settings: recipe.Settings, workdir: Path, report: str | None = None) -> 
     state, done = resume.restore_newest(workdir, newest, abstract, shardings)
     if state is None:
         state = start.initial_state(settings, model, shardings)
-        for note in start.pixel_notes(settings):
-            processes.say(f"note: {note}")
     else:
         processes.say(f"{workdir}: going on after step {done}")
     if processes.is_main():

@@ -201,7 +201,9 @@ def test_an_evaluation_is_compared_with_earlier_results(folders, tmp_path, evalu
 
 
 @pytest.mark.usefixtures("few_resamples")
-def test_that_the_questions_differ_is_said_with_the_differences(folders, tmp_path, evaluate_again):
+def test_that_the_questions_differ_is_said_with_the_differences(
+    folders, tmp_path, evaluate_again, monkeypatch
+):
     asked = "--tasks", "zero_shot", "--compare-to", folders[0]
     (tmp_path / "counts.csv").write_text("genus,species,count\nIgnis,red,9\n")
     prior = "--prior", tmp_path / "counts.csv", "--prior-strength"
@@ -209,11 +211,15 @@ def test_that_the_questions_differ_is_said_with_the_differences(folders, tmp_pat
     assert "  asked otherwise: decode flat, then top_down\n" in done.output
     found = json.loads((tmp_path / "out/comparison.json").read_text())["tasks"]["zero_shot"]
     assert found["asked_otherwise"] == {"decode": ["flat", "top_down"]}
-    done = evaluate_again(*asked, *prior, 0.5)
-    assert f"  asked otherwise: prior None, then {prior[1]}; prior_strength None, then 0.5\n" in (
-        done.output
-    )
-    assert "asked otherwise" not in evaluate_again(*asked).output
+    done = evaluate_again(*asked, *prior, 0.5, "--text-kind", "sci")
+    said = "text_kind taxon_com, then sci; prior none, then "
+    said += f"{tmp_path / 'counts.csv'}; prior_strength none, then 0.5"
+    assert f"  asked otherwise: {said}\n" in done.output
+    shutil.copytree(tmp_path / "out", tmp_path / "with_prior")
+    monkeypatch.chdir(tmp_path)  # where the same table has another name
+    again = "--tasks", "zero_shot", "--compare-to", "with_prior", "--text-kind", "sci"
+    done = evaluate_again(*again, "--prior", "counts.csv", "--prior-strength", 0.5)
+    assert "compared with" in done.output and "asked otherwise" not in done.output
 
 
 def test_what_cannot_be_compared_with_is_refused_before_anything_is_encoded(

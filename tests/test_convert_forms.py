@@ -1,8 +1,8 @@
 """`bioclip2 convert` between the forms that need no PyTorch."""
 
-import dataclasses
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -193,7 +193,7 @@ def test_the_sizes_of_every_preset_are_inferred_from_its_tensors(name):
     }
     assert infer_config(tensors) == config
     other = tensors | {"input_resolution": Tensor((), "float32", None)}  # as in OpenAI's own files
-    assert infer_config(other) == dataclasses.replace(config, quick_gelu=True)
+    assert infer_config(other) == replace(config, quick_gelu=True)
 
 
 def test_a_bare_file_whose_heads_cannot_be_known_asks_for_its_config(params, tmp_path):
@@ -210,10 +210,10 @@ def test_a_bare_file_whose_heads_cannot_be_known_asks_for_its_config(params, tmp
 
 
 def test_what_was_assumed_about_a_bare_file_is_said(tmp_path):
-    config = dataclasses.replace(
+    config = replace(
         CONFIG,
-        vision=dataclasses.replace(CONFIG.vision, width=128, head_width=64),
-        text=dataclasses.replace(CONFIG.text, width=64, heads=1),
+        vision=replace(CONFIG.vision, width=128, head_width=64),
+        text=replace(CONFIG.text, width=64, heads=1),
     )
     save_file(state_dict(random_params(config), config), tmp_path / "bare.safetensors")
     result = call(tmp_path / "bare.safetensors", tmp_path / "ours", "--heads", 2)
@@ -259,7 +259,7 @@ def test_an_image_size_that_patches_do_not_divide_is_refused(folder, tmp_path):
 
 
 def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tmp_path):
-    config = dataclasses.replace(
+    config = replace(
         CONFIG,
         vision=VisionConfig(image_size=32, patch_size=8, width=48, layers=1, head_width=24),
         text=TextConfig(width=32, heads=4, layers=1),
@@ -286,9 +286,9 @@ def test_training_starts_from_a_converted_model_of_any_size_and_resumes(tmp_path
         run(tmp_path / "moved", steps=2)
 
 
-def test_fine_tuning_as_the_pages_say_it_is_compared_with_what_it_began_with(tmp_path):
+def test_fine_tuning_as_the_pages_say_it_is_compared_with_what_it_began_with(tmp_path, capfd):
     vision = VisionConfig(image_size=32, patch_size=16, width=32, layers=1, head_width=16)
-    config = dataclasses.replace(CONFIG, vision=vision)
+    config = replace(CONFIG, vision=vision)
     export_open_clip(random_params(config), config, Preprocess(32), tmp_path / "open_clip")
     succeed(tmp_path / "open_clip", tmp_path / "ours")
     data = short_data(tmp_path / "data")
@@ -304,6 +304,7 @@ def test_fine_tuning_as_the_pages_say_it_is_compared_with_what_it_began_with(tmp
     arguments += [f"--config.init={tmp_path / 'ours'}", "--config.train.learning_rate=0.001"]
     recipe = train.Path(__file__).parent.parent / "configs" / "finetune_hierarchy.py"
     run_here([f"--config={recipe}", *arguments])
+    assert "config.data.mean is (0.485, 0.456, 0.406), where it had" in capfd.readouterr().err
     steps = (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()
     assert len(steps) == 12 and all("level_loss" in json.loads(line) for line in steps)
     said = evaluate("--workdir", tmp_path / "tuned", "--compare-to", tmp_path / "before")
@@ -312,21 +313,25 @@ def test_fine_tuning_as_the_pages_say_it_is_compared_with_what_it_began_with(tmp
 
 def test_starting_weights_of_another_image_size_are_resized(tmp_path):
     config = PRESETS["tiny"]
-    small = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=32))
+    small = replace(config, vision=replace(config.vision, image_size=32))
     export_open_clip(random_params(small), small, Preprocess(32), tmp_path / "small")
     recipe = train.Path(__file__).parent.parent / "configs" / "quickstart.py"
     arguments = [f"--config={recipe}", f"--config.init={tmp_path / 'small'}"]
-    found = start.starting_params(compose(parse_recipe(arguments)), config)
-    assert found["image"]["position_embedding"].shape == (65, 128)
-    assert "replay_projection" not in found["image"]
-    (note,) = start.pixel_notes(compose(parse_recipe(arguments)))
+    settings = compose(parse_recipe(arguments))
+    source = start.starting_source(settings, config)
+    image = start.starting_params(settings, source)["image"]
+    assert image["position_embedding"].shape == (65, 128) and "replay_projection" not in image
+    (note,) = start.pixel_notes(settings, source)
     assert "config.data.mean is (0.485, 0.456, 0.406), where it had (0.48145466, " in note
-    assert "config.data.std" in note and "resize_mode" not in note
+    assert "config.data.std" in note and "size" not in note and "resize_mode" not in note
+    assert "where CLIP had" in start.pixel_notes(settings, replace(source, kind="weights"))[0]
+    own = [f"--config.data.{key}={getattr(source.preprocess, key)}" for key in ("mean", "std")]
+    assert start.pixel_notes(compose(parse_recipe([*arguments, *own])), source) == []
     settings = compose(parse_recipe([*arguments, "--config.train.replay_batch_size=8"]))
-    image = start.starting_params(settings, config)["image"]
+    image = start.starting_params(settings, source)["image"]
     np.testing.assert_array_equal(image["replay_projection"], image["projection"])
     with pytest.raises(UserError, match="its weights are not of a tiny model"):
-        start.starting_params(settings, dataclasses.replace(config, quick_gelu=True))
+        start.starting_source(settings, replace(config, quick_gelu=True))
 
 
 # ---- Verification

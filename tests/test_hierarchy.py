@@ -97,11 +97,13 @@ def test_top_down_answers_are_those_of_a_walk_and_form_a_lineage():
     rng = np.random.default_rng(3)
     taxa = tree(rng)
     taxa[3] = Taxon(*taxa[3].ranks[:3], "", *taxa[3].ranks[4:])
+    taxa[20] = taxa[5]  # two classes of one species, of which the first is named where both suit
     groups = lineage_groups(taxa)
     lineages = {rank: number([taxon.lineage(rank) for taxon in taxa])[0] for rank in RANKS}
     named = {rank: np.array([bool(x[-1]) for x in lineages[rank]]) for rank in RANKS}
     draw = lambda n: unit(rng.normal(size=(n, 8)).astype(np.float32))  # noqa: E731
     images, classes = draw(60), draw(24)
+    classes[20] = classes[5]
     prompted = {rank: draw(len(lineages[rank])) for rank in RANKS[:-1]}
     found = top_down(images, classes, 9.0, groups, prompted, named)
     for row, image in enumerate(images):
@@ -125,3 +127,16 @@ def test_top_down_answers_are_those_of_a_walk_and_form_a_lineage():
         assert found.classes[row] == max(members, key=lambda c: weights[c])
     for rank, of in groups.items():
         np.testing.assert_array_equal(found.answers[rank], of[found.classes])
+    assert 5 in found.classes and 20 not in found.classes
+
+
+def test_without_a_tree_the_best_class_is_the_answer_and_equal_ones_are_answered_in_order():
+    rng = np.random.default_rng(4)
+    images, classes = (unit(rng.normal(size=(n, 8)).astype(np.float32)) for n in (9, 5))
+    found = top_down(images, classes, 9.0, {"species": np.arange(5)}, {}, {})
+    np.testing.assert_array_equal(found.classes, (images @ classes.T).argmax(axis=1))
+    # Two genera, of which the second has a name, with the same species in both.
+    groups = {"genus": np.array([0, 1, 0, 1]), "species": np.arange(4)}
+    prompted, named = {"genus": classes[:2]}, {"genus": np.array([False, True])}
+    both = np.repeat(classes[:2], 2, axis=0)
+    assert not top_down(images, both, 9.0, groups, prompted, named).answers["genus"].any()

@@ -12,15 +12,9 @@ from bioclip2_jax.losses import contrastive_loss
 from bioclip2_jax.models import clip
 from bioclip2_jax.models.presets import ClipConfig, TextConfig, VisionConfig
 from bioclip2_jax.text.tokenizer import tokenize
-from bioclip2_jax.training import sharding
+from bioclip2_jax.training import sharding, step
 from bioclip2_jax.training.recipe import compose
-from bioclip2_jax.training.step import (
-    _text_ids,
-    init_state,
-    losses,
-    make_train_step,
-    train_flops_per_step,
-)
+from bioclip2_jax.training.step import init_state, losses, make_train_step, train_flops_per_step
 from configs import quickstart
 
 MODEL = ClipConfig(
@@ -166,16 +160,17 @@ def test_each_distinct_level_text_need_be_encoded_only_once(devices, micro_batch
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
-def test_equal_texts_have_one_number_and_the_numbers_are_those_from_nothing_on():
+@pytest.mark.parametrize("by", [step._MULTIPLIERS, (0, 0x85EBCA6B), (0x01000193, 0)])
+def test_equal_texts_have_one_number_also_where_one_of_two_hashes_fails(by, monkeypatch):
+    monkeypatch.setattr(step, "_MULTIPLIERS", by)  # by 0 all texts have one hash
     rng = np.random.default_rng(0)
-    # Of many texts that differ in one token of two, and that come in no order.
-    tokens = np.stack([rng.integers(49408, size=70_000), rng.integers(3, size=70_000)], axis=1)
+    tokens = np.stack([rng.integers(49408, size=7000), rng.integers(3, size=7000)], axis=1)
     tokens = np.concatenate([tokens, tokens[::7]]).astype(np.int32)
     _, expected = np.unique(tokens, axis=0, return_inverse=True)
-    found = np.asarray(_text_ids(jnp.asarray(tokens)))
+    found = np.asarray(step._text_ids(jnp.asarray(tokens)))
     pairs = np.unique(np.stack([found, expected.ravel()]), axis=1)
-    assert pairs.shape[1] == expected.max() + 1 == found.max() + 1 and found.min() == 0
-    assert len(np.unique(found)) == pairs.shape[1]
+    assert pairs.shape[1] == expected.max() + 1 == found.max() + 1 == len(np.unique(found))
+    assert found.min() == 0
 
 
 def test_level_texts_are_counted_among_the_work():

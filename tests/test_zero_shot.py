@@ -99,6 +99,9 @@ def test_groups_that_are_no_tree_are_refused():
     groups = {"family": np.array([0, 1, 0]), "genus": np.array([0, 0, 1])}
     with pytest.raises(ValueError, match="rank genus do not refine"):
         zero_shot(CLASSES, np.arange(3), CLASSES, 1.0, groups)
+    groups = {"family": np.array([0, 1, 1]), "genus": np.array([0, 0, 1])}
+    with pytest.raises(ValueError, match="rank genus do not refine those of family"):
+        zero_shot(CLASSES, np.arange(3), CLASSES, 1.0, groups)
 
 
 def test_working_in_chunks_changes_nothing(monkeypatch):
@@ -110,6 +113,10 @@ def test_working_in_chunks_changes_nothing(monkeypatch):
     assert (whole.predictions == parts.predictions).all()
     assert whole.scores == pytest.approx(parts.scores)
     assert (whole.prompted["genus"] == parts.prompted["genus"]).all()
+    assert whole.top_down and parts.top_down
+    assert (whole.top_down.classes == parts.top_down.classes).all()
+    assert (whole.top_down.answers["genus"] == parts.top_down.answers["genus"]).all()
+    assert len(set(whole.top_down.classes.tolist())) > 1
 
 
 def test_random_features_score_near_chance():

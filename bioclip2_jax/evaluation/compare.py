@@ -250,8 +250,15 @@ def _asked_otherwise(first: schema.Settings, second: schema.Settings) -> dict[st
     names = ["text_kind", "templates", "decode"]
     if first.prior_strength or second.prior_strength:  # one of strength 0 changes no answer
         names += ["prior", "prior_strength"]
-    pairs = {name: (str(getattr(first, name)), str(getattr(second, name))) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def told(settings: schema.Settings) -> dict[str, str]:
+        values = {name: getattr(settings, name) for name in names}
+        if values.get("prior"):
+            values["prior"] = files.absolute(values["prior"])
+        return {name: "none" if value is None else str(value) for name, value in values.items()}
+
+    ours, theirs = told(first), told(second)
+    return {name: (ours[name], theirs[name]) for name in names if ours[name] != theirs[name]}
 
 
 def _compare_column(first: Held, second: Held, column: str, depth: int) -> schema.Compared | None:

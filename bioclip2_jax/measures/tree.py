@@ -101,14 +101,17 @@ def tree_order(
     """
     # `lexsort` takes the most important key last.
     order = np.lexsort(list(rank_groups.values())[::-1]) if rank_groups else np.arange(num_classes)
-    levels, columns = [], order
+    levels: list[tuple[str, np.ndarray, np.ndarray]] = []
+    inner = np.arange(num_classes)  # where the lineages of the rank below start
     for rank, groups in reversed(list(rank_groups.items())):
-        numbers = groups[columns]
-        starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
-        if len(starts) != len(np.unique(groups)):
+        numbers = groups[order]
+        own = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
+        if len(own) != len(np.unique(groups)):
             raise ValueError(f"the groups of rank {rank} do not refine those of the rank above")
-        levels.append((rank, starts, numbers[starts]))
-        columns = columns[starts]
+        if not np.isin(own, inner).all():
+            raise ValueError(f"the groups of rank {levels[-1][0]} do not refine those of {rank}")
+        levels.append((rank, np.searchsorted(inner, own), numbers[own]))
+        inner = own
     return order, levels
 
 
@@ -138,7 +141,7 @@ def _joined(sums: np.ndarray, prompts: np.ndarray, named: np.ndarray) -> np.ndar
     asked = sums.copy()
     if named.any():
         own = prompts[:, named]
-        asked[:, named] = own + _log_total(sums[:, named]) - _log_total(own)
+        asked[:, named] = (own - _log_total(own)) + _log_total(sums[:, named])
     return sums + asked
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from absl import flags
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from bioclip2_jax.data.pipeline import DataSettings
@@ -24,7 +24,7 @@ from bioclip2_jax.training.step import StepSettings
 _PLACES = ("init", "compile_cache", "data.dir", "data.replay_dir")
 # What a run keeps of its first start, and what that was before there was the key.
 _KEPT = {"data.decode": "pillow", "data.order": 1, "train.ema": 0.0, "model.fp8": "none"}
-# What may change, but not by a recipe that has come to have it since.
+# What a run that began before there was the key stays at, and others may change.
 _KEPT_IF_OLDER = {"train.level_weight": 0.0}
 
 
@@ -81,7 +81,7 @@ class Settings:
     """A recipe, checked and dealt out to those who read it.
 
     Attributes:
-      recipe: all of it as nested dicts, as `config.json` has it.
+      recipe: all of it as nested dicts.
       model: a key of `presets.PRESETS`, or "init".
       mesh, data, step: of the devices, of the batches and of one update.
 
@@ -165,15 +165,16 @@ def save(settings: Settings, workdir: Path) -> list[str]:
     Raises:
       UserError: the earlier one cannot be read.
     """
-    path, old, recipe = workdir / "config.json", {}, flat(settings.recipe)
+    path, old, recipe = workdir / "config.json", {}, settings.recipe
     if path.exists():
         begun = flat(read_json_object(path))
         old = {key: json.dumps(value) for key, value in begun.items()}
         # A key that the run began without stays away, or the next start would take it for a choice.
-        since = [key for key in _KEPT_IF_OLDER if key not in begun and key in recipe]
-        recipe = {key: value for key, value in recipe.items() if key not in since}
-    new = {key: json.dumps(value) for key, value in recipe.items()}
-    write_json(path, unflatten_dict(recipe, sep="."), indent=2)
+        recipe = {key: dict(v) if isinstance(v, dict) else v for key, v in recipe.items()}
+        for section, _, key in (each.partition(".") for each in _KEPT_IF_OLDER.keys() - begun):
+            recipe[section].pop(key, None)
+    new = {key: json.dumps(value) for key, value in flat(recipe).items()}
+    write_json(path, recipe, indent=2)
     return [
         f"config.{key} was {old.get(key, 'null')}, is {new.get(key, 'null')}"
         for key in sorted(old.keys() | new.keys())

@@ -13,7 +13,8 @@ from bioclip2_jax.training.recipe import Settings
 from bioclip2_jax.training.step import TrainState, init_state
 from bioclip2_jax.weights.description import Preprocess, read_description, write_description
 from bioclip2_jax.weights.load import read_params
-from bioclip2_jax.weights.open import MODEL_FILE, open_source
+from bioclip2_jax.weights.open import MODEL_FILE, Source, open_source
+from bioclip2_jax.workers import processes
 
 
 def model_sizes(settings: Settings, workdir: Path | None = None) -> ClipConfig:
@@ -64,15 +65,15 @@ def initial_state(settings: Settings, model: ClipConfig, shardings: TrainState) 
     """
     params = None
     if settings.init:
-        params = jax.device_put(starting_params(settings, model), shardings.params)
+        source = starting_source(settings, model)
+        for note in pixel_notes(settings, source):
+            processes.say(f"note: {note}")
+        params = jax.device_put(starting_params(settings, source), shardings.params)
     return jax.jit(lambda p: init_state(settings.step, model, p), out_shardings=shardings)(params)
 
 
-def starting_params(settings: Settings, model: ClipConfig) -> dict:
-    """The weights of `settings.init`, on the host; positions are resized to the model's image size.
-
-    With replay both projections start from the same weights, as in the original, unless the model
-    brings two.
+def starting_source(settings: Settings, model: ClipConfig) -> Source:
+    """The weights of `settings.init`; positions are resized to the model's image size.
 
     Raises:
       UserError: it cannot be opened, or is a model of another shape.
@@ -85,8 +86,18 @@ def starting_params(settings: Settings, model: ClipConfig) -> dict:
             f"config.init={settings.init}: its weights are not of a {settings.model} model but of"
             f" {source.config}; config.model.name=init takes its sizes"
         )
-    if source.config != model:
-        source = open_source(settings.init, image_size=size)
+    return source if source.config == model else open_source(settings.init, image_size=size)
+
+
+def starting_params(settings: Settings, source: Source) -> dict:
+    """The parameters of a source, on the host.
+
+    With replay both projections start from the same weights, as in the original, unless the model
+    brings two.
+
+    Raises:
+      UserError: a tensor cannot be read.
+    """
     params = read_params(source)
     image = params["image"]
     replay_projection = image.pop("replay_projection", image["projection"])
@@ -95,21 +106,17 @@ def starting_params(settings: Settings, model: ClipConfig) -> dict:
     return params
 
 
-def pixel_notes(settings: Settings) -> list[str]:
+def pixel_notes(settings: Settings, source: Source) -> list[str]:
     """That pictures become the model's input in another way than before: a sentence, or none.
 
     The original trains LAION's weights with ImageNet's mean, so this is no mistake in itself.
-
-    Raises:
-      UserError: `settings.init` cannot be opened.
     """
-    if not settings.init:
-        return []
-    source, now = open_source(settings.init).preprocess, preprocess_of(settings, 0)
+    now = preprocess_of(settings, source.preprocess.size)
+    whose = "CLIP" if source.kind == "weights" else "it"  # a bare file says nothing of pictures
     changes = [
-        f"config.data.{key} is {getattr(now, key)}, where it had {getattr(source, key)}"
-        for key in ("mean", "std", "resize_mode", "interpolation")
-        if getattr(now, key) != getattr(source, key)
+        f"config.data.{key} is {value}, where {whose} had {vars(source.preprocess)[key]}"
+        for key, value in vars(now).items()
+        if value != vars(source.preprocess)[key]
     ]
     return [f"config.init={settings.init}: {'; '.join(changes)}"] if changes else []
 

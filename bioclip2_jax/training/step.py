@@ -19,7 +19,7 @@ from bioclip2_jax.text.captions import LEVELS
 from bioclip2_jax.training import optim, sharding
 
 MAX_LOGIT_SCALE = math.log(100)
-_MULTIPLIERS = 16777619, 0x85EBCA6B
+_MULTIPLIERS = 0x01000193, 0x85EBCA6B  # FNV's prime, and one of MurmurHash3's
 
 
 @dataclass(frozen=True)
@@ -242,8 +242,9 @@ def _encode_once(
     if most >= len(tokens):
         return model.encode_text(tokens, maxima)
     numbers = _text_ids(tokens)
-    (starts,) = jnp.nonzero(jnp.diff(jnp.sort(numbers), prepend=-1), size=most, fill_value=0)
-    texts = model.encode_text(tokens[jnp.argsort(numbers)[starts]], maxima)
+    order = jnp.argsort(numbers)
+    (starts,) = jnp.nonzero(jnp.diff(numbers[order], prepend=-1), size=most, fill_value=0)
+    texts = model.encode_text(tokens[order[starts]], maxima)
     # A product, whose gradient adds up in one order on every machine, as that of `take` does not.
     return jnp.matmul(jax.nn.one_hot(numbers, most, dtype=texts.dtype), texts, precision="highest")
 
@@ -252,12 +253,13 @@ def _text_ids(tokens: jax.Array) -> jax.Array:
     """[rows, length] int32 → [rows] int32 from 0 on, equal where the texts are.
 
     Texts are told apart by two hashes of 32 bits each: that any two of 100,000 are taken for one
-    has a chance of one in four thousand million.
+    has a chance of one in some thousand million.
     """
-    hashes = [jnp.full(len(tokens), 2166136261, jnp.uint32) for _ in range(2)]
-    for place in range(tokens.shape[-1]):  # FNV-1a, a token at a time, with two multipliers
+    hashes = [jnp.full(len(tokens), 2166136261, jnp.uint32) for _ in _MULTIPLIERS]
+    for place in range(tokens.shape[-1]):  # as FNV-1a does, but high bits come back to low ones
         token = tokens[:, place].astype(jnp.uint32)
         hashes = [(h ^ token) * jnp.uint32(by) for h, by in zip(hashes, _MULTIPLIERS, strict=True)]
+        hashes = [h ^ (h >> 15) for h in hashes]
     order = jnp.lexsort(hashes)
     is_new = jnp.any(jnp.stack([jnp.diff(h[order]) != 0 for h in hashes]), axis=0)
     return jnp.zeros(len(tokens), jnp.int32).at[order].set(jnp.cumsum(jnp.append(False, is_new)))
