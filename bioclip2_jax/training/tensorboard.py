@@ -36,7 +36,8 @@ class Board:
         """Hides what earlier files of the folder logged from `step` on."""
         files.make_folder(folder)
         self._pace = files.Pace(folder)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        seconds, rest = divmod(time.time_ns(), 10**9)  # readers sort by the former
+        name = f"events.out.tfevents.{seconds}.{socket.gethostname()}.{os.getpid()}.{rest:09}"
         self._file = RecordWriter(str(folder / name))
         self._add(file_version="brain.Event:2")
         session = _events.SessionLog
